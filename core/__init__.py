@@ -1,0 +1,1 @@
+"""What every part shares: backbones, checkpoints, data sets, configuration, processes, run folders."""
