@@ -1,0 +1,134 @@
+"""Backbones: a timm ResNet or ViT by name, how its input is normalised, and the features it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Pooling = Literal["auto", "avg", "cls", "patches", "cls+patches"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    name: str = "resnet50"
+    """timm's name of a ResNet or a Vision Transformer, without a weights tag."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's model, e.g. `channels: [16, 32, 64, 128]` for a quarter-width ResNet."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """ResNet only. `small`: 3×3 convolution of stride 1 without max pooling, for images of about 32 px."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per-channel mean (RGB, image values in 0 … 1) that is subtracted from the input."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Per-channel standard deviation (RGB) by which the input is divided."""
+
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive in every channel, not {self.std}")
+        if "." in self.name:
+            raise ValueError(f"name must be an architecture without a weights tag, not {self.name}")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The unit of exchange: a network in timm's key names, and where it came from."""
+
+    config: BackboneConfig
+    model: nn.Module
+    source: str
+    """What the user gave, and what was recognised in it."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """Facts for the result file: network, method, epoch, file digest."""
+
+
+def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
+    """A randomly initialised timm model without a classification head (torch's global RNG).
+
+    ResNets start like torchvision's: the last norm of a block is not zeroed. ViTs take images of any size
+    that the patch size divides (position embeddings are interpolated). `drop_path`: stochastic depth rate.
+    Raises `UserError` for a name that timm lacks or that is neither a ResNet nor a plain ViT.
+    """
+    import timm
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not timm.is_model(config.name):
+        close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        raise UserError(f"timm has no model {config.name!r}" + (f"; close names: {', '.join(close)}" if close else ""))
+    family = timm.models.model_entrypoint(config.name).__module__.rsplit(".", 1)[-1]
+    if family not in ("resnet", "vision_transformer"):
+        raise UserError(f"{config.name} is of timm's family {family}; backbones here are ResNets or plain ViTs")
+    defaults: dict[str, Any] = {"zero_init_last": False} if family == "resnet" else {"dynamic_img_size": True}
+    try:
+        model = timm.create_model(
+            config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **(defaults | config.args)
+        )
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"backbone.args {config.args} don't fit {config.name}: {error}") from None
+    if not isinstance(model, ResNet | VisionTransformer):
+        raise UserError(f"{config.name} is a {type(model).__name__}; backbones here are ResNets or plain ViTs")
+    if config.stem == "small":
+        if not isinstance(model, ResNet):
+            raise UserError(f"backbone.stem=small is for ResNets; {config.name} has patches")
+        model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
+
+
+def is_vit(model: nn.Module) -> bool:
+    """Whether the backbone gives a token sequence rather than a feature map."""
+    return hasattr(model, "patch_embed")
+
+
+def feature_width(model: nn.Module, pooling: Pooling = "auto") -> int:
+    """Length of the vectors that `pooled_features` gives."""
+    return int(model.num_features) * (2 if pooling == "cls+patches" else 1)
+
+
+def pooled_features(model: nn.Module, images: Tensor, pooling: Pooling = "auto") -> Tensor:
+    """One vector per image: [B, 3, H, W] normalised floats -> [B, feature_width(model, pooling)].
+
+    `avg` (ResNet): mean over positions. `cls`: the class token after the final norm; `patches`: the mean patch
+    token; `cls+patches`: both, concatenated. `auto`: `avg` for ResNets; for ViTs `cls`, or `patches` where the
+    model has no class token. Raises `UserError` where the pooling doesn't exist for the model.
+    """
+    if not is_vit(model):
+        if pooling not in ("auto", "avg"):
+            raise UserError(f"pooling {pooling} is for ViTs; a ResNet has only avg")
+        return model.forward_features(images).mean(dim=(2, 3))  # type: ignore[operator]
+    if pooling == "auto":
+        pooling = "cls" if model.cls_token is not None else "patches"
+    if pooling == "avg":
+        raise UserError("pooling avg is for ResNets; a ViT has cls, patches and cls+patches")
+    if pooling != "patches" and model.cls_token is None:
+        raise UserError(f"pooling {pooling} needs a class token, which this ViT lacks; use patches")
+    tokens = model.forward_features(images)  # type: ignore[operator]
+    parts = []
+    if pooling != "patches":
+        parts.append(tokens[:, 0])
+    if pooling != "cls":
+        parts.append(tokens[:, model.num_prefix_tokens :].mean(dim=1))
+    return torch.cat(parts, dim=1)
+
+
+def describe(config: BackboneConfig) -> str:
+    """One line for plans and tables, e.g. `resnet18(channels=[16, 32, 64, 128], stem=small)`."""
+    extras = [f"{key}={value}" for key, value in config.args.items()]
+    if config.stem != "imagenet":
+        extras.append(f"stem={config.stem}")
+    return config.name + (f"({', '.join(extras)})" if extras else "")
+
+
+def to_metadata(config: BackboneConfig) -> dict[str, Any]:
+    """Plain values of the config for a file's header."""
+    return dataclasses.asdict(config)

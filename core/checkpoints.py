@@ -1,0 +1,168 @@
+"""Checkpoint files: training state (exact resume) and exported backbones (safetensors with a metadata header)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.backbones import Backbone, BackboneConfig, build_backbone, to_metadata
+from core.config import from_dict
+from core.coverage import load_completely
+from core.errors import UserError
+
+TRAINING_FORMAT = "ssl-transfer/training-state/1"
+BACKBONE_FORMAT = "ssl-transfer/backbone/1"
+EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetensors"}
+_STATE_NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a file beside `path`, then moves it into place: readers see the old file or the whole new one.
+
+    Raises `UserError` where the disk is full or read-only; what stood at `path` before stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        with partial.open("rb") as file:  # on disk before it gets its name: a power cut can't leave a hollow file
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise UserError(
+            f"can't write {path}: {_first_line(error)}; what was there before is unchanged, free space and resume"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
+
+    Raises `UserError` for a missing, damaged or non-checkpoint file, and for one that holds other objects than
+    tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a checkpoint file") from None
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r"(?:GLOBAL|global|class|function) ['\"]?([\w.]+)", str(error))
+        if blocked and "Unsupported" in str(error):
+            raise UserError(
+                f"{path} holds more than tensors and plain values ({blocked.group(1)}) and such files are not "
+                f"executed; save its state dict alone with torch.save and pass that"
+            ) from None
+        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError,
+            OSError, AssertionError, MemoryError, OverflowError) as error:  # fmt: skip
+        # A truncated or foreign file can trip the reader anywhere.
+        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
+
+
+def save_training_state(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Writes `folder/step_NNNNNNNNN.pt` atomically and removes all but the newest `keep` states."""
+    path = folder / f"step_{step:09d}.pt"
+    document = {"format": TRAINING_FORMAT, "step": step, **state}
+    write_atomically(path, lambda partial: torch.save(document, partial))
+    for old in training_states(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def training_states(folder: Path) -> list[Path]:
+    """The training states in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step_*.pt") if _STATE_NAME.fullmatch(path.name))
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """A state that `save_training_state` wrote; `UserError` for anything else."""
+    state = read_tensors(path)
+    if not is_training_state(state):
+        raise UserError(f"{path} is not a training state of ssl-transfer; --resume takes checkpoints/step_*.pt")
+    return state
+
+
+def is_training_state(document: Any) -> bool:
+    """Whether a loaded document is one of our training states."""
+    return isinstance(document, dict) and document.get("format") == TRAINING_FORMAT
+
+
+def export_backbone(
+    path: Path, model: nn.Module | Mapping[str, Tensor], config: BackboneConfig, facts: Mapping[str, Any]
+) -> None:
+    """Writes the backbone's tensors under timm's names, with its config and `facts` (method, epoch, …) in the header."""
+    from safetensors.torch import save_file
+
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    header = {
+        "format": BACKBONE_FORMAT,
+        "backbone": json.dumps(to_metadata(config)),
+        "channel_order": "RGB",
+        "sha256": tensors_digest(tensors),
+        **{key: str(value) for key, value in facts.items()},
+    }
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header metadata of a safetensors file; `UserError` where it can't be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)})") from None
+
+
+def load_exported(path: Path) -> Backbone:
+    """The backbone in a file of `export_backbone`, its tensors checked against the digest in the header."""
+    tensors, header = read_safetensors(path)
+    if header.get("format") != BACKBONE_FORMAT:
+        raise UserError(f"{path} was not exported by ssl-transfer (no {BACKBONE_FORMAT} in its header)")
+    if tensors_digest(tensors) != header.get("sha256"):
+        raise UserError(f"{path} is damaged: its tensors do not give the sha256 in its header; export it again")
+    config = from_dict(BackboneConfig, json.loads(header["backbone"]))
+    model = build_backbone(config)
+    load_completely(model, tensors, str(path))
+    origin = {key: value for key, value in header.items() if key not in ("format", "backbone", "sha256")}
+    return Backbone(config, model, f"{path} (exported backbone)", origin)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) over names, dtypes, shapes and bytes: equal for equal weights, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,159 @@
+"""Configuration: frozen dataclasses <- one YAML file <- `key=value` overrides, with errors that name the key and the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from core.errors import UserError
+
+Config = TypeVar("Config")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number (YAML 1.2) and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if key_node.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
+            )
+        seen.add(key_node.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_config(kind: type[Config], file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Builds `kind` from its defaults, then the YAML `file`, then `overrides` such as `optim.lr=0.2`.
+
+    Types are strict (no "3" for 3, no true for 1); whole numbers are taken where a float is wanted.
+    Raises `UserError` with one sentence: the key, where it was given, and what is allowed there.
+    """
+    values = read_yaml(file) if file is not None else {}
+    overridden: list[str] = []
+    for override in overrides:
+        overridden.append(_apply_override(values, override))
+    return _validate(kind, values, file, overridden)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in `file`; `UserError` where there is no such file or it isn't a YAML mapping."""
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: builds plain values only
+    except FileNotFoundError:
+        near = sorted(str(other) for other in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise UserError(f"no config file {file}{'; there are: ' + ', '.join(near) if near else ''}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read the config file {file}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{file} must hold `key: value` lines, not {type(values).__name__}")
+    return values
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain values (JSON types only), the form in which it is saved and hashed."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`, with the same checks as `load_config`."""
+    return _validate(kind, values, None, [])
+
+
+def save_config(config: Any, file: Path) -> None:
+    """Writes the resolved config, so that `load_config(kind, file)` gives it back."""
+    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def config_digest(config: Any) -> str:
+    """sha256 (hex) of the resolved config."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+
+
+def _apply_override(values: dict[str, Any], override: str) -> str:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r} must look like key=value, e.g. optim.lr=0.2")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise UserError(f"the value in override {override!r} is not valid YAML; quote it") from None
+    *path, last = key.split(".")
+    node = values
+    for part in path:
+        below = node.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise UserError(f"override {override!r}: {part} is a single value, it has no keys below it")
+        node = below
+    node[last] = value
+    return key
+
+
+def _validate(kind: type[Config], values: dict[str, Any], file: Path | None, overridden: Sequence[str]) -> Config:
+    # pydantic hands the setting down to nested dataclasses, so only the outermost needs it.
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    try:
+        # Through JSON, strictness is about meaning (no "3" for 3) and lists stand for tuples, as in YAML.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(_sentence(kind, error.errors()[0], file, overridden)) from None
+
+
+def _sentence(kind: type, problem: Any, file: Path | None, overridden: Sequence[str]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    from_command_line = any(
+        key == given or key.startswith(given + ".") or given.startswith(key) for given in overridden
+    )
+    place = "on the command line" if from_command_line else f"in {file}" if file is not None else "in the defaults"
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        allowed = _keys_at(kind, location[:-1])
+        close = difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"unknown key {key} {place}; {hint}allowed here: {', '.join(allowed)}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.replace("Input should be", "must be")
+    given = "" if isinstance(problem["input"], dict) else f", not {json.dumps(problem['input'], default=str)}"
+    return f"{key + ' ' if key else ''}{place}: {message}{given}"
+
+
+def _keys_at(kind: Any, location: Sequence[str]) -> list[str]:
+    """Field names of the dataclass found by following `location` from `kind`, through dict values."""
+    import typing
+
+    for part in location:
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is dict:
+            kind = arguments[1]
+        elif origin is tuple:
+            kind = arguments[0]
+        elif dataclasses.is_dataclass(kind):
+            kind = typing.get_type_hints(kind).get(part)
+        if (options := typing.get_args(kind)) and type(None) in options:  # X | None
+            kind = next(option for option in options if option is not type(None))
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

@@ -1,0 +1,74 @@
+"""The order in which images are seen: a pure function of seed and epoch, cut into global batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from core.errors import UserError
+
+SHARDS_MIXED = 16
+"""Images of this many shards are shuffled together, as a shuffle buffer of that size would."""
+
+
+def epoch_order(length: int, seed: int, epoch: int, blocks: np.ndarray | None = None) -> np.ndarray:
+    """A permutation of 0 … length − 1.
+
+    With `blocks` (first position of each shard) shards are shuffled, then images within groups of
+    `SHARDS_MIXED` shards, which keeps the reading of tar files near-sequential.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    if blocks is None or len(blocks) <= SHARDS_MIXED:
+        return rng.permutation(length)
+    ends = np.append(blocks[1:], length)
+    shards = rng.permutation(len(blocks))
+    groups = [shards[start : start + SHARDS_MIXED] for start in range(0, len(shards), SHARDS_MIXED)]
+    return np.concatenate(
+        [
+            rng.permutation(np.concatenate([np.arange(blocks[shard], ends[shard]) for shard in group]))
+            for group in groups
+        ]
+    )
+
+
+class GlobalBatches:
+    """Batches of (epoch, position) for one rank, from `start_step` to the end of the last epoch.
+
+    Rank r of W takes the r-th of W equal parts of each global batch, so W processes together see what one
+    process sees, in the same order. The last incomplete batch of an epoch is dropped. A DataLoader takes this
+    as its `batch_sampler`; workers run on across the ends of epochs.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        blocks: np.ndarray | None = None,
+    ) -> None:
+        if batch % world:
+            raise UserError(f"the global batch {batch} can't be divided among {world} processes")
+        if batch > length:
+            raise UserError(f"the global batch {batch} is larger than the data set ({length} images)")
+        self.steps_per_epoch = length // batch
+        self.total_steps = self.steps_per_epoch * epochs
+        self._length, self._batch, self._seed = length, batch, seed
+        self._part = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self._start_step, self._blocks = start_step, blocks
+
+    def __len__(self) -> int:
+        return self.total_steps - self._start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self._start_step, self.total_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = epoch_order(self._length, self._seed, epoch, self._blocks)
+            first = step % self.steps_per_epoch * self._batch
+            yield [(epoch, int(position)) for position in order[first : first + self._batch][self._part]]

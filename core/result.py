@@ -1,0 +1,100 @@
+"""result.json: a number together with everything needed to compare or repeat it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.backbones import Backbone, describe
+from core.checkpoints import tensors_digest, write_atomically
+
+FORMAT = "ssl-transfer/result/1"
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Result:
+    protocol: str
+    """The protocol's name; numbers of different names are not comparable."""
+    metrics: dict[str, Any]
+    """Numbers of the protocol; accuracies in percent."""
+    backbone: Backbone
+    """What was measured."""
+    data: dict[str, Any]
+    """Per part of the data (bank, queries, …): name, size, digest, broken images."""
+    seed: int
+    """Seed of everything random."""
+    settings: dict[str, Any]
+    """The resolved protocol."""
+    started: float
+    """time.time() at the start, for the wall time."""
+    device: torch.device
+    """Where it ran."""
+
+
+def write_result(path: Path, result: Result) -> dict[str, Any]:
+    """Writes result.json atomically and gives back what it holds."""
+    document = {
+        "format": FORMAT,
+        "protocol": result.protocol,
+        "metrics": result.metrics,
+        "backbone": describe(result.backbone.config),
+        "checkpoint": {
+            "given": result.backbone.source,
+            "backbone_sha256": tensors_digest(result.backbone.model.state_dict()),
+            **result.backbone.origin,
+        },
+        "data": result.data,
+        "seed": result.seed,
+        "settings": result.settings,
+        "wall_seconds": round(time.time() - result.started, 2),
+        "device": device_name(result.device),
+        "libraries": library_versions(),
+        "git_revision": git_revision(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(result.started)),
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return document
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape a number."""
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's architecture."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()})"
+
+
+def git_revision() -> str:
+    """The project's commit, with `-dirty` where files are changed; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,104 @@
+"""A run's folder: resolved config, metrics.jsonl, checkpoints, and TensorBoard or W&B where asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from core.config import save_config, to_dict
+from core.errors import UserError
+
+Tracker = Literal["none", "tensorboard", "wandb"]
+
+
+class _Sink(Protocol):
+    def write(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunFolder:
+    """Files of one run below `path`; only the main process makes one."""
+
+    def __init__(self, path: Path, config: Any, tracker: Tracker = "none") -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            save_config(config, path / "config.yaml")
+            self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UserError(f"can't write the run folder {path}: {error.strerror}; choose another with --out") from None
+        self._sink = _open_sink(tracker, path, config)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Appends one line of plain values to metrics.jsonl and hands the numbers to the tracker."""
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        if self._sink is not None:
+            self._sink.write(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        self._metrics.close()
+        if self._sink is not None:
+            self._sink.close()
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Removes lines of metrics.jsonl beyond `step`: a resumed run writes them again, equal."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line of a killed run may be cut short
+    partial = file.with_name(f".metrics.{os.getpid()}.partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, file)
+
+
+class _TensorBoard:
+    def __init__(self, path: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("tracker=tensorboard needs TensorBoard: pip install 'ssl-transfer[track]'") from None
+        self._writer = SummaryWriter(str(path / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class _WandB:
+    def __init__(self, path: Path, config: Any) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("tracker=wandb needs Weights & Biases: pip install 'ssl-transfer[track]'") from None
+        # The folder's name is the run's identity, so a resumed run goes on in the same chart.
+        self._run = wandb.init(
+            project="ssl-transfer", name=path.name, id=path.name, dir=path, config=to_dict(config), resume="allow"
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _open_sink(tracker: Tracker, path: Path, config: Any) -> _Sink | None:
+    if tracker == "tensorboard":
+        return _TensorBoard(path)
+    if tracker == "wandb":
+        return _WandB(path, config)
+    return None
