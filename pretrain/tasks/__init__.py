@@ -1,0 +1,64 @@
+"""Pretext tasks by name: each file of this folder is one task.
+
+A task file has three parts, and nothing else needs to know about it:
+
+- `Config`: a frozen dataclass, its options.
+- `draw(config, size, rng)`: the random parameters of one view of `size`² pixels, drawn in a loader worker; arrays by
+  name, of the same shape for every sample. Raises ValueError where the options don't fit the size.
+- `apply(images, parameters, config)`: the task on float images [B, 3, S, S] in 0…1, on their device, with each
+  parameter as a NumPy array [B, …]; may overwrite `images`, must not wait for the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+
+class Task(Protocol):
+    """What a task file offers."""
+
+    Config: type[Any]
+
+    def draw(self, config: Any, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
+
+    def apply(self, images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: Any) -> torch.Tensor: ...
+
+
+def names() -> list[str]:
+    """The known tasks, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> Task:
+    """The task called `name`; ValueError with the known names where there is none."""
+    if name not in names():
+        raise ValueError(f"there is no pretext task {name!r}; known: {', '.join(names())}")
+    task: Any = importlib.import_module(f"{__name__}.{name}")
+    return task
+
+
+def configure(name: str, options: Mapping[str, Any]) -> Any:
+    """The `Config` of task `name` from plain values (lists stand for tuples, as in YAML).
+
+    Raises ValueError naming the option where a key is unknown, a type is wrong or a value is impossible.
+    """
+    config = find(name).Config
+    known = [field.name for field in dataclasses.fields(config)]
+    if unknown := [key for key in options if key not in known]:
+        raise ValueError(f"the pretext task {name} has no option {unknown[0]}; its options: {', '.join(known)}")
+    try:
+        # Through JSON, strict means: no "3" for 3, but a list for a tuple.
+        return TypeAdapter(config).validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join([name, *map(str, problem["loc"])])
+        raise ValueError(f"pretext option {key}: {problem['msg'].removeprefix('Value error, ')}") from None
