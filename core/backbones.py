@@ -79,10 +79,14 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     if config.stem == "small":
         if not isinstance(model, ResNet):
             raise UserError(f"backbone.stem=small is for ResNets; {config.name} has patches")
-        model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
+        _shrink_stem(model)
     return model
+
+
+def _shrink_stem(resnet: Any) -> None:
+    resnet.conv1 = nn.Conv2d(3, resnet.bn1.num_features, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    resnet.maxpool = nn.Identity()
 
 
 def is_vit(model: nn.Module) -> bool:
@@ -90,12 +94,12 @@ def is_vit(model: nn.Module) -> bool:
     return hasattr(model, "patch_embed")
 
 
-def feature_width(model: nn.Module, pooling: Pooling = "auto") -> int:
+def feature_width(model: Any, pooling: Pooling = "auto") -> int:
     """Length of the vectors that `pooled_features` gives."""
     return int(model.num_features) * (2 if pooling == "cls+patches" else 1)
 
 
-def pooled_features(model: nn.Module, images: Tensor, pooling: Pooling = "auto") -> Tensor:
+def pooled_features(model: Any, images: Tensor, pooling: Pooling = "auto") -> Tensor:
     """One vector per image: [B, 3, H, W] normalised floats -> [B, feature_width(model, pooling)].
 
     `avg` (ResNet): mean over positions. `cls`: the class token after the final norm; `patches`: the mean patch
@@ -105,14 +109,14 @@ def pooled_features(model: nn.Module, images: Tensor, pooling: Pooling = "auto")
     if not is_vit(model):
         if pooling not in ("auto", "avg"):
             raise UserError(f"pooling {pooling} is for ViTs; a ResNet has only avg")
-        return model.forward_features(images).mean(dim=(2, 3))  # type: ignore[operator]
+        return model.forward_features(images).mean(dim=(2, 3))
     if pooling == "auto":
         pooling = "cls" if model.cls_token is not None else "patches"
     if pooling == "avg":
         raise UserError("pooling avg is for ResNets; a ViT has cls, patches and cls+patches")
     if pooling != "patches" and model.cls_token is None:
         raise UserError(f"pooling {pooling} needs a class token, which this ViT lacks; use patches")
-    tokens = model.forward_features(images)  # type: ignore[operator]
+    tokens = model.forward_features(images)
     parts = []
     if pooling != "patches":
         parts.append(tokens[:, 0])

@@ -26,7 +26,7 @@ EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetens
 _STATE_NAME = re.compile(r"step_(\d{9})\.pt")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path`, then moves it into place: readers see the old file or the whole new one.
 
     Raises `UserError` where the disk is full or read-only; what stood at `path` before stays.
@@ -106,7 +106,7 @@ def is_training_state(document: Any) -> bool:
 def export_backbone(
     path: Path, model: nn.Module | Mapping[str, Tensor], config: BackboneConfig, facts: Mapping[str, Any]
 ) -> None:
-    """Writes the backbone's tensors under timm's names, with its config and `facts` (method, epoch, …) in the header."""
+    """Writes the backbone under timm's names, its config and `facts` (method, epoch, …) in the header."""
     from safetensors.torch import save_file
 
     state = model.state_dict() if isinstance(model, nn.Module) else model

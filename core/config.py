@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses <- one YAML file <- `key=value` overrides, with errors that name the key and the file."""
+"""Configuration: frozen dataclasses <- one YAML file <- `key=value` overrides; errors name the key and the file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,9 +52,7 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
     Raises `UserError` with one sentence: the key, where it was given, and what is allowed there.
     """
     values = read_yaml(file) if file is not None else {}
-    overridden: list[str] = []
-    for override in overrides:
-        overridden.append(_apply_override(values, override))
+    overridden = [_apply_override(values, override) for override in overrides]
     return _validate(kind, values, file, overridden)
 
 
@@ -144,8 +143,6 @@ def _sentence(kind: type, problem: Any, file: Path | None, overridden: Sequence[
 
 def _keys_at(kind: Any, location: Sequence[str]) -> list[str]:
     """Field names of the dataclass found by following `location` from `kind`, through dict values."""
-    import typing
-
     for part in location:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is dict:

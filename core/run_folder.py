@@ -68,14 +68,14 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError("tracker=tensorboard needs TensorBoard: pip install 'ssl-transfer[track]'") from None
-        self._writer = SummaryWriter(str(path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(path / "tensorboard"))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for key, value in values.items():
-            self._writer.add_scalar(key, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(key, value, step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class _WandB:

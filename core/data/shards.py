@@ -110,7 +110,7 @@ def _cached_index(shard: Path) -> dict[str, np.ndarray]:
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
-            np.savez(file, **index)
+            np.savez(file, allow_pickle=False, **index)
 
     write_atomically(cached, write)
     return index

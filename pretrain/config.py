@@ -1,0 +1,153 @@
+"""The whole of a pre-training run as one frozen dataclass; configs/pretrain/*.yaml override its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.backbones import BackboneConfig
+from core.data.open import DataConfig
+from core.run_folder import Tracker
+from pretrain.heads import HeadConfig
+from pretrain.objectives import ObjectiveConfig
+from pretrain.optimisers import OptimConfig
+from pretrain.schedules import ScheduleConfig
+from pretrain.views import ViewConfig
+
+GLOBAL = "global"
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    kind: Literal["ema", "stop_gradient"] = "ema"
+    """`ema`: a momentum network. `stop_gradient`: the online network's current weights (SimSiam)."""
+    momentum: float = 0.996
+    """τ at the first step; it rises to 1 along a cosine. Of no effect with stop_gradient."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum must lie between 0 and 1, not {self.momentum}")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks; fp16 scales the loss. Losses, norms of the optimiser and weights stay fp32."""
+    channels_last: bool = True
+    """Memory layout of convolutional networks; faster on GPUs and CPUs, same arithmetic."""
+    compile: bool = False
+    """Whether torch.compile compiles the backbone; the first step of each view size then takes minutes."""
+    sync_bn: bool = False
+    """Whether batch norm shares its statistics among processes; one process has plain batch norm either way."""
+    backward: Literal["per_view", "packed"] = "per_view"
+    """`per_view`: one forward and backward pass per view, least memory, batch norm statistics of each view alone.
+    `packed`: views of equal size pass together, fewer and larger kernels, batch norm statistics of all of them."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_epochs: int = 1
+    """A training state is written at the end of every n-th epoch, and at the end of the last."""
+    every_minutes: float | None = None
+    """Also after this many minutes since the last one; none: only at ends of epochs."""
+    log_steps: int = 20
+    """Steps between two lines of metrics; losses are read back from the device only then."""
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.log_steps < 1:
+            raise ValueError("every_epochs and log_steps must be at least 1")
+        if self.every_minutes is not None and self.every_minutes <= 0:
+            raise ValueError(f"every_minutes must be positive or null, not {self.every_minutes}")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    every_epochs: int = 0
+    """k-NN accuracy of the online network at the end of every n-th epoch; 0: never."""
+    bank: int = 20000
+    """Labelled training images in the bank (a seeded sample; all where there are fewer)."""
+    queries: int = 5000
+    """Validation images scored (a seeded sample; all where there are fewer)."""
+    k: int = 20
+    """Neighbours that vote."""
+    resize: int = 256
+    """Shorter side to which images are resized, px."""
+    crop: int = 224
+    """Side of the centre crop, px."""
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 0 or min(self.bank, self.queries, self.k, self.resize, self.crop) < 1:
+            raise ValueError("every_epochs must not be negative, the other values must be at least 1")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    seed: int = 0
+    """Seed of weights, order of images and views."""
+    epochs: int = 200
+    """Passes over the data."""
+    batch: int = 1024
+    """Images per step over all processes."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where the images come from."""
+    broken_share: float = 0.01
+    """The run stops once more than this share of the images is broken."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """What is trained."""
+    drop_path: float = 0.0
+    """Stochastic depth of the online backbone; the target network has none."""
+    views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
+    """View types by name. `global` must be among them: its projections are everybody's targets."""
+    projector: HeadConfig = field(default_factory=HeadConfig)
+    """Head on the backbone of both networks."""
+    predictor: HeadConfig = field(default_factory=HeadConfig)
+    """Head on the online projector."""
+    predictors: Literal["per_view", "shared"] = "per_view"
+    """One predictor per view type, or one for all."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Distance between prediction and target."""
+    target: TargetConfig = field(default_factory=TargetConfig)
+    """Where targets come from."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How weights are updated."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning rate over time."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """How the arithmetic is done."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When state and metrics are written."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """Online k-NN."""
+    tracker: Tracker = "none"
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.epochs < 1 or self.batch < 1:
+            raise ValueError("seed must not be negative, epochs and batch must be at least 1")
+        if not 0 <= self.broken_share < 1:
+            raise ValueError(f"broken_share must lie in [0, 1), not {self.broken_share}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must lie in [0, 1), not {self.drop_path}")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be fewer than epochs {self.epochs}"
+            )
+        if self.projector.widths[-1] != self.predictor.widths[-1]:
+            raise ValueError(
+                f"predictor.widths must end as projector.widths do ({self.projector.widths[-1]}), "
+                f"not in {self.predictor.widths[-1]}"
+            )
+        if GLOBAL not in self.views:
+            raise ValueError(
+                f"views must include {GLOBAL!r}, whose projections are the targets; it has {list(self.views)}"
+            )
+        if not any(pairs(self.views, name) for name in self.views):
+            raise ValueError("views must hold a second view: one global view alone has nothing to predict")
+        if any("." in name for name in self.views):
+            raise ValueError(f"names of view types must not contain a dot: {list(self.views)}")
+
+
+def pairs(views: dict[str, ViewConfig], name: str) -> int:
+    """Number of (view of type `name`, global target that is not the same view) pairs."""
+    count, targets = views[name].count, views[GLOBAL].count
+    return count * (targets - 1) if name == GLOBAL else count * targets

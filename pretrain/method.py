@@ -1,0 +1,166 @@
+"""The method: online network, target network, and the multi-task latent-space loss over view types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from core.backbones import build_backbone, feature_width, pooled_features
+from core.sync_norm import synchronise_norms
+from pretrain.config import GLOBAL, PretrainConfig, pairs
+from pretrain.heads import build_head
+from pretrain.objectives import distance, prepare_target
+
+SHARED = "shared"
+
+
+class Encoder(nn.Module):
+    """Backbone and projector: what online and target network have in common."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised -> projections [B, D]."""
+        return self.projector(pooled_features(self.backbone, images))
+
+
+class Online(nn.Module):
+    """The trained network: an encoder and one predictor per view type, or one shared by all."""
+
+    def __init__(self, encoder: Encoder, predictors: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = encoder.backbone
+        self.projector = encoder.projector
+        self.predictors = nn.ModuleDict(predictors)
+
+    def project(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised -> projections [B, D]."""
+        return self.projector(pooled_features(self.backbone, images))
+
+    def predict(self, projections: Tensor, view_type: str) -> Tensor:
+        """[B, D] -> predictions [B, D] by the predictor of the view type."""
+        return self.predictors[SHARED if SHARED in self.predictors else view_type](projections)
+
+
+class Method:
+    """objective × target × tasks.
+
+    L = Σ over view types v of weight_v · mean over (view x of type v, global target t not the same view) of
+    D(predictor_v(z(x)), sg(z_target(t))). arXiv 2602.05845, section 3.
+    """
+
+    def __init__(self, config: PretrainConfig, device: torch.device, rank: int = 0) -> None:
+        """Builds both networks from torch's global RNG; equal seeds give equal weights on every rank."""
+        self.config, self.device, self.rank = config, device, rank
+        # A type without pairs (a single global view) makes targets but no predictions.
+        self.types = [name for name in config.views if pairs(config.views, name)]
+        online = _encoder(config, config.drop_path)
+        names = [SHARED] if config.predictors == "shared" else self.types
+        width = config.projector.widths[-1]
+        self.online = Online(online, {name: build_head(width, config.predictor) for name in names})
+        self.target: Encoder | None = None
+        if config.target.kind == "ema":
+            self.target = _encoder(config, drop_path=0.0)
+            self.target.load_state_dict(_encoder_state(self.online))
+            self.target.requires_grad_(False)
+        layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
+        for network in self.networks():
+            if config.compute.sync_bn:
+                synchronise_norms(network, device)
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+            network.train()
+        self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
+        self._sources: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
+
+    def networks(self) -> list[nn.Module]:
+        """The online network and, where there is one, the momentum network."""
+        return [self.online] if self.target is None else [self.online, self.target]
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """target ← momentum · target + (1 − momentum) · online; norm statistics stay the target's own."""
+        if self._averages:
+            torch._foreach_lerp_(self._averages, self._sources, 1 - momentum)
+
+    def backward(
+        self, views: Mapping[str, Sequence[Tensor]], scaler: torch.amp.GradScaler | None = None
+    ) -> dict[str, Tensor]:
+        """Adds the gradients of L to the online network's parameters.
+
+        `views`: per view type its normalised images [B, 3, S, S]. Gives each view type's weighted term of L as a
+        detached scalar on the device; their sum is L. Nothing is read back to the host.
+        """
+        targets = self._targets(views[GLOBAL])
+        losses: dict[str, Tensor] = {}
+        for group in self._groups(views):
+            terms = {
+                name: self._term(name, indices, predictions, targets)
+                for name, (indices, predictions) in self._predictions(group).items()
+            }
+            for name, term in terms.items():
+                losses[name] = losses.get(name, 0) + term.detach()
+            loss = torch.stack(list(terms.values())).sum()
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        return losses
+
+    def _predictions(self, group: Sequence[tuple[str, int, Tensor]]) -> dict[str, tuple[list[int], list[Tensor]]]:
+        """One pass of a group: per view type the indices of its views and their fp32 predictions [B, D]."""
+        size = len(group[0][2])
+        found = {}
+        with self._autocast():
+            projections = self.online.project(torch.cat([images for _, _, images in group])).split(size)
+            for name in dict.fromkeys(view_type for view_type, _, _ in group):
+                rows = [row for row, (view_type, _, _) in enumerate(group) if view_type == name]
+                predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name).float()
+                found[name] = ([group[row][1] for row in rows], list(predictions.split(size)))
+        return found
+
+    def _term(self, name: str, indices: list[int], predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """The part of view type `name`'s weighted mean that the views `indices` of it contribute."""
+        total = torch.zeros((), device=self.device)
+        for index, prediction in zip(indices, predictions, strict=True):
+            for other, target in enumerate(targets):
+                if name != GLOBAL or other != index:
+                    total = total + distance(self.config.objective, prediction, target, self.rank)
+        return total * (self.config.views[name].weight / pairs(self.config.views, name))
+
+    @torch.no_grad()
+    def _targets(self, images: Sequence[Tensor]) -> list[Tensor]:
+        encode = self.online.project if self.target is None else self.target
+        with self._autocast():
+            if self.config.compute.backward == "packed":
+                projections = list(encode(torch.cat(list(images))).split(len(images[0])))
+            else:
+                projections = [encode(view) for view in images]
+        return [prepare_target(self.config.objective, projection.float()) for projection in projections]
+
+    def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[str, int, Tensor]]]:
+        """Views as (type, index, images), in the groups that pass through the network together."""
+        flat = [(name, index, images) for name in self.types for index, images in enumerate(views[name])]
+        if self.config.compute.backward == "per_view":
+            return [[view] for view in flat]
+        by_size: dict[int, list[tuple[str, int, Tensor]]] = {}
+        for view in flat:
+            by_size.setdefault(view[2].shape[-1], []).append(view)
+        return list(by_size.values())
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        precision = self.config.compute.precision
+        if precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def _encoder(config: PretrainConfig, drop_path: float) -> Encoder:
+    backbone = build_backbone(config.backbone, drop_path)
+    return Encoder(backbone, build_head(feature_width(backbone), config.projector))
+
+
+def _encoder_state(online: Online) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in online.state_dict().items() if not name.startswith("predictors.")}

@@ -1,0 +1,50 @@
+"""The resolved plan, printed before anything is trained."""
+
+from __future__ import annotations
+
+from core.backbones import describe
+from core.data.base import ImageSet
+from core.distributed import Processes
+from pretrain.config import GLOBAL, PretrainConfig, pairs
+
+
+def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str) -> str:
+    """What will be done, as text of a few lines."""
+    steps = len(images) // config.batch
+    per_rank = config.batch // processes.world
+    compute = config.compute
+    optim, schedule = config.optim, config.schedule
+    target = (
+        "online weights, stop-gradient"
+        if config.target.kind == "stop_gradient"
+        else f"EMA from {config.target.momentum:g}"
+    )
+    norms = "of each process"
+    if compute.sync_bn:
+        norms = "synchronised" if processes.world > 1 else "plain: sync_bn has no effect on one process"
+    scale = f"{optim.lr:g} × {config.batch}/256 = {optim.lr * config.batch / 256:.4g}"
+    lines = [
+        f"run         {run}",
+        f"backbone    {describe(config.backbone)}" + (f", drop path {config.drop_path:g}" if config.drop_path else ""),
+        f"objective   {config.objective.name}"
+        + (f", τ {config.objective.temperature:g}" if config.objective.name == "mocov3" else "")
+        + f"; target: {target}; predictors: {config.predictors}",
+        f"data        {images.name}: {len(images)} images",
+    ]
+    for name, view in config.views.items():
+        what = f"{view.count} × {name} {view.size} px, area {view.area[0]:g}–{view.area[1]:g}"
+        what += f", {view.pretext}" if view.pretext else ""
+        what += f", weight {view.weight:g}" if pairs(config.views, name) else ", targets only"
+        lines.append(f"{'views' if name == GLOBAL else '':<12}{what}")
+    lines += [
+        f"batch       {config.batch} = {processes.world} × {per_rank}; "
+        f"{config.epochs} epochs × {steps} steps = {config.epochs * steps} steps",
+        f"optimiser   {optim.name}, lr {scale}, weight decay {optim.weight_decay:g}"
+        + (f", clip {optim.clip:g}" if optim.clip else "")
+        + (", predictors at constant lr" if optim.constant_predictor_lr else ""),
+        f"schedule    cosine per {schedule.granularity} to {schedule.end:g} of the peak, "
+        f"{schedule.warmup_epochs:g} epochs of warm-up",
+        f"compute     {processes.device}, {compute.precision}, batch norm {norms}, backward {compute.backward}"
+        + (", compiled" if compute.compile else ""),
+    ]
+    return "\n".join(lines)

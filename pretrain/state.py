@@ -1,0 +1,120 @@
+"""Training state: what a run must remember to go on, bit for bit, as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
+from core.config import config_digest, to_dict
+from core.distributed import Processes, gather_objects
+from core.errors import UserError
+from core.result import git_revision
+from pretrain.config import PretrainConfig
+from pretrain.method import Method
+
+
+def save(
+    run: Path,
+    config: PretrainConfig,
+    processes: Processes,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    step: int,
+    epoch: int,
+) -> None:
+    """Writes the training state after `step` steps and exports the backbones. Every rank calls it."""
+    rng = gather_objects(_rng_state(processes.device))
+    if not processes.main:
+        return
+    state = {
+        "config": to_dict(config),
+        "epoch": epoch,
+        "world": processes.world,
+        "online": method.online.state_dict(),
+        "target": None if method.target is None else method.target.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "rng": rng,
+    }
+    save_training_state(run / "checkpoints", step, state)
+    facts = {
+        "method": config.objective.name,
+        "epoch": epoch,
+        "step": step,
+        "seed": config.seed,
+        "data": config.data.source,
+        "config_sha256": config_digest(config),
+        "git_revision": git_revision(),
+    }
+    networks = {"online": method.online.backbone}
+    if method.target is not None:
+        networks["target"] = method.target.backbone
+    for network, backbone in networks.items():
+        export_backbone(run / EXPORTS[network], backbone, config.backbone, {"network": network, **facts})
+
+
+def restore(
+    run: Path,
+    config: PretrainConfig,
+    processes: Processes,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> int:
+    """Loads the newest state of the run, if there is one, and gives the number of steps done.
+
+    Raises `UserError` where the run folder belongs to another config. Under another number of processes the
+    images, views and batches stay the same, but stochastic depth draws differ; rank r goes on with the random
+    state of rank r where there was one.
+    """
+    states = training_states(run / "checkpoints")
+    if not states:
+        return 0
+    state = load_training_state(states[-1])
+    if state["config"] != to_dict(config):
+        changed = ", ".join(_differences(state["config"], to_dict(config)))
+        raise UserError(f"{run} holds a run with another config ({changed}); give the same values or another --out")
+    try:
+        method.online.load_state_dict(state["online"])
+        if method.target is not None:
+            method.target.load_state_dict(state["target"])
+        optimiser.load_state_dict(state["optimiser"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+        rng = state["rng"]
+        if processes.rank < len(rng):
+            _set_rng_state(rng[processes.rank], processes.device)
+        return int(state["step"])
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"{states[-1]} is damaged ({str(error).splitlines()[0]}); remove it to go on from the one before"
+        ) from None
+
+
+def _rng_state(device: torch.device) -> dict[str, Any]:
+    # Order and views are pure functions of seed and position; only stochastic depth draws from torch's generators.
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """`key: old → new` for every leaf in which two resolved configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in {**old, **new}:
+            found += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        return found
+    return [] if old == new else [f"{prefix.rstrip('.')}: {old} → {new}"]

@@ -1,0 +1,192 @@
+"""The training loop: one flat, readable recipe."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from core.data.base import ImageSet
+from core.data.broken import BrokenImages
+from core.data.order import GlobalBatches
+from core.distributed import Processes, average_gradients, broadcast_weights
+from core.errors import UserError
+from core.run_folder import RunFolder, drop_metrics_after
+from pretrain import state
+from pretrain.augment import augment
+from pretrain.config import PretrainConfig
+from pretrain.log import StepLog
+from pretrain.method import Method
+from pretrain.monitor import Monitor
+from pretrain.optimisers import build_optimiser, set_learning_rate
+from pretrain.schedules import learning_rate_factor, momentum
+from pretrain.views import Batch, View, ViewConfig, Views, collate
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal; its state is saved."""
+
+
+def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Processes, workers: int) -> None:
+    """Trains to the last epoch, going on from the newest state in `run` if there is one.
+
+    Ends early with `Stopped` on SIGTERM or SIGINT (state saved), and with `UserError` on a non-finite loss (the
+    last state untouched) or too many broken images.
+    """
+    device = processes.device
+    torch.manual_seed(config.seed)
+    method = Method(config, device, processes.rank)
+    for network in method.networks():
+        broadcast_weights(network)
+    torch.manual_seed(config.seed + 1_000_003 * (processes.rank + 1))  # ranks draw their own stochastic depth
+    if config.compute.compile:
+        method.online.backbone.compile()
+    peak_lr = config.optim.lr * config.batch / 256
+    optimiser = build_optimiser(method.online, config.optim, peak_lr)
+    scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
+    parameters = list(method.online.parameters())
+    monitor = Monitor(config, processes, workers) if config.monitor.every_epochs else None
+
+    done = state.restore(run, config, processes, method, optimiser, scaler)
+    batches = GlobalBatches(
+        len(images),
+        config.batch,
+        config.epochs,
+        config.seed,
+        processes.rank,
+        processes.world,
+        start_step=done,
+        blocks=getattr(images, "blocks", None),
+    )
+    total, per_epoch = batches.total_steps, batches.steps_per_epoch
+    loader = DataLoader(
+        Views(images, config.views, config.seed),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
+    )
+    log = StepLog(method.types, processes, BrokenImages(len(images), config.broken_share), config.batch)
+    folder = None
+    if processes.main:
+        drop_metrics_after(run, done)
+        folder = RunFolder(run, config, config.tracker)
+        if done:
+            print(f"resuming after step {done} of {total}" if done < total else f"finished already: {total} steps")
+    saved = time.monotonic()
+    minutes = config.checkpoint.every_minutes or math.inf
+
+    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
+        for batch in loader:
+            factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
+            set_learning_rate(optimiser, peak_lr, factor)
+            method.update_target(momentum(config.target.momentum, done, total))
+            losses = method.backward(views_on_device(batch, config, device), scaler)
+            average_gradients(parameters)
+            if scaler is not None:
+                scaler.unscale_(optimiser)
+            if config.optim.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip)
+            if scaler is None:
+                optimiser.step()
+            else:
+                scaler.step(optimiser)
+                scaler.update()
+            optimiser.zero_grad()
+            log.add(done, losses, batch.broken)
+
+            done += 1
+            bar.update()
+            epoch, step_in_epoch = divmod(done, per_epoch)
+            epoch_ends = step_in_epoch == 0
+            stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
+            # Ranks must agree on when to stop or save, so with several of them this is settled at log steps only.
+            if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world == 1 and (stop or due)):
+                report = log.report(stop, due)
+                stop, due = report.stop, report.due
+                if folder is not None:
+                    folder.write(done, {"epoch": done / per_epoch, "lr": peak_lr * factor, **report.values})
+                    _show(bar, report.values, peak_lr * factor, report.broken)
+            else:
+                stop = due = False
+            if stop or due or done == total or (epoch_ends and epoch % config.checkpoint.every_epochs == 0):
+                _refuse_non_finite(parameters, done)
+                state.save(run, config, processes, method, optimiser, scaler, done, epoch)
+                saved = time.monotonic()
+            if stop and done < total:
+                raise Stopped(f"stopped after step {done} of {total}; the same command goes on from there")
+            if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
+                accuracy = monitor.accuracy(method.online.backbone)
+                if folder is not None:
+                    folder.write(done, {"epoch": epoch, "knn_top1": accuracy})
+                    bar.write(f"epoch {epoch}: k-NN top-1 {accuracy:.1f} % ({monitor.what})")
+    if folder is not None:
+        folder.close()
+
+
+def views_on_device(batch: Batch, config: PretrainConfig, device: torch.device) -> dict[str, list[Tensor]]:
+    """The second stage: uint8 crops [B, 3, S, S] -> augmented, normalised float views on the device."""
+    layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
+
+    def finish(view: View, view_config: ViewConfig) -> Tensor:
+        images = view.images.to(device, non_blocking=True)
+        done = augment(images, view.parameters, view_config, config.backbone.mean, config.backbone.std)
+        return done.contiguous(memory_format=layout)
+
+    return {name: [finish(view, config.views[name]) for view in views] for name, views in batch.views.items()}
+
+
+def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
+    """A state that can't go on must not push out one that can."""
+    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters]))
+    if not bool(torch.isfinite(norms).all()):
+        raise UserError(
+            f"weights are not finite after step {step}; the last checkpoint is intact: resume from it with a lower "
+            f"optim.lr, with optim.clip or with compute.precision=fp32"
+        )
+
+
+def _show(bar: tqdm, values: Mapping[str, float], lr: float, broken: list[str]) -> None:
+    losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if "loss" in key)
+    bar.set_postfix_str(f"{losses}  lr {lr:.3g}  {values['images_per_second']:.0f} images/s")
+    for name in broken:
+        bar.write(f"broken image replaced: {name}", file=sys.stderr)
+
+
+def _progress(processes: Processes, total: int, done: int) -> tqdm:
+    # Away from a terminal a line every few seconds is progress enough.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=total, initial=done, desc="pre-training", unit="step", disable=not processes.main, mininterval=interval,
+        dynamic_ncols=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying in the middle of a step; a second SIGINT acts as usual."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
