@@ -62,13 +62,14 @@ def read_tensors(path: Path) -> Any:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a checkpoint file") from None
     except pickle.UnpicklingError as error:
-        blocked = re.search(r"(?:GLOBAL|global|class|function) ['\"]?([\w.]+)", str(error))
-        if blocked and "Unsupported" in str(error):
+        # torch names the refused object in one of two sentences; the rest of its text is advice we don't follow.
+        blocked = re.search(r"(?:nsupported GLOBAL|GLOBAL|nsupported class) ([\w.]+)", str(error))
+        if blocked:
             raise UserError(
                 f"{path} holds more than tensors and plain values ({blocked.group(1)}) and such files are not "
                 f"executed; save its state dict alone with torch.save and pass that"
             ) from None
-        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
+        raise UserError(f"{path} is not a readable checkpoint (its pickled part is damaged or not a checkpoint)") from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError,
             OSError, AssertionError, MemoryError, OverflowError) as error:  # fmt: skip
         # A truncated or foreign file can trip the reader anywhere.

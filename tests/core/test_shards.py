@@ -1,0 +1,126 @@
+"""core/data/shards.py: tar shards read like a folder, with nothing extracted."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from core.data.open import DataConfig, open_images
+from core.data.shards import Shards, expand_shards
+from core.errors import BrokenImage, UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_TRANSFER_CACHE", str(tmp_path / "cache"))
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (8, 6), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def two_shards(folder: Path) -> str:
+    write_tar(folder / "s-train-00.tar", {"a/0001.png": png(1), "a/0001.cls": b"0", "a/0002.seg.txt": b"x"})
+    write_tar(
+        folder / "s-train-01.tar",
+        {"b.json": b'{"label": 2}', "b.png": png(2), "c.png": png(3), "c.cls": b"1\n"},
+    )
+    return f"{folder}/s-{{split}}-{{00..01}}.tar"
+
+
+def test_samples_are_addressed_by_position(tmp_path: Path) -> None:
+    images = open_images(DataConfig(f"webdataset:{two_shards(tmp_path)}"), "train", seed=0)
+    assert len(images) == 3
+    assert [images.label(i) for i in range(3)] == [0, 2, 1]
+    assert [np.asarray(images.image(i))[0, 0, 0] for i in range(3)] == [1, 2, 3]
+    assert images.where(0) == f"{tmp_path}/s-train-00.tar::a/0001"
+    assert images.classes == ("0", "1", "2")
+    assert images.blocks.tolist() == [0, 1]
+
+
+def test_the_cached_index_gives_the_same_and_notices_a_new_shard(tmp_path: Path) -> None:
+    pattern = two_shards(tmp_path).replace("{split}", "train")
+    first = Shards(pattern, "s")
+    assert len(list((tmp_path / "cache/shards").iterdir())) == 2
+    assert Shards(pattern, "s").digest() == first.digest()
+    write_tar(tmp_path / "s-train-00.tar", {"z.png": png(9), "z.cls": b"1", "y.png": png(8), "y.cls": b"0"})
+    changed = Shards(pattern, "s")
+    assert len(changed) == 4
+    assert changed.digest() != first.digest()
+
+
+def test_hostile_members_are_never_written_or_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(7))
+    path = tmp_path / "evil.tar"
+    with tarfile.open(path, "w") as tar:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(secret)
+        tar.addfile(link)
+        for name in ("../../escaped.png", "/absolute.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png(1))
+            tar.addfile(info, io.BytesIO(png(1)))
+    images = Shards(str(path), "evil")
+    assert len(images) == 2  # the link is no sample; the other two are read in place
+    assert np.asarray(images.image(0))[0, 0, 0] == 1
+    assert not (tmp_path.parent / "escaped.png").exists()
+    assert not Path("/absolute.png").exists()
+
+
+def test_truncated_members_are_broken_images(tmp_path: Path) -> None:
+    write_tar(tmp_path / "t.tar", {"a.png": png(1)[:40], "b.png": png(2)})
+    images = Shards(str(tmp_path / "t.tar"), "t")
+    with pytest.raises(BrokenImage, match=r"t\.tar::a"):
+        images.image(0)
+    assert images.image(1).size == (8, 6)
+
+
+def test_ranges_and_globs(tmp_path: Path) -> None:
+    for name in ("x-08.tar", "x-09.tar", "x-10.tar"):
+        write_tar(tmp_path / name, {"a.png": png(1)})
+    assert [path.name for path in expand_shards(f"{tmp_path}/x-{{08..10}}.tar")] == ["x-08.tar", "x-09.tar", "x-10.tar"]
+    assert len(expand_shards(f"{tmp_path}/x-*.tar")) == 3
+    with pytest.raises(UserError, match=r"no shard .*x-11\.tar"):
+        expand_shards(f"{tmp_path}/x-{{10..11}}.tar")
+    with pytest.raises(UserError, match="is empty"):
+        expand_shards(f"{tmp_path}/x-{{3..1}}.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.txt": b"x"}, "hold no images"),
+        ({"a.png": b"x", "a.cls": b"cat"}, "a.cls holds no class number"),
+        ({"a.png": b"x", "a.json": b'{"label": true}'}, "a.json holds no class number"),
+        ({"a.png": b"x", "a.json": b"[" * 100000}, "a.json holds no class number"),
+        ({"a.png": b"x", "a.cls": b"1", "b.png": b"x"}, "b has no .cls or .json label"),
+    ],
+)
+def test_unusable_shards(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Shards(str(write_tar(tmp_path / "u.tar", members)), "u")
+
+
+def test_not_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "n.tar").write_bytes(b"not a tar at all" * 100)
+    with pytest.raises(UserError, match="not a readable tar file"):
+        Shards(str(tmp_path / "n.tar"), "n")
+    with pytest.raises(UserError, match=r"needs \{split\} in its name"):
+        open_images(DataConfig(f"webdataset:{tmp_path}/n.tar"), "train", seed=0)
