@@ -30,18 +30,21 @@ def blur(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     if weights.shape[1] // 2 >= min(images.shape[2:]):
         height, width = images.shape[2:]
         raise ValueError(f"a blur kernel of {weights.shape[1]} is too large for an image of {height}×{width} pixels")
-    return _along_rows(_along_rows(images, weights).mT, weights).mT
-
-
-def _along_rows(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    reach = weights.shape[1] // 2
+    band = _band(weights)
     batch, channels, height, width = images.shape
-    kernel = weights.shape[1]
-    span = BLOCK + kernel - 1
-    # A row of K weights and BLOCK zeros, repeated and read with a stride one shorter, is the banded matrix
-    # [BLOCK, span] whose row j holds the weights from column j on.
-    band = F.pad(weights, (0, BLOCK))[:, None].expand(-1, BLOCK, -1).reshape(batch, -1)
-    band = band[:, : BLOCK * span].view(batch, BLOCK, span)
-    padded = F.pad(images, (kernel // 2, kernel // 2, 0, 0), mode="reflect")
-    padded = F.pad(padded, (0, -width % BLOCK))
-    windows = padded.unfold(3, span, BLOCK).reshape(batch, -1, span)
-    return torch.bmm(windows, band.mT).view(batch, channels, height, -1)[..., :width]
+    padded = F.pad(images, (reach, reach, 0, 0), mode="reflect")
+    windows = F.pad(padded, (0, -width % BLOCK)).unfold(3, band.shape[2], BLOCK)
+    rows = torch.bmm(windows.reshape(batch, -1, band.shape[2]), band.mT)
+    padded = F.pad(rows.view(batch, channels, height, -1)[..., :width], (0, 0, reach, reach), mode="reflect")
+    windows = F.pad(padded, (0, 0, 0, -height % BLOCK)).unfold(2, band.shape[2], BLOCK).mT
+    columns = torch.matmul(band[:, None, None], windows)
+    return columns.reshape(batch, channels, -1, width)[:, :, :height]
+
+
+def _band(weights: torch.Tensor) -> torch.Tensor:
+    """[B, BLOCK, BLOCK + K − 1]: the weights [B, K] in row j from column j on, zero elsewhere."""
+    batch, kernel = weights.shape
+    # A row of K weights and BLOCK zeros, repeated, then read in rows one shorter, shifts by one from row to row.
+    repeated = F.pad(weights, (0, BLOCK))[:, None].expand(-1, BLOCK, -1).reshape(batch, -1)
+    return repeated[:, : BLOCK * (BLOCK + kernel - 1)].view(batch, BLOCK, BLOCK + kernel - 1)

@@ -37,15 +37,16 @@ def hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     G = v − c + c · clip(2 − |h − 2|), B = v − c + c · clip(2 − |h − 4|), clip being to 0…1.
     """
     red, green, blue = images.unbind(1)
-    low, high = torch.aminmax(images, dim=1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    divisor = chroma.clamp(min=1e-12)  # grey pixels: 0 / 1e-12 is a hue of no consequence
-    hue = torch.where(
-        high == red,
-        (green - blue).div_(divisor),
-        torch.where(high == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4)),
-    )
-    hue.add_(6 * shift[:, None, None]).remainder_(6)
+    # Masks as floats: on the CPU comparisons into bool, `where` and `aminmax` cost many times what arithmetic does.
+    from_red = torch.eq(high, red, out=torch.empty_like(red))
+    from_green = torch.eq(high, green, out=torch.empty_like(red)).mul_(1 - from_red)
+    hue = (red - green).lerp_(blue - red, from_green).lerp_(green - blue, from_red)
+    hue.div_(chroma.clamp(min=1e-12))  # grey pixels: 0 / 1e-12 is a hue of no consequence
+    hue.add_(4).sub_(from_green, alpha=2).sub_(from_red, alpha=4).add_(6 * shift[:, None, None])
+    hue.sub_((hue * (1 / 6)).floor_(), alpha=6)
     for channel, (centre, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
         part = (hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
         torch.addcmul(low, part, chroma, out=images[:, channel])
@@ -59,7 +60,8 @@ def greyscale_(images: torch.Tensor) -> torch.Tensor:
 
 def solarise_(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """Inverts the values at or above the threshold."""
-    return torch.where(images >= threshold[:, None, None, None], 1 - images, images)
+    inverted = torch.ge(images, threshold[:, None, None, None], out=torch.empty_like(images))
+    return images.mul_(1 - 2 * inverted).add_(inverted)
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
