@@ -91,7 +91,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     if not in_group():
         return rows.detach()
     gathered = rows.new_empty((dist.get_world_size() * rows.shape[0], *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows.detach().contiguous())
+    dist.all_gather(list(gathered.chunk(dist.get_world_size())), rows.detach().contiguous())
     return gathered
 
 

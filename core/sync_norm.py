@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.distributed import in_group
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose gradient is an all-reduce: each rank's loss depends on the statistics of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class GlooBatchNorm(nn.Module):
@@ -43,11 +60,10 @@ class GlooBatchNorm(nn.Module):
         over = [dim for dim in range(x.ndim) if dim != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         world = dist.get_world_size()
-        values = x.float()
-        # all_reduce of dist_functional lets the gradient of every rank's loss flow through the shared statistics.
-        mean = dist_functional.all_reduce(values.mean(over)) / world
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _SumOverRanks.apply(values.mean(over)) / world
         centred = values - mean.view(shape)
-        variance = dist_functional.all_reduce(centred.square().mean(over)) / world
+        variance = _SumOverRanks.apply(centred.square().mean(over)) / world
         with torch.no_grad():
             count = x.numel() // x.shape[1] * world
             self.running_mean.lerp_(mean, self.momentum)

@@ -117,8 +117,8 @@ class Method:
             projections = self.online.project(torch.cat([images for _, _, images in group])).split(size)
             for name in dict.fromkeys(view_type for view_type, _, _ in group):
                 rows = [row for row, (view_type, _, _) in enumerate(group) if view_type == name]
-                predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name).float()
-                found[name] = ([group[row][1] for row in rows], list(predictions.split(size)))
+                predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name)
+                found[name] = ([group[row][1] for row in rows], list(_full(predictions).split(size)))
         return found
 
     def _term(self, name: str, indices: list[int], predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -138,7 +138,7 @@ class Method:
                 projections = list(encode(torch.cat(list(images))).split(len(images[0])))
             else:
                 projections = [encode(view) for view in images]
-        return [prepare_target(self.config.objective, projection.float()) for projection in projections]
+        return [prepare_target(self.config.objective, _full(projection)) for projection in projections]
 
     def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[str, int, Tensor]]]:
         """Views as (type, index, images), in the groups that pass through the network together."""
@@ -160,6 +160,11 @@ class Method:
 def _encoder(config: PretrainConfig, drop_path: float) -> Encoder:
     backbone = build_backbone(config.backbone, drop_path)
     return Encoder(backbone, build_head(feature_width(backbone), config.projector))
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least fp32, whatever precision the network ran in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _encoder_state(online: Online) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Objectives: the distance D between a prediction and a target, one function each."""
+"""Objectives: the distance D between a prediction and a target, one function each; they expect fp32 or better."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ObjectiveConfig:
 
 def byol(prediction: Tensor, target: Tensor) -> Tensor:
     """2 − 2·cos, averaged over the batch: [B, D], [B, D] -> scalar. BYOL, arXiv 2006.07733, equation 2."""
-    return 2 - 2 * F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(prediction, target, dim=1).mean()
 
 
 def simsiam(prediction: Tensor, target: Tensor) -> Tensor:
     """−cos, averaged over the batch: [B, D], [B, D] -> scalar. SimSiam, arXiv 2011.10566, equation 1."""
-    return -F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
+    return -F.cosine_similarity(prediction, target, dim=1).mean()
 
 
 def mocov3(prediction: Tensor, gathered: Tensor, temperature: float, rank: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def mocov3(prediction: Tensor, gathered: Tensor, temperature: float, rank: int =
     `prediction` [B, D] of this rank, `gathered` [W·B, D]: the targets of all ranks in rank order, of which this
     rank's own start at row rank·B. Vectors are L2-normalised here.
     """
-    prediction, gathered = F.normalize(prediction.float(), dim=1), F.normalize(gathered.float(), dim=1)
+    prediction, gathered = F.normalize(prediction, dim=1), F.normalize(gathered, dim=1)
     logits = prediction @ gathered.T / temperature
     own = torch.arange(len(prediction), device=logits.device) + rank * len(prediction)
     return 2 * temperature * F.cross_entropy(logits, own)

@@ -1,0 +1,56 @@
+"""Run under torchrun by test_processes.py: gradients of one step, this rank holding its part of a fixed batch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from core.config import load_config
+from core.distributed import average_gradients, join_processes, sum_over_ranks
+from pretrain.config import PretrainConfig
+from pretrain.method import Method
+
+BATCH = 8
+RECIPE = [
+    "batch=8", "epochs=20", "schedule.warmup_epochs=0",
+    "backbone={name: resnet18, args: {channels: [4, 8, 8, 16]}, stem: small}",
+    "projector.widths=[16, 8]", "predictor.widths=[16, 8]", "compute.sync_bn=true",
+    "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]},"
+    " cutout: {count: 1, size: 32, pretext: cutout}}",
+]  # fmt: skip
+OBJECTIVES = {
+    "byol": ["objective.name=byol"],
+    "simsiam": ["objective.name=simsiam", "target.kind=stop_gradient"],
+    "mocov3": ["objective={name: mocov3, temperature: 0.2}"],
+    "mocov3_packed": ["objective={name: mocov3, temperature: 0.2}", "compute.backward=packed"],
+}
+
+
+def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, torch.Tensor], float]:
+    """Averaged gradients, running statistics after the step, and L of the global batch."""
+    torch.manual_seed(0)
+    method = Method(load_config(PretrainConfig, None, RECIPE + overrides), torch.device("cpu"), rank)
+    for network in method.networks():
+        network.double()  # leaves no room for rounding to hide a wrong factor
+    generator = torch.Generator().manual_seed(1)
+    part = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    views = {
+        name: [torch.randn(BATCH, 3, view.size, view.size, generator=generator).double()[part] for _ in range(view.count)]
+        for name, view in method.config.views.items()
+    }
+    losses = method.backward(views)
+    average_gradients(method.online.parameters())
+    found = {name: parameter.grad for name, parameter in method.online.named_parameters()}
+    found |= {name: buffer for name, buffer in method.online.named_buffers() if "running" in name}
+    return found, float(sum_over_ranks(torch.stack(list(losses.values())).sum())) / world
+
+
+if __name__ == "__main__":
+    processes = join_processes("cpu")
+    result = {name: gradients(overrides, processes.rank, processes.world) for name, overrides in OBJECTIVES.items()}
+    if processes.main:
+        torch.save(result, sys.argv[1])

@@ -1,0 +1,78 @@
+"""pretrain/objectives.py against closed forms and gradients written in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.objectives import ObjectiveConfig, byol, distance, mocov3, prepare_target, simsiam
+
+
+def vectors(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    values = np.random.default_rng(seed).normal(size=(count, 5))
+    return torch.tensor(values, dtype=torch.float64), values
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def cosine_gradient(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """d cos(p, t) / d p, row by row."""
+    cosine = (unit(p) * unit(t)).sum(1, keepdims=True)
+    return (unit(t) - cosine * unit(p)) / np.linalg.norm(p, axis=1, keepdims=True)
+
+
+def test_byol_and_simsiam_values_and_gradients() -> None:
+    (p, p_np), (t, t_np) = vectors(4, 0), vectors(4, 1)
+    cosine = (unit(p_np) * unit(t_np)).sum(1).mean()
+    for loss, value, scale in ((byol, 2 - 2 * cosine, -2), (simsiam, -cosine, -1)):
+        p.requires_grad_()
+        p.grad = None
+        result = loss(p, t)
+        result.backward()
+        assert result.item() == pytest.approx(value, abs=1e-6)
+        np.testing.assert_allclose(p.grad.numpy(), scale * cosine_gradient(p_np, t_np) / 4, atol=1e-6)
+
+
+def test_byol_is_zero_for_parallel_and_four_for_opposite() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert byol(x, 7 * x).item() == pytest.approx(0, abs=1e-6)
+    assert byol(x, -x).item() == pytest.approx(4, abs=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_mocov3_value_and_gradient(rank: int, temperature: float) -> None:
+    (p, p_np), (t, t_np) = vectors(3, 2), vectors(6, 3)  # two ranks of three
+    p.requires_grad_()
+    result = mocov3(p, t, temperature, rank)
+    result.backward()
+    logits = unit(p_np) @ unit(t_np).T / temperature
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    own = np.arange(3) + 3 * rank
+    assert result.item() == pytest.approx(2 * temperature * -np.log(softmax[np.arange(3), own]).mean(), abs=1e-6)
+    d_logits = softmax.copy()
+    d_logits[np.arange(3), own] -= 1
+    d_unit = 2 * temperature * d_logits @ unit(t_np) / temperature / 3
+    expected = (d_unit - (d_unit * unit(p_np)).sum(1, keepdims=True) * unit(p_np)) / np.linalg.norm(
+        p_np, axis=1, keepdims=True
+    )
+    np.testing.assert_allclose(p.grad.numpy(), expected, atol=1e-6)
+
+
+def test_targets_carry_no_gradient_and_need_no_process_group() -> None:
+    target = torch.randn(3, 5, requires_grad=True)
+    prediction = torch.randn(3, 5)
+    for name, alone in (("byol", byol), ("simsiam", simsiam)):
+        prepared = prepare_target(ObjectiveConfig(name), target)
+        assert not prepared.requires_grad
+        assert distance(ObjectiveConfig(name), prediction, prepared, 0) == alone(prediction, target)
+    config = ObjectiveConfig("mocov3", temperature=0.5)
+    assert distance(config, prediction, prepare_target(config, target), 0) == mocov3(prediction, target, 0.5)
+
+
+def test_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+        ObjectiveConfig(temperature=0)

@@ -1,0 +1,231 @@
+"""pretrain/trainer.py: a killed run goes on bit for bit; a diverging one stops and spoils nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.checkpoints import load_training_state, training_states
+from core.config import load_config
+from core.data.open import open_images
+from core.distributed import Processes
+from core.errors import UserError
+from pretrain.config import PretrainConfig
+from pretrain.method import Method
+from pretrain.trainer import train
+from tests.torchrun import ROOT, python
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+class Killed(BaseException):
+    """Stands for the power going off between two steps."""
+
+
+def recipe(image_folder: Path, *overrides: str) -> PretrainConfig:
+    """A ViT with stochastic depth, so that the state of torch's generator matters; 4 epochs of 2 steps."""
+    return load_config(
+        PretrainConfig,
+        None,
+        [
+            "batch=6", "epochs=4", "schedule.warmup_epochs=1", "drop_path=0.3",
+            f"data.source=folder:{image_folder}", "backbone.name=vit_tiny_patch16_224",
+            f"backbone.args={VIT}", "projector.widths=[16, 8]", "predictor.widths=[16, 8]",
+            "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]}}",
+            "optim={name: adamw, lr: 0.05, weight_decay: 0.1, clip: 0.5}", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def run(config: PretrainConfig, out: Path) -> dict[str, Any]:
+    train(config, out, open_images(config.data, "pretrain", config.seed), ALONE, workers=0)
+    return load_training_state(training_states(out / "checkpoints")[-1])
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in leaves(value[key])]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]
+
+
+def assert_equal_bits(left: dict[str, Any], right: dict[str, Any]) -> None:
+    pairs = list(zip(leaves(left), leaves(right), strict=True))
+    assert len(pairs) > 100
+    for a, b in pairs:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    out = tmp_path_factory.mktemp("whole")
+    return run(recipe(image_folder), out), (out / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_killed_before_any_step_and_resumed_equals_uninterrupted(
+    steps: int,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: tuple[dict[str, Any], str],
+) -> None:
+    backward, done = Method.backward, []
+
+    def dying(self: Method, *arguments: Any) -> Any:
+        if len(done) == steps:
+            raise Killed
+        done.append(1)
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(Method, "backward", dying)
+    with pytest.raises(Killed):
+        run(recipe(image_folder), tmp_path)
+    monkeypatch.undo()
+    torch.rand(17)  # a new process would start with another generator state
+    assert_equal_bits(run(recipe(image_folder), tmp_path), uninterrupted[0])
+    drop_speed = lambda text: [  # noqa: E731
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in text.splitlines()
+    ]
+    assert drop_speed((tmp_path / "metrics.jsonl").read_text()) == drop_speed(uninterrupted[1])
+
+
+def test_state_has_no_unsafe_objects_and_the_last_two_stay(uninterrupted: tuple[dict[str, Any], str]) -> None:
+    assert {type(leaf) for leaf in leaves(uninterrupted[0])} <= {torch.Tensor, int, float, str, bool, type(None)}
+
+
+def test_number_of_loader_workers_does_not_matter(
+    image_folder: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Any], str]
+) -> None:
+    config = recipe(image_folder)
+    train(config, tmp_path, open_images(config.data, "pretrain", 0), ALONE, workers=2)
+    assert_equal_bits(load_training_state(training_states(tmp_path / "checkpoints")[-1]), uninterrupted[0])
+
+
+def test_another_config_in_the_same_folder_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    run(recipe(image_folder, "epochs=2"), tmp_path)
+    with pytest.raises(UserError, match=r"another config \(epochs: 2 → 3\)"):
+        run(recipe(image_folder, "epochs=3"), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, calls = Method.backward, []
+
+    def diverging(self: Method, *arguments: Any) -> Any:
+        calls.append(1)
+        losses = backward(self, *arguments)
+        return {name: loss * float("nan") for name, loss in losses.items()} if len(calls) == 6 else losses
+
+    monkeypatch.setattr(Method, "backward", diverging)
+    with pytest.raises(UserError, match=r"not finite since step 6; the last checkpoint is intact"):
+        run(recipe(image_folder), tmp_path)
+    states = training_states(tmp_path / "checkpoints")
+    assert [path.name for path in states] == ["step_000000002.pt", "step_000000004.pt"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = torch.optim.AdamW.step, []
+
+    def exploding(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        calls.append(1)
+        step(self, *arguments)
+        if len(calls) == 4:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", exploding)
+    with pytest.raises(UserError, match="weights are not finite after step 4"):
+        run(recipe(image_folder), tmp_path)
+    assert [path.name for path in training_states(tmp_path / "checkpoints")] == ["step_000000002.pt"]
+
+
+def test_a_damaged_state_is_named(image_folder: Path, tmp_path: Path) -> None:
+    run(recipe(image_folder, "epochs=2"), tmp_path)
+    newest = training_states(tmp_path / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"{newest.name} is not a readable checkpoint"):
+        run(recipe(image_folder, "epochs=2"), tmp_path)
+
+
+def write_recipe(path: Path, image_folder: Path) -> Path:
+    from core.config import save_config
+
+    save_config(recipe(image_folder, "epochs=400", "checkpoint.log_steps=1"), path)
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_the_same_command_goes_on(
+    number: signal.Signals, image_folder: Path, tmp_path: Path
+) -> None:
+    command = [
+        "pretrain/run.py", "--config", str(write_recipe(tmp_path / "r.yaml", image_folder)),
+        "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", "0", "checkpoint.every_epochs=400",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the same command goes on from there" in errors
+    (state,) = training_states(tmp_path / "run/checkpoints")
+    step = load_training_state(state)["step"]
+    assert step == len(metrics.read_text().splitlines())
+    assert 3 <= step < 800
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path: Path) -> None:
+    config = write_recipe(tmp_path / "r.yaml", image_folder)
+    done = python("pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), "--dry-run", "batch=4")
+    assert done.returncode == 0, done.stderr
+    assert "batch       4 = 1 × 4; 400 epochs × 3 steps = 1200 steps" in done.stdout
+    assert "optimiser   adamw, lr 0.05 × 4/256 = 0.0007813, weight decay 0.1, clip 0.5" in done.stdout
+    assert "2 × global 32 px, area 0.25–1, weight 1" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lrr=1"], "unknown key optim.lrr on the command line; did you mean lr?"),
+        (["--data", "folder:/nowhere"], "no folder /nowhere"),
+        (["batch=5000"], "batch 5000 is larger than the data set"),
+        (["backbone.name=resnet19"], "timm has no model 'resnet19'"),
+        (["views.global.count=1", "views.local=null"], "views.local"),
+        (["--device", "cuda:9"], "cuda:9"),
+        (["--workers", "-1"], "--workers must not be negative"),
+    ],
+)
+def test_mistakes_exit_with_two_and_one_sentence(
+    arguments: list[str], message: str, image_folder: Path, tmp_path: Path
+) -> None:
+    config = write_recipe(tmp_path / "r.yaml", image_folder)
+    done = python("pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
