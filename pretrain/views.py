@@ -218,7 +218,7 @@ class Views(Dataset[Sample]):
 def draw_crop(
     width: int, height: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A box (left, top, width, height) in an image of width × height pixels, drawn as by torchvision's RandomResizedCrop.
+    """A box (left, top, width, height) within an image, drawn as by torchvision's RandomResizedCrop.
 
     Area uniform, ratio (width / height) log-uniform, position uniform; after `CROP_TRIES` boxes that don't fit, the
     largest central one whose ratio is allowed.

@@ -25,7 +25,7 @@ class Config:
 
 def draw(config: Config, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """`turns`: int64 scalar, quarter turns counter-clockwise."""
-    return {"turns": np.int64(config.turns[rng.integers(len(config.turns))]).reshape(())}
+    return {"turns": np.array(config.turns[rng.integers(len(config.turns))])}
 
 
 def apply(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: Config) -> torch.Tensor:

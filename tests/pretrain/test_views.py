@@ -1,0 +1,310 @@
+"""Views: crops as torchvision makes them, reproducible by (seed, epoch, position), broken images replaced."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torchvision.transforms as transforms_v1
+import torchvision.transforms.v2.functional as reference
+from scipy import stats
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+
+from core.config import from_dict, to_dict
+from core.errors import BrokenImage, UserError
+from pretrain.views import (
+    PhotometricConfig,
+    Sample,
+    ViewConfig,
+    Views,
+    collate,
+    draw_crop,
+    draw_photometric,
+)
+
+VIEWS = {
+    "global": ViewConfig(
+        count=2, size=48, photometric=(PhotometricConfig(blur_p=1.0), PhotometricConfig(blur_p=0.1, solarise_p=0.2))
+    ),
+    "cutout": ViewConfig(count=1, size=32, pretext="cutout"),
+}
+
+
+@dataclass
+class Noise:
+    """Random pictures of differing sizes; those in `broken` can't be decoded."""
+
+    length: int = 12
+    broken: frozenset[int] = frozenset()
+    name: str = "noise"
+    classes: tuple[str, ...] = ()
+    decoded: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image(self, index: int) -> PIL.Image.Image:
+        if index in self.broken:
+            raise BrokenImage(self.where(index), "made so")
+        self.decoded.append(index)
+        rng = np.random.default_rng(index)
+        coarse = rng.integers(0, 256, (12, 10 + index, 3), dtype=np.uint8)
+        return PIL.Image.fromarray(coarse).resize((100 + 10 * index, 90), PIL.Image.Resampling.BICUBIC)
+
+    def label(self, index: int) -> int:
+        return -1
+
+    def where(self, index: int) -> str:
+        return f"noise/{index}.png"
+
+    def digest(self) -> str:
+        return ""
+
+
+def same(first: Sample, second: Sample) -> bool:
+    pairs = [(a, b) for name in first.views for a, b in zip(first.views[name], second.views[name], strict=True)]
+    return first.index == second.index and all(
+        torch.equal(a.images, b.images)
+        and a.parameters.keys() == b.parameters.keys()
+        and all(np.array_equal(a.parameters[key], b.parameters[key]) for key in a.parameters)
+        for a, b in pairs
+    )
+
+
+def test_the_pixels_of_a_crop_are_torchvisions() -> None:
+    """Follows the documented order of draws: crop of the first view first."""
+    views = Views(Noise(), VIEWS, seed=3)
+    for index in range(12):
+        image = Noise().image(index)
+        left, top, width, height = draw_crop(
+            image.width, image.height, (0.25, 1.0), (3 / 4, 4 / 3), np.random.default_rng((3, 7, index))
+        )
+        expected = reference.pil_to_tensor(
+            reference.resized_crop(image, top, left, height, width, [48, 48], InterpolationMode.BICUBIC)
+        )
+        got = views[7, index].views["global"][0].images
+        assert got.shape == (3, 48, 48)
+        assert torch.equal(got, expected)
+
+
+def test_an_image_is_decoded_once_per_sample() -> None:
+    images = Noise()
+    Views(images, VIEWS, seed=0)[0, 5]
+    assert images.decoded == [5]
+
+
+def test_views_depend_on_seed_epoch_and_position_alone() -> None:
+    views = Views(Noise(), VIEWS, seed=3)
+    assert same(views[2, 4], Views(Noise(), VIEWS, seed=3)[2, 4])
+    for other in (Views(Noise(), VIEWS, seed=4)[2, 4], views[3, 4]):
+        assert other.index == 4
+        assert not torch.equal(other.views["global"][0].images, views[2, 4].views["global"][0].images)
+    first, second = views[2, 4].views["global"]
+    assert not torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize(("workers", "size"), [(0, 5), (2, 3), (2, 6)])
+def test_workers_and_batch_size_change_nothing(workers: int, size: int) -> None:
+    keys = [(1, index) for index in (3, 0, 7, 5, 2, 11)]
+    torch.manual_seed(workers)  # the streams of torch, Python and NumPy have no say
+    random.seed(workers)
+    views = Views(Noise(), VIEWS, seed=9)
+    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    context = "fork" if workers else None
+    loader = DataLoader(
+        views, batch_sampler=batches, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+    )
+    expected = collate([views[key] for key in keys])
+    got = list(loader)
+    assert torch.cat([batch.index for batch in got]).tolist() == [index for _, index in keys]
+    for name, of_type in expected.views.items():
+        for number, view in enumerate(of_type):
+            parts = [batch.views[name][number] for batch in got]
+            assert torch.equal(torch.cat([part.images for part in parts]), view.images)
+            for key, values in view.parameters.items():
+                assert np.array_equal(np.concatenate([part.parameters[key] for part in parts]), values), key
+
+
+def test_a_batch_has_the_documented_shapes() -> None:
+    batch = collate([Views(Noise(), VIEWS, seed=0)[0, index] for index in (4, 1, 6)])
+    assert {name: [tuple(view.images.shape) for view in views] for name, views in batch.views.items()} == {
+        "global": [(3, 3, 48, 48), (3, 3, 48, 48)],
+        "cutout": [(3, 3, 32, 32)],
+    }
+    assert batch.index.dtype == torch.int64
+    assert batch.index.tolist() == [4, 1, 6]
+    assert batch.broken == []
+    parameters = batch.views["cutout"][0].parameters
+    assert {name: (values.dtype.name, values.shape) for name, values in parameters.items()} == {
+        "flip": ("bool", (3,)),
+        "jitter": ("float32", (3, 4)),
+        "jitter_order": ("int8", (3, 4)),
+        "grey": ("bool", (3,)),
+        "blur_sigma": ("float32", (3,)),
+        "blur_kernel": ("int64", (3,)),
+        "solarise_from": ("float32", (3,)),
+        "cutout.box": ("int64", (3, 4)),
+    }
+
+
+def test_a_broken_image_is_replaced_and_named() -> None:
+    views = Views(Noise(broken=frozenset({2, 5})), VIEWS, seed=0)
+    sample = views[0, 2]
+    assert sample.broken[0] == "noise/2.png"
+    assert set(sample.broken) <= {"noise/2.png", "noise/5.png"}
+    assert sample.index not in (2, 5)
+    assert same(sample, views[0, 2])
+    assert collate([views[0, 1], sample, views[0, 5]]).broken[: len(sample.broken)] == sample.broken
+    assert len({views[epoch, 2].index for epoch in range(20)}) > 4  # not always the same stand-in
+
+
+def test_too_many_broken_images_end_in_an_error() -> None:
+    views = Views(Noise(broken=frozenset(range(12))), VIEWS, seed=0)
+    with pytest.raises(UserError, match=r"11 images of noise .* noise/\d+\.png: made so"):
+        views[0, 2]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "area", "ratio"),
+    [
+        (500, 375, (0.25, 1.0), (3 / 4, 4 / 3)),
+        (96, 96, (0.08, 0.25), (3 / 4, 4 / 3)),
+        (400, 90, (0.6, 1.0), (3 / 4, 4 / 3)),  # boxes hardly ever fit: retries and the central fall-back
+        (90, 400, (0.3, 0.7), (0.5, 1.0)),
+    ],
+)
+def test_crops_are_distributed_as_torchvisions(
+    width: int, height: int, area: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    blank = PIL.Image.new("L", (width, height))
+    ours = np.array([draw_crop(width, height, area, ratio, rng) for _ in range(3000)])
+    theirs = np.array(
+        [transforms_v1.RandomResizedCrop.get_params(blank, list(area), list(ratio)) for _ in range(3000)]
+    )[:, [1, 0, 3, 2]]
+    assert ours.min() >= 0
+    assert (ours[:, 0] + ours[:, 2]).max() <= width
+    assert (ours[:, 1] + ours[:, 3]).max() <= height
+    for statistic in (
+        lambda box: box[:, 2] * box[:, 3],
+        lambda box: box[:, 2] / box[:, 3],
+        lambda box: box[:, 0],
+        lambda box: box[:, 1],
+        lambda box: box[:, 0] + box[:, 2],
+    ):
+        assert stats.ks_2samp(statistic(ours), statistic(theirs)).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [
+        (100, 10, (43, 0, 13, 10)),  # too wide: height × 4/3, rounded
+        (10, 100, (0, 43, 10, 13)),  # too tall: width / (3/4), rounded
+    ],
+)
+def test_a_crop_that_never_fits_is_the_largest_central_one(
+    width: int, height: int, box: tuple[int, int, int, int]
+) -> None:
+    assert draw_crop(width, height, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0)) == box
+
+
+def test_probabilities_and_ranges_are_kept() -> None:
+    config = PhotometricConfig(
+        flip=0.3, jitter=(0.4, 1.5, 0.2, 0.1), jitter_p=0.6, grey_p=0.25, blur_p=0.7, solarise_p=0.15,
+        blur_sigma=(0.5, 1.5), blur_kernel=9, solarise_threshold=0.75,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    draws = [draw_photometric(config, rng) for _ in range(4000)]
+    together = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+    jittered = (together["jitter"] != (1, 1, 1, 0)).all(1)
+    blurred = together["blur_sigma"] > 0
+    solarised = np.isfinite(together["solarise_from"])
+    for share, probability in (
+        (together["flip"], 0.3),
+        (jittered, 0.6),
+        (together["grey"], 0.25),
+        (blurred, 0.7),
+        (solarised, 0.15),
+        (together["flip"] & together["grey"], 0.3 * 0.25),
+        (jittered & blurred, 0.6 * 0.7),
+    ):
+        assert stats.binomtest(int(share.sum()), 4000, probability).pvalue > 0.01
+    factors = together["jitter"][jittered]
+    for column, (low, high) in enumerate(((0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1))):
+        assert stats.kstest(factors[:, column], "uniform", (low, high - low)).pvalue > 0.01
+    assert (together["jitter"][~jittered] == (1, 1, 1, 0)).all()
+    assert stats.kstest(together["blur_sigma"][blurred], "uniform", (0.5, 1.0)).pvalue > 0.01
+    assert (together["solarise_from"][solarised] == 0.75).all()
+    assert (together["blur_kernel"] == 9).all()
+    counts = [int((together["jitter_order"] == order).all(1).sum()) for order in itertools.permutations(range(4))]
+    assert sum(counts) == 4000
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_the_last_recipe_serves_for_the_remaining_views() -> None:
+    always, never = PhotometricConfig(blur_p=1.0), PhotometricConfig(blur_p=0.0)
+    views = Views(Noise(), {"global": ViewConfig(count=3, size=32, photometric=(always, never))}, seed=0)
+    for index in range(12):
+        blurred = [view.parameters["blur_sigma"] > 0 for view in views[0, index].views["global"]]
+        assert blurred == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"count": 0}, "count must be 1 or more, not 0"),
+        ({"size": 0}, "size must be 1 or more, not 0"),
+        ({"area": (0.5, 0.2)}, "area must be"),
+        ({"area": (0.5, 1.2)}, "area must be"),
+        ({"ratio": (0.0, 1.0)}, "ratio must be"),
+        ({"weight": -1.0}, "weight must be"),
+        ({"weight": math.nan}, "weight must be"),
+        ({"photometric": ()}, "photometric must have 1 to count = 2 entries, not 0"),
+        ({"photometric": (PhotometricConfig(),) * 3}, "photometric must have 1 to count = 2 entries, not 3"),
+        ({"size": 11}, "photometric.blur_kernel 23 is too large for size 11; at most 21"),
+        ({"pretext_options": {"grid": 2}}, r"pretext_options \['grid'\] are given, but no pretext"),
+        ({"pretext": "jigsaw"}, "no pretext task 'jigsaw'; known: cutout, rotate, shuffle"),
+        ({"pretext": "cutout", "pretext_options": {"areas": 1}}, "no option areas; its options: area, ratio"),
+        ({"pretext": "shuffle", "pretext_options": {"grid": 3}}, "grid 3 must divide the view's size 224"),
+    ],
+)
+def test_impossible_view_settings_name_the_field(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ViewConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"flip": 1.5}, "flip must be in 0…1, not 1.5"),
+        ({"blur_p": -0.1}, "blur_p must be in 0…1"),
+        ({"solarise_threshold": math.nan}, "solarise_threshold must be in 0…1"),
+        ({"jitter": (0.4, 0.4, 0.2, 0.6)}, "jitter must be"),
+        ({"jitter": (-0.4, 0.4, 0.2, 0.1)}, "jitter must be"),
+        ({"blur_sigma": (0.0, 2.0)}, "blur_sigma must be"),
+        ({"blur_kernel": 4}, "blur_kernel must be odd"),
+    ],
+)
+def test_impossible_photometric_settings_name_the_field(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PhotometricConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UserError, match="seed must be 0 or more, not -1"):
+        Views(Noise(), VIEWS, seed=-1)
+
+
+def test_the_config_reads_back_from_plain_values() -> None:
+    config = ViewConfig(count=3, photometric=VIEWS["global"].photometric, pretext="cutout",
+                        pretext_options={"area": [0.1, 0.2]})  # fmt: skip
+    assert from_dict(ViewConfig, to_dict(config)) == config
+    assert config.pretext_config.area == (0.1, 0.2)
