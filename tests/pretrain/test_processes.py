@@ -40,13 +40,15 @@ def recipe(image_folder: Path, tmp_path: Path) -> Path:
 epochs: 3
 batch: 4
 data: {{source: "folder:{image_folder}"}}
-backbone: {{name: resnet18, args: {{channels: [4, 8, 8, 16]}}, stem: small}}
+backbone:
+  name: vit_tiny_patch16_224
+  args: {{img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2}}
 views:
   global: {{count: 2, size: 32}}
   cutout: {{count: 1, size: 32, pretext: cutout}}
-projector: {{widths: [16, 8]}}
-predictor: {{widths: [16, 8]}}
-optim: {{name: sgd, lr: 0.1, weight_decay: 1e-4}}
+projector: {{widths: [8]}}
+predictor: {{widths: [8]}}
+optim: {{name: sgd, lr: 5.0, weight_decay: 1e-4}}
 schedule: {{warmup_epochs: 0}}
 compute: {{sync_bn: true}}
 checkpoint: {{log_steps: 1}}
@@ -56,7 +58,10 @@ checkpoint: {{log_steps: 1}}
 
 
 def test_a_run_under_torchrun_equals_a_run_alone(image_folder: Path, tmp_path: Path) -> None:
-    """Same images, views, losses and final weights, over 9 steps from decoding to export."""
+    """Same images, views, losses and final weights, over 9 steps from decoding to export.
+
+    A ViT with linear heads: batch norm over four images would blow rounding up until nothing could be compared.
+    """
     config = recipe(image_folder, tmp_path)
     arguments = ["--config", str(config), "--device", "cpu", "--workers", "1"]
     alone = python("pretrain/run.py", *arguments, "--out", str(tmp_path / "alone"))
@@ -73,10 +78,10 @@ def test_a_run_under_torchrun_equals_a_run_alone(image_folder: Path, tmp_path: P
     assert len(curves[0]) == 9
     # Before the first update only summation order differs: the same images, crops, colours and weights went in.
     assert curves[1][0] == pytest.approx(curves[0][0], rel=1e-6)
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     assert len(set(curves[0])) == 9
     weights = [
         load_exported(tmp_path / name / "backbone.safetensors").model.state_dict() for name in ("alone", "together")
     ]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
