@@ -24,8 +24,9 @@ class BackboneConfig:
     """timm's name of a ResNet or a Vision Transformer, without a weights tag."""
     args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm's model, e.g. `channels: [16, 32, 64, 128]` for a quarter-width ResNet."""
-    stem: Literal["imagenet", "small"] = "imagenet"
-    """ResNet only. `small`: 3×3 convolution of stride 1 without max pooling, for images of about 32 px."""
+    stem: Literal["imagenet", "small", "small_padded"] = "imagenet"
+    """ResNet only. `small`: 3×3 convolution of stride 1 without max pooling, for images of about 32 px;
+    `small_padded`: the same with a border of 2 instead of 1 pixels, as solo-learn trains it."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Per-channel mean (RGB, image values in 0 … 1) that is subtracted from the input."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -76,17 +77,27 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
         raise UserError(f"backbone.args {config.args} don't fit {config.name}: {error}") from None
     if not isinstance(model, ResNet | VisionTransformer):
         raise UserError(f"{config.name} is a {type(model).__name__}; backbones here are ResNets or plain ViTs")
-    if config.stem == "small":
+    if config.stem != "imagenet":
         if not isinstance(model, ResNet):
-            raise UserError(f"backbone.stem=small is for ResNets; {config.name} has patches")
-        _shrink_stem(model)
+            raise UserError(f"backbone.stem={config.stem} is for ResNets; {config.name} has patches")
+        _shrink_stem(model, padding=2 if config.stem == "small_padded" else 1)
     return model
 
 
-def _shrink_stem(resnet: Any) -> None:
-    resnet.conv1 = nn.Conv2d(3, resnet.bn1.num_features, 3, stride=1, padding=1, bias=False)
+def _shrink_stem(resnet: Any, padding: int) -> None:
+    resnet.conv1 = nn.Conv2d(3, resnet.bn1.num_features, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     resnet.maxpool = nn.Identity()
+
+
+class RawPixels(nn.Module):
+    """The baseline without a network: the normalised image itself, flattened, is the feature."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 3·H·W]."""
+        return images.flatten(1)
+
+    forward = forward_features
 
 
 def is_vit(model: nn.Module) -> bool:
@@ -95,7 +106,7 @@ def is_vit(model: nn.Module) -> bool:
 
 
 def feature_width(model: Any, pooling: Pooling = "auto") -> int:
-    """Length of the vectors that `pooled_features` gives."""
+    """Length of the vectors that `pooled_features` gives; a network's only, raw pixels have the image's size."""
     return int(model.num_features) * (2 if pooling == "cls+patches" else 1)
 
 
@@ -104,8 +115,13 @@ def pooled_features(model: Any, images: Tensor, pooling: Pooling = "auto") -> Te
 
     `avg` (ResNet): mean over positions. `cls`: the class token after the final norm; `patches`: the mean patch
     token; `cls+patches`: both, concatenated. `auto`: `avg` for ResNets; for ViTs `cls`, or `patches` where the
-    model has no class token. Raises `UserError` where the pooling doesn't exist for the model.
+    model has no class token. Raw pixels know only `auto`. Raises `UserError` where the pooling doesn't exist for the
+    model.
     """
+    if isinstance(model, RawPixels):
+        if pooling != "auto":
+            raise UserError(f"pooling {pooling} is for networks; raw pixels have only auto")
+        return model(images)
     if not is_vit(model):
         if pooling not in ("auto", "avg"):
             raise UserError(f"pooling {pooling} is for ViTs; a ResNet has only avg")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import Backbone, BackboneConfig, build_backbone, to_metadata
+from core.bookkeeping import STAND_INS
 from core.config import from_dict
 from core.coverage import load_completely
 from core.errors import UserError
@@ -52,11 +53,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_tensors(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
 
-    Raises `UserError` for a missing, damaged or non-checkpoint file, and for one that holds other objects than
-    tensors and plain values.
+    Bookkeeping of other projects (see core/bookkeeping.py) comes as inert stand-ins. Raises `UserError` for a missing,
+    damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(STAND_INS)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
     except IsADirectoryError:

@@ -1,0 +1,235 @@
+"""Architectures, read from text such as `resnet18(channels=[16, 32, 64, 128])` and from the shapes of weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from core.backbones import BackboneConfig, build_backbone, describe
+from core.config import from_dict
+from core.coverage import compare
+from core.errors import UserError
+
+# (bottlenecks, blocks per stage, groups, base width) -> timm's name.
+_RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
+    (False, (2, 2, 2, 2), 1, 64): "resnet18",
+    (False, (3, 4, 6, 3), 1, 64): "resnet34",
+    (True, (3, 4, 6, 3), 1, 64): "resnet50",
+    (True, (3, 4, 23, 3), 1, 64): "resnet101",
+    (True, (3, 8, 36, 3), 1, 64): "resnet152",
+    (True, (3, 4, 6, 3), 1, 128): "wide_resnet50_2",
+    (True, (3, 4, 23, 3), 1, 128): "wide_resnet101_2",
+    (True, (3, 4, 6, 3), 32, 4): "resnext50_32x4d",
+    (True, (3, 4, 23, 3), 32, 8): "resnext101_32x8d",
+}
+_CHANNELS = [64, 128, 256, 512]
+# (width, depth) -> timm's word for the size and its number of heads.
+_VITS = {
+    (192, 12): ("tiny", 3),
+    (384, 12): ("small", 6),
+    (768, 12): ("base", 12),
+    (1024, 24): ("large", 16),
+    (1280, 32): ("huge", 16),
+}
+# Arguments that make another network than the name says; a narrow ResNet-18 still goes by its name.
+_SIZES = {"layers", "cardinality", "base_width", "patch_size", "embed_dim", "depth"}
+
+
+def parse_architecture(text: str) -> BackboneConfig:
+    """`NAME` or `NAME(key=value, …)`, as `core.backbones.describe` prints it; values are YAML, `stem` sets the stem."""
+    match = re.fullmatch(r"([\w.]+)\s*(?:\((.*)\))?", text.strip(), re.DOTALL)
+    if match is None:
+        raise UserError(f"{text!r} is not an architecture; write e.g. resnet50 or 'resnet18(channels=[16,32,64,128])'")
+    try:
+        args = yaml.safe_load("{" + re.sub(r"(\w+)\s*=\s*", r"\1: ", match[2] or "") + "}")
+    except yaml.YAMLError:
+        args = None
+    if not isinstance(args, dict) or None in args.values():
+        raise UserError(f"the arguments in {text!r} can't be read; write e.g. 'resnet18(channels=[16,32,64,128])'")
+    stem = args.pop("stem", "imagenet")
+    return from_dict(BackboneConfig, {"name": match[1], "args": args, "stem": stem})
+
+
+def agree(config: BackboneConfig, arch: str | None, source: str) -> None:
+    """Raises `UserError` where `arch` contradicts the architecture that `source` is known to have."""
+    if arch is None:
+        return
+    wanted = parse_architecture(arch)
+    if wanted.name != config.name or ("(" in arch and (wanted.args, wanted.stem) != (config.args, config.stem)):
+        raise UserError(f"{source} is a {describe(config)}, --arch says {arch}")
+
+
+def settle(
+    tensors: Mapping[str, Tensor], arch: str | None, source: str, padded_stem: bool = False
+) -> tuple[BackboneConfig, str]:
+    """The architecture of weights under timm's names, and a note on what had to be assumed ("" for nothing).
+
+    `arch` decides what the weights can't show, and must fit them. `padded_stem`: 3×3 stems have a border of 2.
+    Raises `UserError` where it doesn't fit, and where there is none and the shapes don't tell.
+    """
+    try:
+        inferred, note = infer(tensors, source, padded_stem)
+    except UserError:
+        if arch is None:
+            raise
+        inferred = None
+    if arch is None:
+        assert inferred is not None
+        return inferred, note
+    wanted = parse_architecture(arch)
+    if inferred is not None and wanted == BackboneConfig(inferred.name) and not _SIZES & inferred.args.keys():
+        return inferred, note
+    model = build_backbone(wanted)
+    coverage = compare(model, tensors)
+    if not coverage.complete:
+        if inferred is None:
+            raise UserError(f"{source} does not fit --arch {arch}: {coverage.summary()}")
+        raise UserError(f"{source} is a {describe(inferred)}, --arch says {arch}")
+    return wanted, f"--arch {arch}"
+
+
+def infer(tensors: Mapping[str, Tensor], source: str, padded_stem: bool = False) -> tuple[BackboneConfig, str]:
+    """`settle` without an `arch`."""
+    try:
+        if "patch_embed.proj.weight" in tensors:
+            return _infer_vit(tensors, source)
+        return _infer_resnet(tensors, source, padded_stem)
+    except (IndexError, ZeroDivisionError) as error:  # tensors without the dimensions of a convolution
+        raise UserError(f"{source} holds tensors whose shapes no known network has ({error}); give --arch") from None
+
+
+def _infer_resnet(tensors: Mapping[str, Tensor], source: str, padded_stem: bool) -> tuple[BackboneConfig, str]:
+    stem = tensors.get("conv1.weight")
+    if stem is None or stem.shape[:2] != (64, 3) or stem.shape[2:] not in ((7, 7), (3, 3)):
+        shape = "a deep stem" if stem is None else f"a stem of shape {list(stem.shape)}"
+        raise UserError(
+            f"{source} holds a ResNet with {shape}; known are 64 filters of 7×7 or 3×3 over RGB, "
+            f"for others give timm's name with --arch, e.g. resnet50d"
+        )
+    numbers = sorted(
+        {(int(m[1]), int(m[2])) for m in (re.match(r"layer(\d+)\.(\d+)\.", name) for name in tensors) if m}
+    )
+    layers = [sum(stage == number for stage, _ in numbers) for number in range(1, max(numbers)[0] + 1)]
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    try:
+        last = "conv3" if bottleneck else "conv2"
+        expansion = 4 if bottleneck else 1
+        channels = [
+            tensors[f"layer{stage}.0.{last}.weight"].shape[0] // expansion for stage in range(1, len(layers) + 1)
+        ]
+        middle = tensors["layer1.0.conv2.weight"]
+    except KeyError as error:
+        raise UserError(f"{source} holds an incomplete ResNet: {error.args[0]} is missing") from None
+    groups = middle.shape[0] // middle.shape[1] if bottleneck else 1
+    base_width = middle.shape[0] // groups * 64 // channels[0] if bottleneck else 64
+    args: dict[str, Any] = {}
+    name = _RESNETS.get((bottleneck, tuple(layers), groups, base_width))
+    if name is None:
+        name = _RESNETS.get((bottleneck, tuple(layers), 1, 64))
+        if name is None:
+            name = "resnet50" if bottleneck else "resnet18"
+            args["layers"] = layers
+        if groups > 1:
+            args["cardinality"] = groups
+        if base_width != 64:
+            args["base_width"] = base_width
+    if channels != _CHANNELS:
+        args["channels"] = channels
+    if stem.shape[2] == 7:
+        return BackboneConfig(name, args), ""
+    kind, border = ("small_padded", 2) if padded_stem else ("small", 1)
+    note = f"3×3 stem: stride 1, border {border}, no max pooling assumed"
+    return BackboneConfig(name, args, kind), note  # type: ignore[arg-type]
+
+
+def _infer_vit(tensors: Mapping[str, Tensor], source: str) -> tuple[BackboneConfig, str]:
+    patches = tensors["patch_embed.proj.weight"]
+    if patches.ndim != 4 or patches.shape[1] != 3 or patches.shape[2] != patches.shape[3]:
+        raise UserError(f"{source} holds a ViT with patches of shape {list(patches.shape)}; known are square RGB ones")
+    width, patch = patches.shape[0], patches.shape[2]
+    depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m)
+    hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in tensors else 4 * width
+    grid, args = _position_grid(tensors, source)
+    if grid is None:
+        args["pos_embed"] = "none"
+    elif grid * patch != 224:
+        args["img_size"] = grid * patch
+    size, heads = _VITS.get((width, depth), ("", 0))
+    entry = f"vit_{size}_patch{patch}_224"
+    if not size or not _known(entry):
+        entry, (entry_width, entry_depth, entry_heads, entry_patch) = "vit_small_patch16_224", (384, 12, 6, 16)
+        sizes = {"patch_size": (patch, entry_patch), "embed_dim": (width, entry_width), "depth": (depth, entry_depth)}
+        args |= {key: value for key, (value, default) in sizes.items() if value != default}
+    else:
+        entry_heads = heads
+    fixed = grid is not None and _is_moco_v3(tensors["pos_embed"], grid)
+    if fixed and width == 384:
+        heads, note = 12, "12 attention heads, as MoCo v3's ViT-S has (its fixed position embedding tells it)"
+    else:
+        if not heads and width % 64:
+            raise UserError(
+                f"{source} holds a ViT of width {width}, whose number of attention heads the weights don't show; give "
+                f"--arch '{describe(BackboneConfig(entry, args)).removesuffix(')')}, num_heads=N)'"
+            )
+        heads = heads or width // 64
+        note = f"{heads} attention heads assumed, the weights don't show them"
+    if heads != entry_heads:
+        args["num_heads"] = heads
+    if hidden != 4 * width:
+        args["mlp_ratio"] = hidden / width
+    return BackboneConfig(entry, args | _vit_options(tensors)), note
+
+
+def _vit_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    args: dict[str, Any] = {}
+    if "cls_token" not in tensors:
+        args |= {"class_token": False, "global_pool": "avg", "fc_norm": "fc_norm.weight" in tensors}
+    elif "fc_norm.weight" in tensors:
+        args["global_pool"] = "avg"
+    elif "norm.weight" not in tensors:
+        args["final_norm"] = False
+    if "reg_token" in tensors:
+        args["reg_tokens"] = tensors["reg_token"].shape[1]
+    if "norm_pre.weight" in tensors:
+        args["pre_norm"] = True
+    if "blocks.0.attn.qkv.bias" not in tensors:
+        args["qkv_bias"] = False
+    if "blocks.0.ls1.gamma" in tensors:
+        args["init_values"] = 1.0  # the start of layer scale; its trained values replace it
+    return args
+
+
+def _position_grid(tensors: Mapping[str, Tensor], source: str) -> tuple[int | None, dict[str, Any]]:
+    """Side of the square grid of position embeddings (None without any), and whether the class token has one."""
+    if "pos_embed" not in tensors:
+        return None, {}
+    length = tensors["pos_embed"].shape[-2]
+    prefix = int("cls_token" in tensors) + (tensors["reg_token"].shape[1] if "reg_token" in tensors else 0)
+    for without, args in ((prefix, {}), (0, {"no_embed_class": True})):
+        side = math.isqrt(max(0, length - without))
+        if side > 0 and side * side == length - without:
+            return side, args
+    raise UserError(f"{source} holds a ViT with {length} position embeddings, which are no square grid; give --arch")
+
+
+def _is_moco_v3(embedding: Tensor, side: int) -> bool:
+    """Whether the embedding is MoCo v3's fixed one (sine and cosine in 2-D; arXiv 2104.02057, section 5)."""
+    quarter = embedding.shape[-1] // 4
+    frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(torch.arange(side).double(), torch.arange(side).double(), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    expected = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    given = embedding.reshape(-1, embedding.shape[-1])[-side * side :].double()
+    return given.shape == expected.shape and bool(torch.allclose(given, expected, rtol=0, atol=1e-3))
+
+
+def _known(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name)

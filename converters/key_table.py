@@ -1,0 +1,35 @@
+"""The account of a conversion: what became of every tensor in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Every tensor of the file stands in exactly one of `matched`, `renamed` and `dropped`."""
+
+    matched: tuple[str, ...]
+    """Names that the file and the destination share."""
+    renamed: tuple[tuple[str, str], ...]
+    """(name in the file, name in the destination)."""
+    dropped: tuple[tuple[str, str], ...]
+    """(name in the file, why it is no part of the backbone)."""
+    filled: tuple[str, ...] = ()
+    """Names in the destination that the file lacks and that are set to 0: batch counters of old files."""
+
+    def summary(self) -> str:
+        """One line: the counts."""
+        line = f"{len(self.matched)} matched, {len(self.renamed)} renamed, {len(self.dropped)} dropped"
+        return line + (f", {len(self.filled)} filled with 0" if self.filled else "")
+
+    def text(self) -> str:
+        """The whole account, a line per tensor; what was dropped for the same reason stands together."""
+        lines = [f"  {name}" for name in self.matched]
+        lines += [f"  {old} -> {new}" for old, new in self.renamed]
+        reasons = dict.fromkeys(reason for _, reason in self.dropped)
+        for why in reasons:
+            lines.append(f"  dropped, {why}:")
+            lines += [f"    {name}" for name, reason in self.dropped if reason == why]
+        lines += [f"  {name} = 0, absent in the file" for name in self.filled]
+        return "\n".join([self.summary(), *lines])

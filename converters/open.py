@@ -1,0 +1,197 @@
+"""Opening whatever --ckpt names: our own runs and files, timm's models, other projects' checkpoints, baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converters.architecture import agree, parse_architecture, settle
+from converters.families import Network, recognise
+from converters.key_table import KeyTable
+from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
+from core.checkpoints import (
+    BACKBONE_FORMAT,
+    EXPORTS,
+    file_digest,
+    is_training_state,
+    load_exported,
+    read_safetensors,
+    read_tensors,
+    training_states,
+)
+from core.config import from_dict
+from core.coverage import load_completely
+from core.errors import UserError
+
+
+def open_backbone(ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0) -> Backbone:
+    """The backbone that `ckpt` names, every tensor of it loaded.
+
+    `ckpt` is one of
+
+    - a run folder, one of its `backbone*.safetensors` or `checkpoints/step_*.pt`;
+    - `timm:NAME` or `timm:NAME(key=value, …)`: random weights from `seed`, e.g.
+      `timm:resnet18(channels=[16,32,64,128], stem=small)`; `timm:NAME.TAG`: the weights that timm released;
+    - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
+    - `pixels`: the flattened image itself;
+    - a file of another project (see converters/families.py): the family is found from its keys.
+
+    `network`: which of two networks, where there are two. `arch` (as after `timm:`) decides what foreign weights don't
+    show, and must not contradict them. Raises `UserError` for everything that can't be opened completely.
+    """
+    return open_with_account(ckpt, network, arch, seed)[0]
+
+
+def open_with_account(
+    ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0
+) -> tuple[Backbone, KeyTable]:
+    """`open_backbone`, and what became of every tensor in the file."""
+    backbone, table = _open(ckpt, network, arch, seed)
+    backbone.model.eval()
+    return backbone, table or KeyTable(tuple(backbone.model.state_dict()), (), ())
+
+
+def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Backbone, KeyTable | None]:
+    if ckpt == "pixels":
+        if arch is not None:
+            raise UserError(f"pixels is no network, so --arch {arch} can't hold; leave it out")
+        return Backbone(BackboneConfig("pixels"), RawPixels(), "raw pixels", {"network": "none"}), None
+    if ckpt.startswith("timm:"):
+        backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
+        agree(backbone.config, arch, ckpt)
+        return backbone, None
+    if ckpt.startswith("random:"):
+        like = open_backbone(ckpt.removeprefix("random:"), network, arch)
+        if isinstance(like.model, RawPixels):
+            raise UserError(f"{ckpt}: pixels have no weights that could be random; name a checkpoint or timm:NAME")
+        return _random(like.config, ckpt, seed), None
+    path = Path(ckpt).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"no checkpoint {ckpt}; --ckpt takes a run folder, a weights file, timm:NAME, random:CKPT or pixels"
+        )
+    if path.is_dir():
+        path = _in_folder(path, network)
+    if path.suffix == ".safetensors":
+        tensors, header = read_safetensors(path)
+        if header.get("format") == BACKBONE_FORMAT:
+            return _exported(path, network, arch), None
+        return _foreign(path, tensors, network, arch)
+    document = read_tensors(path)
+    if is_training_state(document):
+        return _training_state(path, document, network, arch), None
+    return _foreign(path, document, network, arch)
+
+
+def _in_folder(folder: Path, network: Network) -> Path:
+    exports = {name: folder / file for name, file in EXPORTS.items() if (folder / file).is_file()}
+    if network in exports:
+        return exports[network]
+    if exports:
+        raise UserError(f"{folder} holds no {network} network, only {' and '.join(exports)}; ask for that")
+    states = training_states(folder / "checkpoints")
+    if not states:
+        raise UserError(f"{folder} is no run folder: it holds neither {EXPORTS['online']} nor checkpoints/step_*.pt")
+    return states[-1]
+
+
+def _exported(path: Path, network: Network, arch: str | None) -> Backbone:
+    backbone = load_exported(path)
+    agree(backbone.config, arch, str(path))
+    held = backbone.origin.get("network", network)
+    # `online` is what a call without a wish asks for, so only a wish for the target can be disappointed by a file.
+    if network == "target" and held != "target":
+        raise UserError(f"{path} holds the {held} network, not the target; pass {EXPORTS['target']} or the run folder")
+    origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), **backbone.origin}
+    source = f"{path} (exported {held} backbone, {describe(backbone.config)})"
+    return dataclasses.replace(backbone, source=source, origin=origin)
+
+
+def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch: str | None) -> Backbone:
+    try:
+        if state[network] is None:
+            raise UserError(f"{path} holds no {network} network, only online; ask for that")
+        settings = state["config"]
+        config = from_dict(BackboneConfig, settings["backbone"])
+        prefix = "backbone."
+        tensors = {name.removeprefix(prefix): t for name, t in state[network].items() if name.startswith(prefix)}
+        facts = {"method": settings["objective"]["name"], "epoch": state["epoch"], "step": state["step"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is a damaged training state (no {error}); take an older one") from None
+    agree(config, arch, str(path))
+    model = build_backbone(config)
+    load_completely(model, tensors, str(path))
+    origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), "network": network}
+    origin |= {key: str(value) for key, value in facts.items()}
+    return Backbone(config, model, f"{path} (training state, {network} network, {describe(config)})", origin)
+
+
+def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
+    found = recognise(document, str(path), network)
+    config, note = settle(found.tensors, arch, str(path), found.padded_stem)
+    model = build_backbone(config)
+    load_completely(model, found.tensors, str(path))
+    which = "its only network" if found.network == "unknown" else f"{found.network} network"
+    notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])
+    origin = {"family": found.family, "file_sha256": file_digest(path), "network": found.network}
+    if isinstance(epoch := document.get("epoch"), int):
+        origin["epoch"] = str(epoch)
+    return Backbone(config, model, f"{path} ({notes})", origin), found.table
+
+
+def _random(config: BackboneConfig, ckpt: str, seed: int) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_backbone(config)
+    origin = {"family": "random", "network": "none", "seed": str(seed)}
+    return Backbone(config, model, f"{ckpt} ({describe(config)}; random initialisation, seed {seed})", origin)
+
+
+def _from_timm(text: str, seed: int) -> Backbone:
+    name, bracket, _ = text.partition("(")
+    base, dot, tag = name.strip().partition(".")
+    if not dot:
+        return _random(parse_architecture(text), f"timm:{text}", seed)
+    if bracket:
+        raise UserError(f"timm:{text}: released weights fix the architecture; leave the arguments or the tag out")
+    pretrained, settings = _released(base, tag)
+    config = BackboneConfig(base, mean=tuple(settings["mean"]), std=tuple(settings["std"]))
+    model = build_backbone(config)
+    load_completely(model, pretrained, f"timm:{text}")
+    origin = {"family": "timm", "network": "none", "weights": text}
+    return Backbone(config, model, f"timm:{text} (weights released with timm)", origin)
+
+
+def _released(base: str, tag: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """State dict without the head and timm's settings of released weights, from timm's cache or the network."""
+    import timm
+
+    build_backbone(BackboneConfig(base))  # an unknown or unfit name is refused before anything is fetched
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
+    if tag not in tags:
+        close = difflib.get_close_matches(tag, tags, n=3, cutoff=0.3) or tags[:3]
+        shown = f"; there are {', '.join(close)}" if close else ""
+        raise UserError(f"timm has no weights {tag!r} for {base}{shown}; without a tag, timm:{base} is random")
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # one line of ours stands for its dozen about retries
+    print(f"timm:{base}.{tag}: taken from the cache, or fetched (gives up after about a minute)", file=sys.stderr)
+    try:
+        model: Any = timm.create_model(f"{base}.{tag}", pretrained=True, num_classes=0)
+    except Exception as error:  # whatever the network, the hub or its cache raise: no weights
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the weights timm:{base}.{tag} can't be fetched ({reason}); download the file elsewhere and pass it as "
+            f"--ckpt FILE"
+        ) from None
+    finally:
+        hub.setLevel(level)
+    return model.state_dict(), model.pretrained_cfg
