@@ -1,0 +1,204 @@
+"""Fashion-MNIST: 70,000 grey 28 × 28 pictures of clothes in ten classes (Xiao et al. 2017, arXiv 1708.07747)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import shutil
+import struct
+import subprocess
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from core.data.cache import cache_folder
+from core.data.whole_folder import whole_folder
+from core.errors import UserError
+
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+PACKAGE = "dataset-fashion-mnist"
+PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
+PLACES = (Path(), Path("FashionMNIST/raw"), Path("raw"))
+"""Where the files may lie below the user's folder: flat, or in torchvision's layout."""
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """One of the four published files, uncompressed."""
+
+    name: str
+    """File name without `.gz`."""
+    shape: tuple[int, ...]
+    """What it holds: one byte per value."""
+    sha256: str
+    """Of the uncompressed file, so that it is the same however the file was packed."""
+
+
+FILES = {
+    "train": (
+        IdxFile(
+            "train-images-idx3-ubyte",
+            (60000, 28, 28),
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        ),
+        IdxFile(
+            "train-labels-idx1-ubyte", (60000,), "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+        ),
+    ),
+    "test": (
+        IdxFile(
+            "t10k-images-idx3-ubyte",
+            (10000, 28, 28),
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        ),
+        IdxFile("t10k-labels-idx1-ubyte", (10000,), "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    ),
+}
+"""Split -> its images and its labels."""
+
+
+class FashionMNIST:
+    """One split of Fashion-MNIST in memory, an `ImageSet` of RGB images."""
+
+    def __init__(self, split: str, folder: Path | None = None, limit: int | None = None) -> None:
+        """`split` is train (60,000) or test (10,000).
+
+        `folder` holds the four files, `.gz` or not, flat or in torchvision's layout. Without it they come from the
+        Debian package dataset-fashion-mnist: as installed, or unpacked once into the cache folder.
+        `limit` keeps that many images, equally many of each class (± 1): in each class a fixed random order decides,
+        so that a smaller limit is a part of a larger one. Images stay in the order of the files.
+
+        Raises:
+            UserError: for an unknown split, an impossible limit, a missing or a damaged file.
+        """
+        if split not in FILES:
+            raise UserError(f"fashion-mnist has no split {split!r}: choose train or test")
+        pictures, labels = FILES[split]
+        count = pictures.shape[0]
+        if limit is not None and not 1 <= limit <= count:
+            raise UserError(f"limit is {limit}, but fashion-mnist:{split} has {count} images: choose 1 … {count}")
+        where = _debian_folder() if folder is None else folder
+        self._images = read_idx(_find(where, pictures), pictures)
+        self._labels = read_idx(_find(where, labels), labels)
+        self._positions = np.arange(count) if limit is None else balanced(self._labels, limit)
+        self._identity = f"{pictures.sha256} {labels.sha256} {limit}"
+        self._file = pictures.name
+        self.name = f"fashion-mnist:{split}"
+        self.classes = CLASSES
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Image `index`, RGB, 28 × 28: the grey value in all three channels."""
+        return PIL.Image.fromarray(self._images[self._positions[index]]).convert("RGB")
+
+    def label(self, index: int) -> int:
+        """Class of image `index`, 0 … 9."""
+        return int(self._labels[self._positions[index]])
+
+    def where(self, index: int) -> str:
+        """`train-images-idx3-ubyte#position`, counted in the file."""
+        return f"{self._file}#{self._positions[index]}"
+
+    def digest(self) -> str:
+        """sha256 (hex) of the files' digests and the limit."""
+        return hashlib.sha256(self._identity.encode()).hexdigest()
+
+
+def balanced(labels: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
+    """Positions of `limit` images, equally many of each class (± 1 while a class lasts), ascending."""
+    order = np.argsort(np.random.default_rng(0).random(len(labels)))
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return np.sort(np.lexsort((labels, rank))[:limit])
+
+
+def read_idx(path: Path, expected: IdxFile) -> NDArray[np.uint8]:
+    """The array in an idx file of unsigned bytes, packed with gzip if its name ends in `.gz`.
+
+    Format: two zero bytes, 8 (unsigned byte), the number of dimensions, each dimension as a big-endian 32-bit number,
+    then the values. Never more than the expected size is unpacked.
+
+    Raises:
+        UserError: if the file can't be read, or is not the expected one to the last bit.
+    """
+    header = struct.pack(f">BBBB{len(expected.shape)}I", 0, 0, 8, len(expected.shape), *expected.shape)
+    size = len(header) + math.prod(expected.shape)
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"can't read {path} ({error}): get this file again") from error
+    if not content.startswith(header):
+        raise UserError(
+            f"{path} is not an idx file of {' × '.join(map(str, expected.shape))} bytes: get this file again"
+        )
+    if len(content) != size:
+        amount = "more than " if len(content) > size else f"only {len(content)} of "
+        raise UserError(f"{path} holds {amount}{size} bytes: get this file again")
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise UserError(f"{path} is damaged (its sha256 is not that of the published file): get this file again")
+    return np.frombuffer(content, dtype=np.uint8, offset=len(header)).reshape(expected.shape)
+
+
+def _find(folder: Path, file: IdxFile) -> Path:
+    for place in PLACES:
+        for suffix in ("", ".gz"):
+            path = folder / place / (file.name + suffix)
+            if path.is_file():
+                return path
+    raise UserError(
+        f"{folder} holds no {file.name}[.gz]: put the files {_file_names()} there or into {PLACES[1]}/ below it"
+    )
+
+
+def _file_names() -> str:
+    return ", ".join(f"{file.name}.gz" for split in FILES.values() for file in split)
+
+
+def _debian_folder() -> Path:
+    """The folder of the Debian package: installed, else unpacked in the cache, which takes no root."""
+    if (installed := Path("/") / PACKAGE_FOLDER).is_dir():
+        return installed
+    unpacked = cache_folder() / "fashion-mnist"
+    if unpacked.is_dir():
+        return unpacked
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise UserError(
+                f"Fashion-MNIST comes from the Debian package {PACKAGE}, but there is no {tool} here: put the files "
+                f"{_file_names()} into {unpacked}, or name the folder that holds them"
+            )
+    with whole_folder(unpacked, unpacked.is_dir) as part:
+        _run(["apt-get", "download", PACKAGE], part)
+        (archive,) = part.glob("*.deb")
+        _run(["dpkg-deb", "-x", archive.name, "."], part)
+        for file in (part / PACKAGE_FOLDER).iterdir():
+            file.rename(part / file.name)
+        archive.unlink()
+        shutil.rmtree(part / "usr")
+    return unpacked
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
+        )
+        failed, lines = done.returncode != 0, (done.stdout + done.stderr).split("\n")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed, lines = True, [str(error)]
+    if failed:
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        raise UserError(
+            f"`{' '.join(command)}` failed ({last}): run `apt-get update` as root and try again, or name a folder "
+            f"that holds {_file_names()}"
+        )
