@@ -20,7 +20,7 @@ from pretrain.views import ViewConfig
 JITTER = ((brightness_, 1.0), (contrast_, 1.0), (saturation_, 1.0), (hue_, 0.0))
 """The operations in the order of their factors, each with the factor that changes nothing."""
 
-CPU_PIXELS = 65_536
+CPU_PIXELS = 100_000
 """On the CPU, samples are taken through all operations in groups of about this many pixels, which stay in its cache."""
 
 

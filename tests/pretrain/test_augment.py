@@ -82,6 +82,19 @@ def test_the_whole_recipe_equals_torchvisions_per_sample(pretext: str | None, si
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("absent", range(4))
+def test_a_strength_of_zero_leaves_the_other_three_at_work(absent: int) -> None:
+    jitter = tuple(0.0 if number == absent else strength for number, strength in enumerate(RECIPE.jitter))
+    recipe = PhotometricConfig(jitter=jitter, jitter_p=1.0, grey_p=0.0, blur_p=0.0)  # type: ignore[arg-type]
+    config = ViewConfig(count=1, size=24, photometric=(recipe,))
+    images, parameters = make(config, batch=4)
+    assert (parameters["jitter"][:, absent] == (absent < 3)).all()
+    got = augment(images, parameters, config, MEAN, STD)
+    for i in range(4):
+        expected = by_torchvision(images[i], {name: values[i] for name, values in parameters.items()})
+        torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pretext", [None, "cutout", "rotate", "shuffle"])
 def test_a_batch_equals_each_sample_alone(pretext: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CPU_PIXELS", 10**9)  # the whole batch at once, as on a GPU

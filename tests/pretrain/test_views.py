@@ -154,6 +154,20 @@ def test_a_batch_has_the_documented_shapes() -> None:
     }
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_pinned_for_the_copy_to_the_device(workers: int) -> None:
+    views = Views(Noise(), VIEWS, seed=0)
+    keys = [[(0, 1), (0, 2)], [(0, 3), (0, 4)]]
+    loader = DataLoader(views, batch_sampler=keys, num_workers=workers, collate_fn=collate, pin_memory=True)
+    for batch, wanted in zip(loader, keys, strict=True):
+        expected = collate([views[key] for key in wanted])
+        for name, of_type in batch.views.items():
+            for got, view in zip(of_type, expected.views[name], strict=True):
+                assert got.images.is_pinned()
+                assert torch.equal(got.images.to("cuda", non_blocking=True).cpu(), view.images)
+
+
 def test_a_broken_image_is_replaced_and_named() -> None:
     views = Views(Noise(broken=frozenset({2, 5})), VIEWS, seed=0)
     sample = views[0, 2]
@@ -241,6 +255,9 @@ def test_probabilities_and_ranges_are_kept() -> None:
     for column, (low, high) in enumerate(((0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1))):
         assert stats.kstest(factors[:, column], "uniform", (low, high - low)).pvalue > 0.01
     assert (together["jitter"][~jittered] == (1, 1, 1, 0)).all()
+    first = together["jitter_order"][jittered][:, 0]
+    for number, column in itertools.product(range(4), range(4)):  # the order doesn't depend on the factors
+        assert stats.mannwhitneyu(factors[first == number, column], factors[first != number, column]).pvalue > 0.005
     assert stats.kstest(together["blur_sigma"][blurred], "uniform", (0.5, 1.0)).pvalue > 0.01
     assert (together["solarise_from"][solarised] == 0.75).all()
     assert (together["blur_kernel"] == 9).all()
