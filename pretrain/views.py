@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class ViewConfig:
         else:
             tasks.find(self.pretext).draw(self.pretext_config, self.size, np.random.default_rng(0))
 
-    @property
+    @cached_property
     def pretext_config(self) -> Any:
         """The pretext task's own `Config`; only where there is a pretext task."""
         assert self.pretext is not None

@@ -65,5 +65,6 @@ def apply(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: Co
     inside = ((rows >= top) & (rows < top + height))[:, :, None] & ((columns >= left) & (columns < left + width))[
         :, None
     ]
-    fill = torch.tensor(config.fill).to(device, non_blocking=True)
-    return torch.where(inside[:, None], fill[:, None, None], images)
+    covered = inside[:, None].to(images.dtype)
+    fill = torch.tensor(config.fill).to(device, non_blocking=True)[:, None, None]
+    return images.mul_(1 - covered).add_(covered * fill)
