@@ -230,9 +230,7 @@ def _texture(size: int, label: int, side: int, split: str, rng: np.random.Genera
     tile = pieces[_below(rng, len(pieces))]
     # Zoom goes by the size of the scene, so that a scene looks the same at every size.
     extent = min(side * _between(rng, 0.9, 1.8) * 96 / size, *tile.size)
-    x, y = (_between(rng, 0, length - extent) for length in tile.size)
-    patch = tile.resize((side, side), PIL.Image.Resampling.BICUBIC, box=(x, y, x + extent, y + extent))
-    patch = patch.rotate(_between(rng, 0, 360), PIL.Image.Resampling.BILINEAR)
+    patch = _piece(tile, extent, side, rng).rotate(_between(rng, 0, 360), PIL.Image.Resampling.BILINEAR)
     return np.asarray(patch, dtype=np.float32) * _tint(rng, 0.2)
 
 
@@ -249,8 +247,7 @@ def _backdrop(size: int, split: str, rng: np.random.Generator) -> NDArray[np.flo
     pieces = tiles(BACKGROUNDS[_below(rng, len(BACKGROUNDS))], split)
     tile = pieces[_below(rng, len(pieces))]
     extent = _between(rng, 0.4, 1) * min(tile.size)
-    x, y = (_between(rng, 0, length - extent) for length in tile.size)
-    piece = tile.resize((size, size), PIL.Image.Resampling.BICUBIC, box=(x, y, x + extent, y + extent))
+    piece = _piece(tile, extent, size, rng)
     if rng.random() < 0.5:
         piece = piece.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = np.asarray(piece, dtype=np.float32)
@@ -258,6 +255,14 @@ def _backdrop(size: int, split: str, rng: np.random.Generator) -> NDArray[np.flo
     # Pale and little tinted: a loud background would tell images apart without a look at the objects,
     # and self-supervision would learn nothing of the classes.
     return (mean + 0.6 * (pixels - mean)) * _tint(rng, 0.2)
+
+
+def _piece(tile: PIL.Image.Image, extent: float, side: int, rng: np.random.Generator) -> PIL.Image.Image:
+    """A square of `extent` pixels from anywhere in `tile`, resampled to `side` pixels."""
+    x, y = (_between(rng, 0, length - extent) for length in tile.size)
+    # One axis at a time: which one Pillow takes first, and with it the rounding, depends on its release.
+    narrow = tile.resize((side, tile.height), PIL.Image.Resampling.BICUBIC, box=(x, 0, x + extent, tile.height))
+    return narrow.resize((side, side), PIL.Image.Resampling.BICUBIC, box=(0, y, side, y + extent))
 
 
 def _tint(rng: np.random.Generator, spread: float) -> NDArray[np.float32]:

@@ -41,9 +41,9 @@ PINNED = {
     ("single", "pretrain"): "bc792204c0c52eb7c347f7ecc3260ecf8cc72724e764fd5144b113009bca70b2",
     ("single", "train"): "7db1e444e5247d8497209f11f413cbd5b1fc2f0d504ac3f07430d48f546d63ec",
     ("single", "test"): "d81b0fef049ecd6ddb8b95d3dbc0b31bb7bb31a262ada74a5b10371c6345ddee",
-    ("several", "pretrain"): "45c6a851501992455c7394df7ca328df2bbfa6b3e61e4a26ba6cff73aff126a3",
-    ("several", "train"): "f93689e4b0d4b4755614c606f13c88e949b0ea06c2bc5917fea2efdfddb7deb9",
-    ("several", "test"): "c5c17f04094db0e5b8b129eadad3a5813c9529939957868469602be17cdd385c",
+    ("several", "pretrain"): "fc533a83836932a914124fc1d1386751dc00cbcc54c81dc8be4855aabf74bd41",
+    ("several", "train"): "95d15231f105800e3feda0bcad92ff201c580eaa025d8c625fe90303a052bd4e",
+    ("several", "test"): "112a9baf2961e0de6ab589c1f3eaedf1b410a78951f6739502a51f6d01b61850",
 }
 
 
