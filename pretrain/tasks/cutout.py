@@ -62,9 +62,8 @@ def apply(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: Co
     top, left, height, width = box[:, :, None].unbind(1)
     rows = torch.arange(images.shape[2], device=device)
     columns = torch.arange(images.shape[3], device=device)
-    inside = ((rows >= top) & (rows < top + height))[:, :, None] & ((columns >= left) & (columns < left + width))[
-        :, None
-    ]
-    covered = inside[:, None].to(images.dtype)
+    in_rows = (rows >= top) & (rows < top + height)
+    in_columns = (columns >= left) & (columns < left + width)
+    covered = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.dtype)
     fill = torch.tensor(config.fill).to(device, non_blocking=True)[:, None, None]
     return images.mul_(1 - covered).add_(covered * fill)
