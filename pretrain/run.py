@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# In front, and instead of this folder, whose files would be importable as `config`, `state`, ….
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
 
@@ -52,7 +54,6 @@ def main() -> None:
         return
     if arguments.show_views:
         from pretrain.contact_sheet import draw_views
-
         draw_views(images, config, arguments.show_views)
         print(f"views drawn: {arguments.show_views}")
         return

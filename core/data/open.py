@@ -51,7 +51,7 @@ def open_images(config: DataConfig, split: Split, seed: int) -> ImageSet:
 def _open_whole(config: DataConfig, split: Split) -> ImageSet:
     kind, _, place = config.source.partition(":")
     if kind == "scenes":
-        from core.data.scene_set import Scenes
+        from core.data.scene_sets import Scenes
 
         return Scenes("test" if split == "val" else split, config.scenes)
     if kind == "fashion-mnist":

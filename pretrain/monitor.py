@@ -1,0 +1,47 @@
+"""Online monitor: k-NN accuracy of the backbone while it trains, on a sample of the labelled data."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from core.data.base import ImageSet
+from core.data.open import Split, open_images
+from core.data.subset import sample
+from core.distributed import Processes
+from core.errors import UserError
+from core.features import EvalTransformConfig, FeatureConfig, extract_features
+from evaluate.knn_protocol import knn_accuracy
+from pretrain.config import PretrainConfig
+
+
+class Monitor:
+    """Bank and queries, opened once; a small check under the protocol's rules, not the protocol's number."""
+
+    def __init__(self, config: PretrainConfig, processes: Processes, workers: int) -> None:
+        """Raises `UserError` where the data has no labelled train and val splits."""
+        self._config, self._processes, self._workers = config, processes, workers
+        monitor = config.monitor
+        self._bank, self._queries = self._open("train", monitor.bank), self._open("val", monitor.queries)
+        if not self._bank.classes or not self._queries.classes:
+            raise UserError(f"{config.data.source} has no labels to monitor k-NN with; set monitor.every_epochs=0")
+        if monitor.k > len(self._bank):
+            raise UserError(f"monitor.k {monitor.k} is more than the bank's {len(self._bank)} images; lower it")
+        self._features = FeatureConfig(EvalTransformConfig(monitor.resize, monitor.crop))
+        self.what = f"monitor: k {monitor.k}, bank {len(self._bank)}, queries {len(self._queries)}"
+
+    def accuracy(self, backbone: nn.Module) -> float:
+        """Top-1 of the weighted vote in percent; all ranks call it together."""
+        bank, queries = (
+            extract_features(
+                backbone, self._config.backbone, images, self._features, self._processes, self._workers, unit=True
+            )
+            for images in (self._bank, self._queries)
+        )
+        k = self._config.monitor.k
+        return knn_accuracy(bank, queries, self._processes, ks=[k])[f"weighted_top1_k{k}"]
+
+    def _open(self, split: Split, limit: int) -> ImageSet:
+        # The sample is taken here rather than by data.limit, which is about the images to train on.
+        data = type(self._config.data)(self._config.data.source, None, self._config.data.scenes)
+        images = open_images(data, split, self._config.seed)
+        return sample(images, limit, self._config.seed) if limit < len(images) else images
