@@ -62,6 +62,27 @@ DIALECTS = (
         rules=tuple((rf"{child}\.(.*)", rf"{name}.\1") for child, name in _CHILD.items()),
         heads=_ON_TOP,
     ),
+    Dialect(
+        "Detectron2's ResNet",
+        "res2.0.conv1.weight",
+        "stem.conv1.",
+        rules=(
+            (r"stem\.conv1\.weight", "conv1.weight"),
+            (r"stem\.conv1\.norm\.(\w+)", r"bn1.\1"),
+            *(
+                (rf"res{number + 1}\.(\d+)\.{theirs}", rf"layer{number}.\1.{ours}")
+                for number in (1, 2, 3, 4)
+                for theirs, ours in (
+                    (r"conv(\d)\.weight", r"conv\2.weight"),
+                    (r"conv(\d)\.norm\.(\w+)", r"bn\2.\3"),
+                    (r"shortcut\.weight", "downsample.0.weight"),
+                    (r"shortcut\.norm\.(\w+)", r"downsample.1.\2"),
+                )
+            ),
+        ),
+        note="RGB input and stride in the 3×3 convolution (STRIDE_IN_1X1 False) assumed",
+        heads=_ON_TOP,
+    ),
     Dialect("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_ON_TOP | _MASKED),
     Dialect(
         "torchvision's ViT",

@@ -40,6 +40,7 @@ class Family:
 
 
 FAMILIES = (
+    Family("Detectron2", ("backbone.bottom_up.", "backbone.", ""), mark=r"matching_heuristics$|(.*\.)?res2\.0\."),
     Family("MULAN's public code", ("online_model.backbone.",), ("target_model.backbone.",)),
     Family("DINO", ("student.backbone.",), ("teacher.backbone.",)),
     Family("MoCo v3", ("base_encoder.",), ("momentum_encoder.",), mark=r"base_encoder\."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -17,6 +18,16 @@ class KeyTable:
     """(name in the file, why it is no part of the backbone)."""
     filled: tuple[str, ...] = ()
     """Names in the destination that the file lacks and that are set to 0: batch counters of old files."""
+
+    def onward(self, names: Mapping[str, str]) -> KeyTable:
+        """The account from the file through timm's names to another destination; `names`: timm's name -> its name."""
+        pairs = [(old, names[new]) for old, new in [*((name, name) for name in self.matched), *self.renamed]]
+        return KeyTable(
+            tuple(new for old, new in pairs if old == new),
+            tuple((old, new) for old, new in pairs if old != new),
+            self.dropped,
+            tuple(names[name] for name in self.filled),
+        )
 
     def summary(self) -> str:
         """One line: the counts."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from converters.architecture import agree, parse_architecture, settle
+from converters.detectron2_file import read_detectron2
 from converters.families import Network, recognise
 from converters.key_table import KeyTable
 from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
@@ -85,6 +86,8 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         if header.get("format") == BACKBONE_FORMAT:
             return _exported(path, network, arch), None
         return _foreign(path, tensors, network, arch)
+    if path.suffix == ".pkl":
+        return _foreign(path, read_detectron2(path), network, arch)
     document = read_tensors(path)
     if is_training_state(document):
         return _training_state(path, document, network, arch), None

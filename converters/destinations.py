@@ -1,0 +1,102 @@
+"""Destinations: a backbone under another library's names, written as that library's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from converters.detectron2_file import resnet_name, write_detectron2
+from converters.key_table import KeyTable
+from converters.torchvision_model import torchvision_model, vit_name
+from core.backbones import Backbone, RawPixels, describe, is_vit
+from core.checkpoints import write_atomically
+from core.errors import UserError
+
+Destination = Literal["detectron2", "torchvision", "timm"]
+
+SUFFIXES: dict[Destination, tuple[str, ...]] = {
+    "detectron2": (".pkl",),
+    "torchvision": (".pth", ".pt", ".safetensors"),
+    "timm": (".pth", ".pt", ".safetensors"),
+}
+
+
+def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -> KeyTable:
+    """Writes the backbone to `out` under the names of `to`; `table` is the account of reading it.
+
+    Gives the account from the file that was read to the file that was written. Raises `UserError` where the library
+    has no such network, and where it has no place for one of the tensors.
+    """
+    if isinstance(backbone.model, RawPixels):
+        raise UserError("pixels is no network and has no weights to convert; pass a checkpoint")
+    if out.suffix not in SUFFIXES[to]:
+        raise UserError(f"a file for {to} ends with {' or '.join(SUFFIXES[to])}, {out} does not; change --out")
+    names = _names(backbone, to)
+    state = backbone.model.state_dict()
+    tensors = {names[name]: tensor for name, tensor in state.items()}
+    if to == "detectron2":
+        write_detectron2(out, tensors)
+    else:
+        _write_tensors(out, tensors)
+    return table.onward(names)
+
+
+def usage(backbone: Backbone, to: Destination, out: Path) -> str:
+    """How the library takes the file, with the settings that its own defaults would get wrong."""
+    mean, std = backbone.config.mean, backbone.config.std
+    if to == "detectron2":
+        text = (
+            f"MODEL.WEIGHTS {out}, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {_times_255(mean)}, "
+            f"MODEL.PIXEL_STD {_times_255(std)}"
+        )
+        if is_vit(backbone.model):
+            return text + "; the names are timm's, for a backbone that wraps timm's ViT"
+        text += ", MODEL.RESNETS.STRIDE_IN_1X1 False"
+        basic = not hasattr(backbone.model.layer1[0], "conv3")  # type: ignore[index]
+        return text + (", MODEL.RESNETS.RES2_OUT_CHANNELS 64" if basic else "")
+    if to == "torchvision":
+        return f"load_state_dict(…, strict=False), only the head may be missing; mean {list(mean)}, std {list(std)}"
+    return f"timm.create_model({backbone.config.name!r}, num_classes=0, checkpoint_path={str(out)!r})" + (
+        f" with {describe(backbone.config)}" if backbone.config.args or backbone.config.stem != "imagenet" else ""
+    )
+
+
+def _times_255(values: tuple[float, ...]) -> list[float]:
+    return [round(255 * value, 3) for value in values]
+
+
+def _names(backbone: Backbone, to: Destination) -> dict[str, str]:
+    """timm's name -> the library's, for every tensor of the backbone."""
+    state: Mapping[str, Any] = backbone.model.state_dict()
+    if to == "timm" or (to == "detectron2" and is_vit(backbone.model)):
+        return {name: name for name in state}
+    if to == "torchvision":
+        torchvision_model(backbone.config, backbone.model)  # refuses what torchvision doesn't have
+        found = {name: vit_name(name) if is_vit(backbone.model) else name for name in state}
+    else:
+        if backbone.config.stem != "imagenet":
+            raise UserError(
+                f"Detectron2's ResNets have a 7×7 stem with max pooling, {describe(backbone.config)} differs from that"
+            )
+        found = {name: resnet_name(name) for name in state}
+    left = [name for name, new in found.items() if new is None]
+    if left:
+        raise UserError(
+            f"{to} has no place for {len(left)} tensors of {describe(backbone.config)}: {', '.join(left[:3])}"
+            f"{', …' if len(left) > 3 else ''}"
+        )
+    return {name: new for name, new in found.items() if new is not None}
+
+
+def _write_tensors(out: Path, tensors: Mapping[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        write_atomically(out, lambda partial: save_file(dict(tensors), partial))
+    else:
+        write_atomically(out, lambda partial: torch.save(tensors, partial))

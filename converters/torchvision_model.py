@@ -1,0 +1,81 @@
+"""torchvision's ResNet or ViT for a backbone: its names for the tensors, and the model itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from core.backbones import BackboneConfig, describe
+from core.errors import UserError
+
+_LAYER = r"encoder.layers.encoder_layer_\1."
+_VIT_RULES = (
+    (r"cls_token", "class_token"),
+    (r"pos_embed", "encoder.pos_embedding"),
+    (r"patch_embed\.proj\.(\w+)", r"conv_proj.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(\w+)", _LAYER + r"ln_\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(\w+)", _LAYER + r"self_attention.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(\w+)", _LAYER + r"self_attention.out_proj.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", _LAYER + r"mlp.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", _LAYER + r"mlp.3.\2"),
+    (r"norm\.(\w+)", r"encoder.ln.\1"),
+)
+
+
+def vit_name(name: str) -> str | None:
+    """torchvision's name of a ViT tensor that timm calls `name`; None where it has no place for it."""
+    for pattern, replacement in _VIT_RULES:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def torchvision_model(config: BackboneConfig, model: Any) -> nn.Module:
+    """torchvision's model of the same architecture without its head, with random weights.
+
+    `model` is timm's. Raises `UserError` for a network that torchvision doesn't have.
+    """
+    if hasattr(model, "patch_embed"):
+        return _vit(config, model)
+    return _resnet(config)
+
+
+def _resnet(config: BackboneConfig) -> nn.Module:
+    import torchvision
+
+    if config.args or not hasattr(torchvision.models, config.name):
+        raise UserError(
+            f"torchvision has no {describe(config)}; it builds resnet18 … resnet152 and their wide and grouped kin at "
+            f"full width, so convert --to timm instead"
+        )
+    model = getattr(torchvision.models, config.name)(weights=None)
+    model.fc = nn.Identity()
+    if config.stem != "imagenet":
+        padding = 2 if config.stem == "small_padded" else 1
+        model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=padding, bias=False)
+        model.maxpool = nn.Identity()
+    return model
+
+
+def _vit(config: BackboneConfig, timm_model: Any) -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    block, patches = timm_model.blocks[0], timm_model.patch_embed
+    model = VisionTransformer(
+        image_size=patches.img_size[0],
+        patch_size=patches.patch_size[0],
+        num_layers=len(timm_model.blocks),
+        num_heads=block.attn.num_heads,
+        hidden_dim=timm_model.embed_dim,
+        mlp_dim=block.mlp.fc1.out_features,
+    )
+    model.heads = nn.Sequential()
+    wanted = {vit_name(name): tensor.shape for name, tensor in timm_model.state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in model.state_dict().items()}:
+        raise UserError(
+            f"torchvision's ViT has square images, a class token, biases and a final norm and nothing more; "
+            f"{describe(config)} differs from that, so convert --to timm instead"
+        )
+    return model

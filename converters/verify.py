@@ -1,0 +1,143 @@
+"""The proof of a conversion: the written file, loaded by its library, gives the feature maps of the timm model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.destinations import Destination
+from converters.detectron2_file import read_detectron2
+from converters.families import recognise
+from converters.torchvision_model import torchvision_model
+from core.backbones import Backbone, build_backbone, describe, is_vit
+from core.checkpoints import read_safetensors, read_tensors
+from core.coverage import load_completely
+from core.errors import UserError
+
+_TOLERANCE = 1e-4
+
+
+def verify(backbone: Backbone, to: Destination, out: Path) -> str:
+    """Compares feature maps on the same random images; says in one sentence what was compared, and how close it came.
+
+    Where Detectron2 is not installed, or has no such model, the way back to timm's names is compared instead, and the
+    sentence says so. Raises `UserError` where a tensor is lost or the maps differ by more than 1e-4 of their range.
+    """
+    side = backbone.model.patch_embed.img_size[0] if is_vit(backbone.model) else 96  # type: ignore[union-attr, index]
+    images = torch.randn(2, 3, int(side), int(side), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours = feature_maps(backbone.model.eval(), images)
+        who, theirs, caveat = _maps_of(backbone, to, out, images)
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    scale = max(float(a.abs().max()) for a in ours)
+    if not difference <= _TOLERANCE * max(scale, 1e-12):
+        raise UserError(
+            f"{out} is not usable: {who} differ from the timm model's by {difference:.3g} of {scale:.3g}; please "
+            f"report it with the name of the architecture, {describe(backbone.config)}"
+        )
+    return f"verified: {who} equal the timm model's (largest difference {difference:.2g} of {scale:.2g}){caveat}"
+
+
+def feature_maps(model: Any, images: Tensor) -> list[Tensor]:
+    """timm's maps after each stage of a ResNet, [B, C, h, w] each; a ViT's tokens after the final norm, [B, T, D]."""
+    if is_vit(model):
+        return [model.forward_features(images)]
+    maps, x = [], model.maxpool(model.act1(model.bn1(model.conv1(images))))
+    for stage in _stages(model):
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+def _stages(model: Any) -> list[nn.Module]:
+    return [getattr(model, f"layer{number}") for number in range(1, 10) if hasattr(model, f"layer{number}")]
+
+
+def _maps_of(backbone: Backbone, to: Destination, out: Path, images: Tensor) -> tuple[str, list[Tensor], str]:
+    """Whose maps, the maps of the network in the written file, and what was left unproved."""
+    if to == "torchvision":
+        model = torchvision_model(backbone.config, backbone.model).eval()
+        load_completely(model, _read(out), str(out))
+        return "torchvision's feature maps", _torchvision_maps(model, images), ""
+    if to == "timm":
+        fresh = build_backbone(backbone.config).eval()
+        load_completely(fresh, _read(out), str(out))
+        return "a fresh timm model's feature maps", feature_maps(fresh, images), ""
+    reason = "it has no ViT of its own" if is_vit(backbone.model) else _absent()
+    if reason:
+        again = build_backbone(backbone.config).eval()
+        load_completely(again, recognise(read_detectron2(out), str(out), "online").tensors, str(out))
+        who = "feature maps of the file, mapped back to timm's names,"
+        return who, feature_maps(again, images), f"; no model of Detectron2 was run: {reason}"
+    return "Detectron2's feature maps", _detectron2_maps(backbone, out, images), ""
+
+
+def _read(out: Path) -> dict[str, Tensor]:
+    return read_safetensors(out)[0] if out.suffix == ".safetensors" else read_tensors(out)
+
+
+def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
+    maps: list[Tensor] = []
+    parts = [model.encoder] if hasattr(model, "encoder") else _stages(model)
+    handles = [part.register_forward_hook(lambda _module, _inputs, output: maps.append(output)) for part in parts]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return maps
+
+
+def _absent() -> str:
+    """Why Detectron2's own model can't be run here; empty where it can."""
+    try:
+        import detectron2.modeling  # noqa: F401
+    except ImportError as error:
+        return f"it can't be imported here ({error})"
+    return ""
+
+
+def _detectron2_maps(backbone: Backbone, out: Path, images: Tensor) -> list[Tensor]:
+    """Maps of Detectron2's ResNet of the same blocks, loaded from `out` by its own checkpointer as in a detector."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
+
+    stages, inputs = [], 64
+    for number, stage in enumerate(_stages(backbone.model)):
+        block: Any = stage[0]  # type: ignore[index]
+        bottleneck = hasattr(block, "conv3")
+        outputs = (block.conv3 if bottleneck else block.conv2).out_channels
+        options: dict[str, Any] = {"norm": "BN"}
+        if bottleneck:
+            options |= {"bottleneck_channels": block.conv1.out_channels, "num_groups": block.conv2.groups}
+            options["stride_in_1x1"] = False
+        strides = [1 if number == 0 else 2] + [1] * (len(stage) - 1)  # type: ignore[arg-type]
+        stages.append(
+            ResNet.make_stage(
+                BottleneckBlock if bottleneck else BasicBlock,
+                len(strides),
+                stride_per_block=strides,
+                in_channels=inputs,
+                out_channels=outputs,
+                **options,
+            )
+        )
+        inputs = outputs
+    names = [f"res{number + 2}" for number in range(len(stages))]
+    resnet = ResNet(BasicStem(3, 64, norm="BN"), stages, out_features=names)
+    detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": resnet})}).eval()
+    DetectionCheckpointer(detector, save_to_disk=False).load(str(out))
+    # The checkpointer only logs what it leaves out.
+    loaded, written = resnet.state_dict(), read_detectron2(out)["model"]
+    lost = [name for name in loaded | written if not _equal(loaded.get(name), written.get(name))]
+    if lost:
+        raise UserError(
+            f"Detectron2 loads {out} in part: {len(lost)} of {len(loaded)} tensors are lost, e.g. {lost[0]}"
+        )
+    maps = resnet(images)
+    return [maps[name] for name in names]
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b)
