@@ -1,0 +1,241 @@
+"""Features of a frozen backbone for a whole data set: one vector per image, each rank computing its share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+from tqdm import tqdm
+
+from core.backbones import BackboneConfig, Pooling, pooled_features
+from core.data.base import ImageSet
+from core.data.broken import BrokenImages
+from core.distributed import Processes, gather_objects, gather_rows
+from core.errors import BrokenImage, UserError
+
+_GATHERED_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EvalTransformConfig:
+    resize: int = 256
+    """Shorter side in pixels after bicubic resizing; the longer side keeps the proportion."""
+    crop: int = 224
+    """Side in pixels of the central square that the backbone sees."""
+
+    def __post_init__(self) -> None:
+        if self.crop < 1:
+            raise ValueError(f"crop must be at least 1 pixel, not {self.crop}")
+        if self.resize < self.crop:
+            raise ValueError(f"resize must be at least crop ({self.crop} pixels), not {self.resize}")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    transform: EvalTransformConfig = field(default_factory=EvalTransformConfig)
+    """How an image becomes the square that the backbone sees."""
+    pooling: Pooling = "auto"
+    """`avg` for ResNets; `cls`, `patches` (mean patch token) or `cls+patches` for ViTs; `auto`: avg or cls."""
+    batch: int = 256
+    """Images per forward pass and process; memory and speed only."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward pass (autocast below float32)."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Of the features in memory; float16 halves a large bank."""
+    broken_share: float = 0.01
+    """Largest share of the images that may be broken, 0 … 1; beyond it the evaluation stops."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, not {self.batch}")
+        if not 0 <= self.broken_share <= 1:
+            raise ValueError(f"broken_share must be 0 … 1, not {self.broken_share}")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one image set, or one rank's contiguous part of them; broken images are left out. N images."""
+
+    values: NDArray[Any]
+    """float32 or float16, [N, D]."""
+    labels: NDArray[np.int64]
+    """Class of each image, [N]; −1 where the set has no labels."""
+    positions: NDArray[np.int64]
+    """Position of each image in its set, ascending, [N]."""
+    name: str
+    """The image set's name."""
+    classes: tuple[str, ...]
+    """The image set's class names; empty where it has no labels."""
+    broken: tuple[str, ...]
+    """What and why, for each broken image of the whole set (all ranks)."""
+
+
+def eval_crop(image: PIL.Image.Image, config: EvalTransformConfig) -> NDArray[np.uint8]:
+    """Resize (shorter side, bicubic) and central crop of an RGB image: uint8 [crop, crop, 3]."""
+    resized = transforms.resize(image, [config.resize], InterpolationMode.BICUBIC)
+    return np.asarray(transforms.center_crop(resized, [config.crop]))
+
+
+def normalised(pixels: Tensor, backbone: BackboneConfig) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] with the backbone's mean and std, in channels-last memory."""
+    mean = torch.tensor(backbone.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(backbone.std, device=pixels.device).view(1, 3, 1, 1)
+    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def feature_size(model: nn.Module, config: FeatureConfig, device: torch.device) -> int:
+    """D of `extract_features`, found with one blank image of the size that the protocol sets.
+
+    Raises `UserError` for a pooling that the model lacks and for a size that it can't take.
+    """
+    crop = config.transform.crop
+    with _frozen(model):
+        try:
+            return pooled_features(model, torch.zeros(1, 3, crop, crop, device=device), config.pooling).shape[1]
+        except AssertionError as error:  # timm's answer to sizes that the patches don't divide
+            raise UserError(
+                f"the backbone can't take images of {crop}×{crop} pixels ({error}); set features.transform.crop"
+            ) from None
+
+
+def extract_features(
+    model: nn.Module,
+    backbone: BackboneConfig,
+    images: ImageSet,
+    config: FeatureConfig,
+    processes: Processes,
+    workers: int = 0,
+    unit: bool = False,
+) -> Features:
+    """Features of this rank's part of `images`, in ascending position; every image is seen by exactly one rank.
+
+    All ranks call it together. `model` is on the device of `processes`; its training mode is left as it was, and
+    neither its buffers nor torch's global random state change. `unit`: L2-normalised in float32 before storage.
+    Raises `UserError` (on every rank) where too many images are broken or a feature is not finite.
+    """
+    part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world)[processes.rank]
+    values = np.empty((len(part), feature_size(model, config, processes.device)), dtype=config.storage)
+    labels, positions = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
+    broken: list[str] = []
+    not_finite: list[int] = []
+    done = 0
+    loader: DataLoader[Any] = DataLoader(
+        _Crops(images, part, config.transform),  # type: ignore[arg-type]
+        batch_size=config.batch,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=processes.device.type == "cuda",
+        generator=torch.Generator(),  # without it each pass draws a seed from the global state
+    )
+    autocast = torch.autocast(
+        processes.device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
+    )
+    bar = tqdm(total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.main)
+    with bar, _frozen(model), autocast:
+        for pixels, batch_labels, batch_positions, batch_broken in loader:
+            bar.update(len(pixels) + len(batch_broken))
+            broken += batch_broken
+            if len(broken) > config.broken_share * len(images):
+                break
+            if len(pixels) == 0:
+                continue
+            crops = normalised(pixels.to(processes.device, non_blocking=True), backbone)
+            vectors = pooled_features(model, crops, config.pooling).float()
+            vectors = functional.normalize(vectors, dim=1) if unit else vectors
+            stored = vectors.to(getattr(torch, config.storage)).cpu().numpy()
+            finite = np.isfinite(stored).all(axis=1)
+            if not finite.all():
+                not_finite.append(int(batch_positions[~finite][0]))
+                break
+            block = slice(done, done + len(stored))
+            values[block], labels[block], positions[block] = stored, batch_labels, batch_positions
+            done += len(stored)
+    # The ranks agree on errors here, so that none waits for one that has stopped.
+    account = BrokenImages(len(images), config.broken_share)
+    account.add(name for names in gather_objects(broken) for name in names)
+    for position in (position for found in gather_objects(not_finite) for position in found):
+        raise UserError(
+            f"the backbone's feature of {images.where(position)} is not finite: the checkpoint has diverged, or "
+            f"{'/'.join(sorted({config.precision, config.storage}))} is too narrow (features.precision, .storage)"
+        )
+    return Features(values[:done], labels[:done], positions[:done], images.name, images.classes, tuple(account.names))
+
+
+def gather_features(features: Features, device: torch.device) -> Features:
+    """The parts of all ranks in rank order, on every rank; `device` is where the ranks exchange tensors."""
+    return Features(
+        _gather(features.values, device),
+        _gather(features.labels, device),
+        _gather(features.positions, device),
+        features.name,
+        features.classes,
+        features.broken,
+    )
+
+
+def _gather(rows: NDArray[Any], device: torch.device) -> NDArray[Any]:
+    """Rows of all ranks, whose counts may differ; in blocks, so that the device holds little at a time."""
+    counts = [int(count) for count in gather_objects(len(rows))]
+    if len(counts) == 1:
+        return rows
+    gathered = np.empty((sum(counts), *rows.shape[1:]), rows.dtype)
+    offsets = np.cumsum([0, *counts])
+    for start in range(0, max(counts), _GATHERED_ROWS):
+        size = min(_GATHERED_ROWS, max(counts) - start)
+        padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+        mine = rows[start : start + size]
+        padded[: len(mine)] = mine
+        blocks = gather_rows(torch.from_numpy(padded).to(device)).cpu().numpy().reshape(len(counts), *padded.shape)
+        for count, offset, block in zip(counts, offsets[:-1], blocks, strict=True):
+            length = min(max(count - start, 0), size)
+            gathered[offset + start : offset + start + length] = block[:length]
+    return gathered
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _Crops:
+    """What a loader worker does: decode, resize, crop, and note what is broken."""
+
+    def __init__(self, images: ImageSet, positions: NDArray[np.int64], config: EvalTransformConfig) -> None:
+        self.images, self.positions, self.config = images, positions, config
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, int] | str:
+        position = int(self.positions[index])
+        try:
+            return eval_crop(self.images.image(position), self.config), self.images.label(position), position
+        except BrokenImage as error:
+            return str(error)
+
+
+def _collate(items: list[tuple[NDArray[np.uint8], int, int] | str]) -> tuple[Tensor, Any, Any, list[str]]:
+    """-> pixels uint8 [B, H, W, 3], labels [B], positions [B], messages about broken images."""
+    good = [item for item in items if not isinstance(item, str)]
+    pixels = torch.from_numpy(np.stack([crop for crop, _, _ in good])) if good else torch.empty(0)
+    labels, positions = (np.array([item[column] for item in good], np.int64) for column in (1, 2))
+    return pixels, labels, positions, [item for item in items if isinstance(item, str)]
