@@ -1,0 +1,180 @@
+"""k-NN accuracy of a backbone's features. `python evaluate/knn.py --ckpt runs/demo --protocol knn_scenes_64px`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# In front, and instead of this folder, whose files would be importable as `search`, `vote`, ….
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from core.backbones import Backbone
+    from core.data.base import ImageSet
+    from core.distributed import Processes
+    from evaluate.knn_protocol import KnnConfig
+
+
+def main() -> None:
+    """Parses, prints the plan, measures, writes result.json."""
+    arguments = _arguments()
+    started = time.time()
+
+    from converters.open import open_backbone
+    from core.checkpoints import tensors_digest
+    from core.config import load_config, to_dict
+    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.features import extract_features, feature_size
+    from core.result import Result, write_result
+    from evaluate.knn_protocol import NEUTRAL_KEYS, KnnConfig, accuracies, facts, find_neighbours, open_bank_and_queries
+    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.search import open_engine
+
+    file = arguments.config or protocol_file(arguments.protocol, "knn")
+    config = load_config(KnnConfig, file, arguments.overrides)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
+    processes = join_processes(arguments.device)
+    engine = open_engine(processes, all_gpus=processes.world == 1 and ":" not in arguments.device)
+    with rank_zero_first():
+        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        bank_images, query_images = open_bank_and_queries(config, arguments.seed)
+    backbone.model.to(processes.device)
+    size = feature_size(backbone.model, config.features, processes.device)
+    refused = ""
+    if processes.main:
+        print(_plan(protocol, config, backbone, size, bank_images, query_images, processes, engine.name), flush=True)
+        digest = tensors_digest(backbone.model.state_dict())
+        path = (arguments.out or result_folder(protocol, digest, arguments.seed)) / "result.json"
+        refused = other_result(path, protocol, digest, arguments.seed, [bank_images.digest(), query_images.digest()])
+    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
+        raise UserError(refused)
+
+    bank, own_queries = (
+        extract_features(
+            backbone.model, backbone.config, images, config.features, processes, arguments.workers, unit=True
+        )
+        for images in (bank_images, query_images)
+    )
+    neighbours, queries = find_neighbours(
+        bank, own_queries, max(config.ks), processes, engine, config.bank_chunk, progress=processes.main
+    )
+    if not processes.main:
+        return
+    for features in (bank, queries):
+        for broken in features.broken:
+            print(f"broken, left out: {broken}")
+    metrics = accuracies(neighbours, queries.labels, len(bank.classes), config.ks, config.temperature)
+    result = Result(
+        protocol=protocol,
+        metrics=metrics,
+        backbone=backbone,
+        data={"bank": facts(bank_images, bank), "queries": facts(query_images, queries)},
+        seed=arguments.seed,
+        settings=to_dict(config),
+        started=started,
+        device=processes.device,
+    )
+    print(_table(metrics, config.ks))
+    write_result(path, result)
+    print(f"result: {path}")
+    if arguments.neighbours:
+        from evaluate.neighbours import draw_neighbours
+
+        draw_neighbours(
+            arguments.neighbours, bank_images, query_images, queries, neighbours, config.features.transform,
+            f"{protocol}: queries (left) and their nearest images, top-1 {metrics['top1']:.1f} %", arguments.seed,
+        )  # fmt: skip
+        print(f"neighbours: {arguments.neighbours}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Classify images by their nearest neighbours in a backbone's feature space.",
+        epilog="example: python evaluate/knn.py --ckpt runs/r50 --data folder:/data/imagenet --neighbours near.png "
+        "ks=[20]   (under torchrun for several processes)",
+    )
+    parser.add_argument(
+        "--ckpt", required=True,
+        help="run folder, weights file, timm:NAME, random:CKPT (its architecture untrained) or pixels (raw pixels)",
+    )  # fmt: skip
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--protocol", default="knn_dino", help="a name in configs/evaluate (default knn_dino)")
+    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
+    parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
+    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
+    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
+    parser.add_argument("--out", type=Path, help="folder for result.json (default results/PROTOCOL/BACKBONE-seedN)")
+    parser.add_argument("--neighbours", type=Path, metavar="PNG", help="draw some queries with their nearest images")
+    parser.add_argument("--seed", type=int, default=0, help="of samples, shots and random weights (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="loader processes of a rank (default %(default)s)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
+    arguments = parser.parse_intermixed_args()
+    if arguments.data:
+        arguments.overrides.append(f"data.source={arguments.data}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be 0 or more, not {arguments.seed}")
+    if arguments.workers < 0:
+        raise UserError(f"--workers must be 0 or more, not {arguments.workers}")
+    if arguments.neighbours and arguments.neighbours.suffix.lower() != ".png":
+        raise UserError(f"--neighbours {arguments.neighbours} must end in .png")
+    return arguments
+
+
+def _plan(
+    protocol: str,
+    config: KnnConfig,
+    backbone: Backbone,
+    size: int,
+    bank: ImageSet,
+    queries: ImageSet,
+    processes: Processes,
+    engine: str,
+) -> str:
+    from core.result import device_name
+
+    features, transform = config.features, config.features.transform
+    storage = (4 if features.storage == "float32" else 2) * size * len(bank) / 2**20 / processes.world
+    return "\n".join(
+        [
+            f"protocol  {protocol}",
+            f"backbone  {backbone.source}",
+            f"features  {size} per image ({features.pooling}), {features.storage}; resize {transform.resize}, "
+            f"crop {transform.crop}; {features.precision}",
+            f"bank      {bank.name}: {len(bank):,} images, {len(bank.classes):,} classes; "
+            f"{storage:,.0f} MiB of features per process",
+            f"queries   {queries.name}: {len(queries):,} images",
+            f"vote      k in {', '.join(map(str, config.ks))}; exp(cosine / {config.temperature:g}) and majority",
+            f"runs on   {device_name(processes.device)}, {processes.world} "
+            f"process{'es' if processes.world > 1 else ''}; search by {engine}",
+        ]
+    )
+
+
+def _table(metrics: Mapping[str, float], ks: tuple[int, ...]) -> str:
+    lines = ["    k   weighted top-1   top-5   majority top-1   top-5"]
+    for k in ks:
+        weighted, weighted5, majority, majority5 = (
+            metrics[f"{kind}_{top}_k{k}"] for kind in ("weighted", "majority") for top in ("top1", "top5")
+        )
+        lines.append(f"{k:5d}   {weighted:14.2f}   {weighted5:5.2f}   {majority:14.2f}   {majority5:5.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,101 @@
+"""Named protocols: the file behind a name, what a changed protocol is called, and where its result belongs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from core.config import load_config, to_dict
+from core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "evaluate"
+_USERS_COPY = ("folder", "webdataset")
+
+
+def protocol_file(name: str, kind: str) -> Path:
+    """configs/evaluate/NAME.yaml; `UserError` with the names of this kind (`knn`, …) where there is none."""
+    path = FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in FOLDER.glob(f"{kind}_*.yaml"))
+    if name in known:
+        return path
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"no protocol {name!r} of {kind}; {hint}there are: {', '.join(known)} (or give a file to --config)")
+
+
+def check_name(name: str) -> None:
+    """`ValueError` for a protocol name that can't be part of a file name."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name must consist of letters, digits, '_', '-' and '.', not {name!r}")
+
+
+def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
+    """The protocol's name; with ` (modified: key=value, …)` behind it where the config departs from the protocol.
+
+    The protocol is what configs/evaluate holds under the config's name, or else `file` itself. `neutral`: keys such
+    as `features.batch` that change speed or memory but not what is measured. Another place of the user's own data
+    (`folder:…`, `webdataset:…`) is the same data; the result names it and holds its digest.
+    """
+    own = FOLDER / f"{config.name}.yaml"
+    reference = _flat(to_dict(load_config(type(config), own if own.is_file() else file)))
+    changes = []
+    for key, value in _flat(to_dict(config)).items():
+        if key in neutral or key == "name" or value == reference.get(key):
+            continue
+        if key == "data.source" and _kind(value) == _kind(reference[key]):
+            continue
+        changes.append(f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}")
+    return config.name + (f" (modified: {', '.join(changes)})" if changes else "")
+
+
+def result_folder(protocol: str, backbone_sha256: str, seed: int) -> Path:
+    """results/PROTOCOL/DIGEST-seedN; a modified protocol has a folder of its own."""
+    name, modified, _ = protocol.partition(" (modified")
+    if modified:
+        name += f"-modified-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
+    return Path("results") / name / f"{backbone_sha256[:12]}-seed{seed}"
+
+
+def other_result(path: Path, protocol: str, backbone_sha256: str, seed: int, data_digests: list[str]) -> str:
+    """What to tell the user where `path` holds the result of another measurement; empty where it may be written.
+
+    A result of the same protocol, backbone, seed and data may be replaced.
+    """
+    if not path.exists():
+        return ""
+    mine = (protocol, backbone_sha256, seed, sorted(data_digests))
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        theirs = (
+            there["protocol"],
+            there["checkpoint"]["backbone_sha256"],
+            there["seed"],
+            sorted(part["digest"] for part in there["data"].values()),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{path} exists and is not a result of this project; choose another folder with --out"
+    names = ("protocol", "backbone", "seed", "data")
+    different = [name for name, a, b in zip(names, mine, theirs, strict=True) if a != b]
+    if not different:
+        return ""
+    return (
+        f"{path} holds another result ({theirs[0]}, backbone {theirs[1][:12]}, seed {theirs[2]}; "
+        f"different here: {', '.join(different)}); choose another folder with --out"
+    )
+
+
+def _kind(source: str) -> str:
+    kind = source.partition(":")[0]
+    return "user's copy" if kind in _USERS_COPY else kind
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
