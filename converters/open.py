@@ -145,8 +145,10 @@ def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> t
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
     notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])
     origin = {"family": found.family, "file_sha256": file_digest(path), "network": found.network}
-    if isinstance(epoch := document.get("epoch"), int):
-        origin["epoch"] = str(epoch)
+    meta = document.get("meta")  # OpenMMLab's place for it
+    for facts in (document, meta if isinstance(meta, Mapping) else {}):
+        if isinstance(epoch := facts.get("epoch"), int):
+            origin["epoch"] = str(epoch)
     return Backbone(config, model, f"{path} ({notes})", origin), found.table
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,9 +72,11 @@ def read_tensors(path: Path) -> Any:
                 f"{path} holds more than tensors and plain values ({blocked.group(1)}) and such files are not "
                 f"executed; save its state dict alone with torch.save and pass that"
             ) from None
-        raise UserError(f"{path} is not a readable checkpoint (its pickled part is damaged or not a checkpoint)") from None
+        raise UserError(
+            f"{path} is not a readable checkpoint (its pickled part is damaged or not a checkpoint)"
+        ) from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError,
-            OSError, AssertionError, MemoryError, OverflowError) as error:  # fmt: skip
+            OSError, AssertionError, MemoryError, OverflowError, struct.error) as error:  # fmt: skip
         # A truncated or foreign file can trip the reader anywhere.
         raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
 

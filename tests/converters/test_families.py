@@ -184,8 +184,8 @@ def test_both_networks_of_a_resnet_family(
         target = open_backbone(str(path), "target")
         assert target.origin["network"] == "target"
         assert torch.equal(target.model.forward_features(IMAGES), _resnet_map(resnets[1]))
-    if "epoch" in document:
-        assert online.origin["epoch"] == str(document["epoch"])
+    epoch = document.get("epoch", document.get("meta", {}).get("epoch"))
+    assert online.origin.get("epoch") == (None if epoch is None else str(epoch))
 
 
 @pytest.mark.parametrize(

@@ -267,12 +267,17 @@ def test_a_flat_file_has_no_target_to_ask_for(tmp_path: Path) -> None:
         open_backbone(str(tmp_path / "file.pth"), "target")
 
 
-@pytest.mark.parametrize("name", ["cut.pth", "text.pth", "empty.pth", "cut.safetensors"])
+@pytest.mark.parametrize("name", ["cut.pth", "text.pth", "empty.pth", "legacy.pth", "cut.safetensors"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     whole = tmp_path / "whole.pth"
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), whole)
-    content = {"cut": whole.read_bytes()[:100_000], "text": b"not a checkpoint", "empty": b""}[name.split(".")[0]]
-    (tmp_path / name).write_bytes(content)
+    contents = {
+        "cut": whole.read_bytes()[:100_000],
+        "text": b"not a checkpoint",
+        "empty": b"",
+        "legacy": b"\x80\x02r\x00",  # torch's format before 1.6, cut in the middle of a number
+    }
+    (tmp_path / name).write_bytes(contents[name.split(".")[0]])
     with pytest.raises(UserError, match=name) as caught:
         open_backbone(str(tmp_path / name))
     assert "\n" not in str(caught.value)
