@@ -54,7 +54,8 @@ class Backbone:
 def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     """A randomly initialised timm model without a classification head (torch's global RNG).
 
-    ResNets start like torchvision's: the last norm of a block is not zeroed. ViTs take images of any size
+    ResNets start as timm has it, with the last norm of each block zeroed, as in the published code of BYOL, SimSiam and
+    MoCo v3 (`zero_init_last: false` in `args` gives torchvision's start). ViTs take images of any size
     that the patch size divides (position embeddings are interpolated). `drop_path`: stochastic depth rate.
     Raises `UserError` for a name that timm lacks or that is neither a ResNet nor a plain ViT.
     """
@@ -68,7 +69,7 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     family = timm.models.model_entrypoint(config.name).__module__.rsplit(".", 1)[-1]
     if family not in ("resnet", "vision_transformer"):
         raise UserError(f"{config.name} is of timm's family {family}; backbones here are ResNets or plain ViTs")
-    defaults: dict[str, Any] = {"zero_init_last": False} if family == "resnet" else {"dynamic_img_size": True}
+    defaults: dict[str, Any] = {} if family == "resnet" else {"dynamic_img_size": True}
     try:
         model = timm.create_model(
             config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **(defaults | config.args)

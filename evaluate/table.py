@@ -1,0 +1,94 @@
+"""Results side by side: one row per backbone, one column per protocol. `python evaluate/table.py results`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+
+RESULT_FORMAT = "ssl-transfer/result/1"
+
+
+def main() -> None:
+    """Reads every result.json below a folder and prints the table as Markdown."""
+    parser = argparse.ArgumentParser(
+        description="Print results side by side: rows are backbones, columns protocols; several seeds give mean ± std.",
+        epilog="example: python evaluate/table.py results",
+    )
+    parser.add_argument("folder", type=Path, help="folder that holds result.json files, at any depth")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    print(markdown(read_results(parser.parse_args().folder)))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result.json below `folder`, by path. `UserError` where there is none or one is something else."""
+    results = []
+    for path in sorted(folder.rglob("result.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if result["format"] != RESULT_FORMAT:
+                raise ValueError(f"its format is {result['format']!r}")
+            row_of(result), column_of(result), float(result["metrics"]["top1"]), int(result["seed"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
+        results.append(result)
+    if not results:
+        raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
+    return results
+
+
+def row_of(result: dict[str, Any]) -> str:
+    """What was measured: architecture and training, without the seed."""
+    checkpoint, backbone = result["checkpoint"], result["backbone"]
+    if checkpoint["family"] == "pixels":
+        return "raw pixels"
+    if checkpoint["family"] == "random":
+        return f"{backbone}, random initialisation"
+    if "config_sha256" in checkpoint:  # our own run: its config tells it from another run of the same method
+        return f"{backbone}, {checkpoint['method']} {checkpoint['epoch']} epochs on {checkpoint['data']}"
+    return f"{backbone}, {checkpoint['given']}"
+
+
+def column_of(result: dict[str, Any]) -> tuple[str, str]:
+    """Protocol and data: numbers that differ in either never share a column."""
+    return result["protocol"], " ".join(part["digest"][:8] for part in result["data"].values())
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """The table, top-1 in percent; `mean ± standard deviation (n seeds)` where a cell has several results."""
+    cells: dict[tuple[str, tuple[str, str]], dict[int, float]] = defaultdict(dict)
+    for result in results:
+        cells[row_of(result), column_of(result)][result["seed"]] = float(result["metrics"]["top1"])
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = sorted({column for _, column in cells})
+    titles = [protocol if [p for p, _ in columns].count(protocol) == 1 else f"{protocol}, data {data}"
+              for protocol, data in columns]  # fmt: skip
+    lines = ["| backbone | " + " | ".join(titles) + " |", "|---" * (len(columns) + 1) + "|"]
+    # Baselines first, then by what the first column says.
+    rows.sort(key=lambda row: ("raw pixels" not in row, "random init" not in row, row))
+    for row in rows:
+        lines.append(f"| {row} | " + " | ".join(_cell(cells.get((row, column), {})) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def _cell(by_seed: dict[int, float]) -> str:
+    values = list(by_seed.values())
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)} seeds)"
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,112 @@
+"""configs/pretrain against the published recipes, field by field, and every recipe as a network that trains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.backbones import build_backbone, feature_width
+from core.config import load_config
+from pretrain.config import PretrainConfig
+from pretrain.heads import HeadConfig, build_head
+from pretrain.views import PhotometricConfig
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs/pretrain"
+PUBLISHED = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("demo"))
+
+
+def recipe(name: str) -> PretrainConfig:
+    return load_config(PretrainConfig, FOLDER / f"{name}.yaml")
+
+
+def test_all_published_recipes_are_there() -> None:
+    r50 = [f"r50_{objective}_{views}" for objective in ("byol", "mocov3", "simsiam")
+           for views in ("2globals", "multicrop", "multitask")]  # fmt: skip
+    assert sorted([*r50, "r50_byol_multitask_800ep", "vit_s_byol_multitask", "vit_b_byol_multitask"]) == PUBLISHED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_optimiser_schedule_and_heads(name: str) -> None:
+    config = recipe(name)
+    optim, target, schedule = config.optim, config.target, config.schedule
+    assert config.epochs == (800 if name.endswith("800ep") else 200)
+    assert config.predictors == "per_view"
+    assert schedule.end == 0.001
+    if "simsiam" in name:
+        assert (optim.name, optim.lr, optim.weight_decay, optim.momentum) == ("sgd", 0.05, 1e-4, 0.9)
+        assert (config.batch, schedule.warmup_epochs, schedule.granularity) == (512, 0, "epoch")
+        assert optim.constant_predictor_lr
+        assert target.kind == "stop_gradient"
+        assert config.projector == HeadConfig((2048, 2048, 2048), output_norm=True)
+        assert config.predictor == HeadConfig((512, 2048))
+    elif name.startswith("vit"):
+        assert (optim.name, optim.lr, optim.weight_decay, optim.betas) == ("adamw", 3e-4, 0.1, (0.9, 0.98))
+        assert (config.batch, schedule.warmup_epochs, optim.clip, config.drop_path) == (1024, 10, 0.5, 0.1)
+        assert (target.kind, target.momentum) == ("ema", 0.998)
+        assert config.projector == HeadConfig((4096, 4096, 256))
+        assert config.predictor == HeadConfig((4096, 256))
+    else:
+        assert (optim.name, optim.lr, optim.weight_decay) == ("lars", 0.4, 1.5e-6)
+        assert (optim.momentum, optim.trust) == (0.9, 0.001)
+        assert (config.batch, schedule.warmup_epochs, schedule.granularity) == (1024, 10, "step")
+        assert (target.kind, target.momentum) == ("ema", 0.996)
+        output_norm = "mocov3" in name
+        assert config.projector == config.predictor == HeadConfig((4096, 256), output_norm)
+    if "mocov3" in name:
+        assert (config.objective.name, config.objective.temperature) == ("mocov3", 1.0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_views(name: str) -> None:
+    config = recipe(name)
+    counts = {key: view.count for key, view in config.views.items()}
+    weights = {view.weight for view in config.views.values()}
+    glob = config.views["global"]
+    assert {view.ratio for view in config.views.values()} == {(3 / 4, 4 / 3)}
+    assert glob.size == 224
+    jitter = (0.4, 0.4, 0.4 if name == "r50_simsiam_2globals" else 0.2, 0.1)
+    for view in config.views.values():
+        for photometric in view.photometric:
+            assert (photometric.flip, photometric.jitter, photometric.jitter_p) == (0.5, jitter, 0.8)
+            assert (photometric.grey_p, photometric.blur_sigma, photometric.blur_kernel) == (0.2, (0.1, 2.0), 23)
+    if name == "r50_simsiam_2globals":
+        assert [p.blur_p for p in glob.photometric] == [0.5]
+    else:
+        assert [(p.blur_p, p.solarise_p) for p in glob.photometric] == [(1.0, 0.0), (0.1, 0.2)]
+        assert glob.photometric[1].solarise_threshold == 0.5
+    if name.endswith("2globals"):
+        assert counts == {"global": 2}
+        assert glob.area == ((0.08 if "byol" in name else 0.2), 1.0)
+        assert weights == {1.0 if "simsiam" in name else 2.0}  # the original losses are sums over both directions
+        return
+    local = config.views["local"]
+    assert (local.size, local.area, [p.blur_p for p in local.photometric]) == (96, (0.08, 0.25), [0.5])
+    assert glob.area == (0.25, 1.0)
+    if "multicrop" in name:
+        assert counts == {"global": 2, "local": 4}
+        return
+    assert counts == {"global": 2, "local": 4 if name.endswith("800ep") else 2, "cutout": 1}
+    assert weights == {1 / 3 if "simsiam" in name else 1.0}
+    cutout = config.views["cutout"]
+    assert (cutout.size, cutout.area, cutout.pretext) == (224, (0.25, 1.0), "cutout")
+    assert cutout.pretext_config.area == (0.2, 0.4)
+    assert cutout.photometric == (PhotometricConfig(blur_p=0.5),)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_headers_give_command_hardware_and_score(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert f"pretrain/run.py --config configs/pretrain/{path.name}" in header[0]
+    assert any(line.startswith("# Hardware:") for line in header)
+    assert any(re.match(r"# Expect: .*\d", line) for line in header)
+
+
+@pytest.mark.parametrize("name", ["r50_byol_multitask", "vit_s_byol_multitask", "vit_b_byol_multitask"])
+def test_architectures_exist(name: str) -> None:
+    config = recipe(name)
+    width = {"r50_byol_multitask": 2048, "vit_s_byol_multitask": 384, "vit_b_byol_multitask": 768}[name]
+    backbone = build_backbone(config.backbone, config.drop_path)
+    assert feature_width(backbone) == width
+    assert build_head(width, config.projector)[0].in_features == width
