@@ -12,6 +12,7 @@ from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
 from converters.families import recognise
 from converters.torchvision_model import torchvision_model
+from core import detectron2_mends
 from core.backbones import Backbone, build_backbone, describe, is_vit
 from core.checkpoints import read_safetensors, read_tensors
 from core.coverage import load_completely
@@ -91,6 +92,7 @@ def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 def _absent() -> str:
     """Why Detectron2's own model can't be run here; empty where it can."""
+    detectron2_mends.announce()
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:
@@ -101,31 +103,10 @@ def _absent() -> str:
 def _detectron2_maps(backbone: Backbone, out: Path, images: Tensor) -> list[Tensor]:
     """Maps of Detectron2's ResNet of the same blocks, loaded from `out` by its own checkpointer as in a detector."""
     from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
-    stages, inputs = [], 64
-    for number, stage in enumerate(_stages(backbone.model)):
-        block: Any = stage[0]  # type: ignore[index]
-        bottleneck = hasattr(block, "conv3")
-        outputs = (block.conv3 if bottleneck else block.conv2).out_channels
-        options: dict[str, Any] = {"norm": "BN"}
-        if bottleneck:
-            options |= {"bottleneck_channels": block.conv1.out_channels, "num_groups": block.conv2.groups}
-            options["stride_in_1x1"] = False
-        strides = [1 if number == 0 else 2] + [1] * (len(stage) - 1)  # type: ignore[arg-type]
-        stages.append(
-            ResNet.make_stage(
-                BottleneckBlock if bottleneck else BasicBlock,
-                len(strides),
-                stride_per_block=strides,
-                in_channels=inputs,
-                out_channels=outputs,
-                **options,
-            )
-        )
-        inputs = outputs
-    names = [f"res{number + 2}" for number in range(len(stages))]
-    resnet = ResNet(BasicStem(3, 64, norm="BN"), stages, out_features=names)
+    from converters.detectron2_resnet import detectron2_resnet
+
+    resnet = detectron2_resnet(backbone.model, "BN")
     detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": resnet})}).eval()
     DetectionCheckpointer(detector, save_to_disk=False).load(str(out))
     # The checkpointer only logs what it leaves out.
@@ -135,8 +116,7 @@ def _detectron2_maps(backbone: Backbone, out: Path, images: Tensor) -> list[Tens
         raise UserError(
             f"Detectron2 loads {out} in part: {len(lost)} of {len(loaded)} tensors are lost, e.g. {lost[0]}"
         )
-    maps = resnet(images)
-    return [maps[name] for name in names]
+    return list(resnet(images).values())
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

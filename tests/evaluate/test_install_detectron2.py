@@ -1,0 +1,107 @@
+"""evaluate/install_detectron2.py: whole or not at all, nothing outside its folder, an installation left alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from core.errors import UserError
+from evaluate import install_detectron2
+from evaluate.install_detectron2 import SHA256, download, main, unpack
+from tests.torchrun import ROOT, python
+
+TOP = "pb1-detectron2-0.6"
+FILES = {"detectron2/__init__.py": "__version__ = '0.6'", "detectron2/data/a.py": "", "LICENSE": "free", "setup.py": ""}
+
+
+def archive(path: Path, files: dict[str, str], change: Callable[[tarfile.TarInfo], object] = lambda _: None) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            change(member)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_the_package_and_a_record_of_it_are_unpacked(tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    place = unpack(archive(tmp_path / "d2.tar.gz", {f"{TOP}/{name}": text for name, text in FILES.items()}), target)
+    assert place == target / "detectron2"
+    assert sorted(path.name for path in target.iterdir()) == ["detectron2", "detectron2-0.6.dist-info"]
+    record = (target / "detectron2-0.6.dist-info" / "RECORD").read_text().split()
+    assert [line.rstrip(",") for line in record if line.endswith(",,")] == [
+        str(path.relative_to(target)) for path in sorted(place.rglob("*.py"))
+    ] + [f"detectron2-0.6.dist-info/{name}" for name in ("METADATA", "INSTALLER", "LICENSE", "RECORD")]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (f"{TOP}/detectron2/../../../../evil.py", lambda _: None),
+        (f"{TOP}/detectron2/link", lambda m: (setattr(m, "type", tarfile.SYMTYPE), setattr(m, "linkname", "/etc"))),
+        (f"{TOP}/detectron2/device", lambda m: setattr(m, "type", tarfile.CHRTYPE)),
+    ],
+)
+def test_an_archive_that_reaches_outside_leaves_nothing(
+    tmp_path: Path, name: str, change: Callable[[tarfile.TarInfo], object]
+) -> None:
+    target = tmp_path / "site" / "packages"
+    target.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"can't unpack d2\.tar\.gz"):
+        unpack(archive(tmp_path / "d2.tar.gz", {name: ""}, change), target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["d2.tar.gz", "site", "packages"] or not any(target.iterdir())
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    with pytest.raises(UserError, match="holds no package detectron2"):
+        unpack(archive(tmp_path / "x.tar.gz", {f"{TOP}/LICENSE": "free"}), target)
+    assert not any(target.iterdir())
+
+
+def test_pip_is_told_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        seen.extend(command)
+        return SimpleNamespace(returncode=1, stderr="WARNING: x\nERROR: No matching distribution\n")
+
+    monkeypatch.setattr(install_detectron2.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"pip can't fetch pb1-detectron2==0\.6 \(No matching distribution\)"):
+        download(tmp_path)
+    assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(seen)
+    assert not [word for word in seen if "://" in word or "index" in word]
+    assert (tmp_path / "requirements.txt").read_text() == f"pb1-detectron2==0.6 --hash=sha256:{SHA256}\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("detectron2") is None, reason="needs Detectron2")
+def test_an_installation_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
+    monkeypatch.setattr(install_detectron2, "download", lambda _: pytest.fail("nothing is to be fetched"))
+    main()
+    said = capsys.readouterr().out
+    assert "used as it is" in said
+    assert "it works: Detectron2 0.6 with torch" in said
+
+
+def test_only_the_standard_library_is_needed() -> None:
+    """-S hides what is installed, -I the environment; the mistake that follows is ours."""
+    script = str(ROOT / "evaluate" / "install_detectron2.py")
+    assert python("-S", "-I", script, "--help").returncode == 0
+    done = subprocess.run([sys.executable, "-S", "-I", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: torch must be installed before Detectron2; run pip install -e '.[detection]'\n",
+    )
