@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,7 +142,10 @@ def extract_features(
     autocast = torch.autocast(
         processes.device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
     )
-    bar = tqdm(total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.main)
+    bar = tqdm(
+        total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.main, leave=False,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+    )  # fmt: skip
     with bar, _frozen(model), autocast:
         for pixels, batch_labels, batch_positions, batch_broken in loader:
             bar.update(len(pixels) + len(batch_broken))

@@ -76,8 +76,9 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     lines = ["| backbone | " + " | ".join(titles) + " |", "|---" * (len(columns) + 1) + "|"]
     # Baselines first, then by what the first column says.
     rows.sort(key=lambda row: ("raw pixels" not in row, "random init" not in row, row))
-    for row in rows:
-        lines.append(f"| {row} | " + " | ".join(_cell(cells.get((row, column), {})) for column in columns) + " |")
+    lines += [
+        f"| {row} | " + " | ".join(_cell(cells.get((row, column), {})) for column in columns) + " |" for row in rows
+    ]
     return "\n".join(lines)
 
 

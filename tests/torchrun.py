@@ -13,8 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def torchrun(script: Path, *arguments: str, processes: int = 2, timeout: int = 240) -> subprocess.CompletedProcess[str]:
     """Runs `script` in `processes` gloo processes of one thread each; the caller checks the return code."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
-        + list(arguments),
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
+            *(str(script), *arguments),
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

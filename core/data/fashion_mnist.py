@@ -89,7 +89,7 @@ class FashionMNIST:
         self._identity = f"{pictures.sha256} {labels.sha256} {limit}"
         self._file = pictures.name
         self.name = f"fashion-mnist:{split}"
-        self.classes = CLASSES
+        self.classes: tuple[str, ...] = CLASSES
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -102,7 +102,7 @@ def test_samples_and_few_shots(image_folder: Path) -> None:
     assert part.where(0) == images.where(int(part.positions[0]))
     assert sample(images, 5, seed=1).digest() == part.digest() != sample(images, 5, seed=2).digest()
     assert labels_of(few_shot(images, 2, seed=0)).tolist() == [0, 0, 1, 1]
-    with pytest.raises(UserError, match="7 shots asked for, but class cat of .* has 6 images"):
+    with pytest.raises(UserError, match=r"7 shots asked for, but class cat of .* has 6 images"):
         few_shot(images, 7, seed=0)
     with pytest.raises(UserError, match="limit 13 is more than the 12 images"):
         sample(images, 13, seed=0)

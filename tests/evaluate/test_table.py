@@ -61,7 +61,8 @@ def test_reading(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result(1.0)))
     assert read_results(tmp_path) == [result(1.0)]
-    for bad in ("{", "[]", json.dumps({**result(1.0), "format": "other"}), json.dumps({"format": "ssl-transfer/result/1"})):
+    foreign = [json.dumps({**result(1.0), "format": "other"}), json.dumps({"format": "ssl-transfer/result/1"})]
+    for bad in ("{", "[]", *foreign):
         path.write_text(bad)
         with pytest.raises(UserError, match="is not a result of this project"):
             read_results(tmp_path)

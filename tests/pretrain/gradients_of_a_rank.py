@@ -39,7 +39,9 @@ def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, to
     generator = torch.Generator().manual_seed(1)
     part = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     views = {
-        name: [torch.randn(BATCH, 3, view.size, view.size, generator=generator).double()[part] for _ in range(view.count)]
+        name: [
+            torch.randn(BATCH, 3, view.size, view.size, generator=generator).double()[part] for _ in range(view.count)
+        ]
         for name, view in method.config.views.items()
     }
     losses = method.backward(views)

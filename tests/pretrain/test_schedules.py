@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_cosine_after_linear_warm_up() -> None:
     assert factors[35] == pytest.approx(0.5 + 0.001 * 0.5)
     last = 0.5 * (1 + math.cos(math.pi * 49 / 50))
     assert factors[59] == pytest.approx(last + 0.001 * (1 - last))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(before > after for before, after in pairwise(factors[10:]))
 
 
 def test_per_epoch_schedule_changes_between_epochs_only() -> None:

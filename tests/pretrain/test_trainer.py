@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,105 @@ def test_killed_before_any_step_and_resumed_equals_uninterrupted(
         {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in text.splitlines()
     ]
     assert drop_speed((tmp_path / "metrics.jsonl").read_text()) == drop_speed(uninterrupted[1])
+
+
+RESNET = "backbone={name: resnet18, args: {channels: [4, 8, 8, 16]}, stem: small}"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["compute.precision=bf16"],
+        ["compute.precision=fp16"],
+        [RESNET, "drop_path=0.1", "compute.backward=packed", "optim={name: lars, lr: 4.0}"],
+        [RESNET, "objective={name: mocov3, temperature: 0.2}", "predictors=shared"],
+        [RESNET, "objective.name=simsiam", "target.kind=stop_gradient", "schedule.granularity=epoch",
+         "optim={name: sgd, lr: 0.5, constant_predictor_lr: true, decay_norms: true}"],
+    ],
+    ids=["bf16", "fp16", "lars-packed", "mocov3-shared", "simsiam"],
+)  # fmt: skip
+def test_every_kind_of_state_resumes_exactly(
+    overrides: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(image_folder, *overrides)
+    whole = run(config, tmp_path / "whole")
+    backward, done = Method.backward, []
+
+    def dying(self: Method, *arguments: Any) -> Any:
+        if len(done) == 5:
+            raise Killed
+        done.append(1)
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(Method, "backward", dying)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "killed")
+    monkeypatch.undo()
+    assert_equal_bits(run(config, tmp_path / "killed"), whole)
+
+
+def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None:
+    """SIGKILL at whatever the process is doing; the next one must find a whole state."""
+    overrides = ["epochs=40", "checkpoint.log_steps=1"]
+    from core.config import save_config
+
+    save_config(recipe(image_folder, *overrides), tmp_path / "r.yaml")
+    whole = run(recipe(image_folder, *overrides), tmp_path / "whole")
+    command = [
+        sys.executable, "pretrain/run.py", "--config", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"),
+        "--device", "cpu", "--workers", "0",
+    ]  # fmt: skip
+    kills = 0
+    for lines in (5, 41, 80):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        metrics = tmp_path / "run/metrics.jsonl"
+        while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") >= lines):
+            time.sleep(0.005)
+        if lines < 80:
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+    assert process.wait(timeout=60) == 0
+    assert kills == 2
+    assert_equal_bits(load_training_state(training_states(tmp_path / "run/checkpoints")[-1]), whole)
+
+
+def test_broken_images_are_replaced_named_and_too_many_end_the_run(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "data")
+    bad = tmp_path / "data/cat/3.jpg"
+    bad.write_bytes(b"no image")
+    config = recipe(tmp_path / "data", "broken_share=0.1", "epochs=2")
+    run(config, tmp_path / "one")
+    assert capsys.readouterr().err.count(f"broken image replaced: {bad}") == 1
+    (tmp_path / "data/dog/1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 of 12 images are broken.*(cat/3|dog/1)\.jpg.*(cat/3|dog/1)\.jpg"):
+        run(config, tmp_path / "two")
+
+
+def test_monitor_scores_the_labelled_splits(image_folder: Path, tmp_path: Path) -> None:
+    monitor = "monitor={every_epochs: 2, k: 3, resize: 32, crop: 32}"
+    run(recipe(image_folder, monitor), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["knn_top1"] for line in lines if "knn_top1" in line}
+    assert set(scores) == {4, 8}
+    assert all(score * 12 / 100 == pytest.approx(round(score * 12 / 100)) for score in scores.values())  # of 12 queries
+    with pytest.raises(UserError, match=r"monitor\.k 20 is more than the bank's 12 images"):
+        run(recipe(image_folder, "monitor={every_epochs: 1}"), tmp_path / "k")
+    with pytest.raises(UserError, match=r"has no train folder; labelled evaluation needs"):
+        run(recipe(image_folder / "train", monitor), tmp_path / "flat")
+
+
+def test_monitor_does_not_change_the_run(
+    image_folder: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Any], str]
+) -> None:
+    state = run(recipe(image_folder, "monitor={every_epochs: 1, k: 3, resize: 32, crop: 32}"), tmp_path)
+    for part in ("online", "target", "optimiser", "rng"):
+        for a, b in zip(leaves(state[part]), leaves(uninterrupted[0][part]), strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def test_state_has_no_unsafe_objects_and_the_last_two_stay(uninterrupted: tuple[dict[str, Any], str]) -> None:
