@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-slow test-gpu lint clean
+.PHONY: help install demo demo-seeds demo-seed test test-slow test-gpu lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,13 +24,33 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),dev]'
 	@touch $@
 
-demo: install ## data, pre-training and k-NN on two small sets: about 10 minutes on 2 CPU cores
-	@$(PY) benchmarks/demo.py
+demo: install ## data, pre-training and k-NN on two small sets, with a table at the end
+	@$(MAKE) --no-print-directory demo-seed SEED=0 RUN=runs/demo RESULTS=results/demo
+	@$(PY) evaluate/table.py results/demo
 
-demo-seeds: install ## the demo's pre-training with three seeds: mean and spread of the gain over random weights
-	@$(PY) benchmarks/demo.py --seeds 3
+demo-seeds: install ## the demo with three seeds: mean and spread
+	@for seed in 0 1 2; do \
+		$(MAKE) --no-print-directory demo-seed SEED=$$seed RUN=runs/demo-seed$$seed RESULTS=results/demo-seeds || exit; \
+	done
+	@$(PY) evaluate/table.py results/demo-seeds
 
-test: install ## all tests that take seconds, then the linters' targets are separate: `make lint`
+# Pre-trains on both sets and scores raw pixels, untrained weights and the result; runs that are finished are kept.
+demo-seed:
+	@echo "== pre-training on scenes, seed $(SEED)"
+	@$(PY) pretrain/run.py --config configs/pretrain/demo_scenes.yaml --out $(RUN) seed=$(SEED)
+	@echo "== pre-training on Fashion-MNIST, seed $(SEED)"
+	@$(PY) pretrain/run.py --config configs/pretrain/demo_fashion_mnist.yaml --out $(RUN)-fashion-mnist seed=$(SEED)
+	@echo "== k-NN accuracy, seed $(SEED)"
+	@for ckpt in pixels random:$(RUN) $(RUN); do \
+		$(PY) evaluate/knn.py --protocol knn_scenes_64px --ckpt $$ckpt --seed $(SEED) \
+			--out $(RESULTS)/scenes/$$(echo $$ckpt | tr ':/' '--')-seed$(SEED) || exit; \
+	done
+	@for ckpt in pixels random:$(RUN)-fashion-mnist $(RUN)-fashion-mnist; do \
+		$(PY) evaluate/knn.py --protocol knn_fashion_mnist_32px --ckpt $$ckpt --seed $(SEED) \
+			--out $(RESULTS)/fashion-mnist/$$(echo $$ckpt | tr ':/' '--')-seed$(SEED) || exit; \
+	done
+
+test: install ## all tests that take seconds each
 	@$(PY) -m pytest -m "not slow and not gpu"
 
 test-slow: install ## tests that take longer than half a minute each

@@ -24,6 +24,10 @@ NEUTRAL_KEYS = frozenset({"features.batch", "bank_chunk"})
 """Settings that change speed and memory, not the protocol."""
 
 
+SAMPLE_SEED = 0
+"""What `bank_limit` and `query_limit` keep is part of the protocol: runs of different seeds see the same images."""
+
+
 @dataclass(frozen=True)
 class KnnConfig:
     name: str = "knn_dino"
@@ -39,9 +43,9 @@ class KnnConfig:
     shots: int | None = None
     """Few-shot: a seeded choice of this many bank images per class; none: the whole bank."""
     bank_limit: int | None = None
-    """A seeded sample of this many images as the bank; none: all."""
+    """A fixed sample of this many images as the bank; none: all."""
     query_limit: int | None = None
-    """A seeded sample of this many images as queries; none: all."""
+    """A fixed sample of this many images as queries; none: all."""
     bank_chunk: int = 65536
     """Rows of a float16 bank (on GPUs: of any bank) that are searched at a time; memory only."""
 
@@ -58,18 +62,18 @@ class KnnConfig:
 
 
 def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The two image sets of the protocol; `seed` decides what limits and shots keep.
+    """The two image sets of the protocol; `seed` decides which shots are taken.
 
     Raises `UserError` where they can't give an accuracy: no images, no labels, a single class, different classes,
     or fewer bank images than neighbours.
     """
     bank, queries = open_images(config.data, "train", seed), open_images(config.data, "val", seed)
     if config.bank_limit is not None:
-        bank = sample(bank, config.bank_limit, seed)
+        bank = sample(bank, config.bank_limit, SAMPLE_SEED)
     if config.shots is not None and bank.classes:
         bank = few_shot(bank, config.shots, seed)
     if config.query_limit is not None:
-        queries = sample(queries, config.query_limit, seed)
+        queries = sample(queries, config.query_limit, SAMPLE_SEED)
     _check(bank.name, bank.classes, len(bank), queries.name, queries.classes, len(queries), config.ks)
     return bank, queries
 
