@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("--ckpt", required=True, help="run folder, weights file, or timm:NAME.TAG")
     parser.add_argument(
-        "--to", required=True, choices=["detectron2", "torchvision", "timm"], help="whose file to write"
+        "--to", required=True, choices=["detectron2", "mmseg", "torchvision", "timm"], help="whose file to write"
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write (.pkl for Detectron2)")
     parser.add_argument(

@@ -11,15 +11,20 @@ from torch import Tensor
 
 from converters.detectron2_file import resnet_name, write_detectron2
 from converters.key_table import KeyTable
+from converters.mmseg_backbone import backbone_settings, mmseg_names
 from converters.torchvision_model import torchvision_model, vit_name
 from core.backbones import Backbone, RawPixels, describe, is_vit
 from core.checkpoints import write_atomically
 from core.errors import UserError
 
-Destination = Literal["detectron2", "torchvision", "timm"]
+Destination = Literal["detectron2", "mmseg", "torchvision", "timm"]
+
+# Of MMSegmentation's settings: what a recipe decides.
+_LEFT_TO_THE_USER = ("init_cfg", "norm_eval", "out_indices", "strides", "dilations", "drop_path_rate")
 
 SUFFIXES: dict[Destination, tuple[str, ...]] = {
     "detectron2": (".pkl",),
+    "mmseg": (".pth",),
     "torchvision": (".pth", ".pt", ".safetensors"),
     "timm": (".pth", ".pt", ".safetensors"),
 }
@@ -40,6 +45,11 @@ def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -
     tensors = {names[name]: tensor for name, tensor in state.items()}
     if to == "detectron2":
         write_detectron2(out, tensors)
+    elif to == "mmseg":
+        # OpenMMLab's loaders take both this and a bare state dict; this one says whose it is.
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        document = {"meta": {"author": "ssl-transfer"}, "state_dict": plain}
+        write_atomically(out, lambda partial: torch.save(document, partial))
     else:
         _write_tensors(out, tensors)
     return table.onward(names)
@@ -58,6 +68,14 @@ def usage(backbone: Backbone, to: Destination, out: Path) -> str:
         text += ", MODEL.RESNETS.STRIDE_IN_1X1 False"
         basic = not hasattr(backbone.model.layer1[0], "conv3")  # type: ignore[index]
         return text + (", MODEL.RESNETS.RES2_OUT_CHANNELS 64" if basic else "")
+    if to == "mmseg":
+        settings = backbone_settings(backbone.config, backbone.model)
+        left = _LEFT_TO_THE_USER if is_vit(backbone.model) else (*_LEFT_TO_THE_USER, "norm_cfg")
+        named = ", ".join(f"{key}={value!r}" for key, value in settings.items() if key not in left)
+        return (
+            f"backbone=dict({named}, init_cfg=dict(type='Pretrained', checkpoint={str(out)!r})), "
+            f"data_preprocessor with mean={_times_255(mean)}, std={_times_255(std)}, bgr_to_rgb=True"
+        )
     if to == "torchvision":
         return f"load_state_dict(…, strict=False), only the head may be missing; mean {list(mean)}, std {list(std)}"
     return f"timm.create_model({backbone.config.name!r}, num_classes=0, checkpoint_path={str(out)!r})" + (
@@ -74,6 +92,8 @@ def _names(backbone: Backbone, to: Destination) -> dict[str, str]:
     state: Mapping[str, Any] = backbone.model.state_dict()
     if to == "timm" or (to == "detectron2" and is_vit(backbone.model)):
         return {name: name for name in state}
+    if to == "mmseg":
+        return mmseg_names(backbone.config, backbone.model)
     if to == "torchvision":
         torchvision_model(backbone.config, backbone.model)  # refuses what torchvision doesn't have
         found = {name: vit_name(name) if is_vit(backbone.model) else name for name in state}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
 from converters.families import recognise
+from converters.mmseg_verify import verify_mmseg
 from converters.torchvision_model import torchvision_model
 from core import detectron2_mends
 from core.backbones import Backbone, build_backbone, describe, is_vit
@@ -24,9 +25,12 @@ _TOLERANCE = 1e-4
 def verify(backbone: Backbone, to: Destination, out: Path) -> str:
     """Compares feature maps on the same random images; says in one sentence what was compared, and how close it came.
 
-    Where Detectron2 is not installed, or has no such model, the way back to timm's names is compared instead, and the
-    sentence says so. Raises `UserError` where a tensor is lost or the maps differ by more than 1e-4 of their range.
+    Where Detectron2 or MMSegmentation is not installed, or has no such model, the way back to timm's names is compared
+    instead, and the sentence says so. Raises `UserError` where a tensor is lost or the maps differ by more than 1e-4 of
+    their range; MMSegmentation's are held to less (`converters.mmseg_verify`).
     """
+    if to == "mmseg":
+        return verify_mmseg(backbone, out)
     side = backbone.model.patch_embed.img_size[0] if is_vit(backbone.model) else 96  # type: ignore[union-attr, index]
     images = torch.randn(2, 3, int(side), int(side), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -1,0 +1,122 @@
+"""MMSegmentation's ResNet or ViT for a backbone: its names for the tensors, its settings, and the model itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from converters.openmmlab import import_mmseg
+from core.backbones import BackboneConfig, describe, is_vit
+from core.errors import UserError
+
+_VIT_RULES = (
+    (r"cls_token", "cls_token"),
+    (r"pos_embed", "pos_embed"),
+    (r"patch_embed\.proj\.(\w+)", r"patch_embed.projection.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(\w+)", r"layers.\1.ln\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(\w+)", r"layers.\1.attn.attn.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(\w+)", r"layers.\1.attn.attn.out_proj.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"layers.\1.ffn.layers.0.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.ffn.layers.1.\2"),
+    (r"norm\.(\w+)", r"ln1.\1"),
+)
+_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+FINAL_NORM = ("ln1.weight", "ln1.bias")
+"""Names of a ViT's norm after the last block, which segmentation heads do without unless asked for."""
+
+
+def vit_name(name: str) -> str | None:
+    """MMSegmentation's name of a ViT tensor that timm calls `name`; None where it has no place for it."""
+    for pattern, replacement in _VIT_RULES:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
+    """timm's name -> MMSegmentation's for every tensor. Raises `UserError` for what it has no place for."""
+    backbone_settings(config, model)
+    state = model.state_dict()
+    if not is_vit(model):
+        return {name: name for name in state}
+    found = {name: vit_name(name) for name in state}
+    left = [name for name, new in found.items() if new is None]
+    if left:
+        raise UserError(_refusal(config, f"it has no place for {len(left)} tensors, e.g. {left[0]}"))
+    return {name: new for name, new in found.items() if new is not None}
+
+
+def backbone_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
+    """The `backbone` of an MMSegmentation config that computes what timm's `model` does, at its own image size.
+
+    A ResNet is of `style` pytorch (stride in the 3×3 convolution; `caffe` takes the same weights and is wrong), a ViT
+    ends with its final norm. Raises `UserError` for a network that MMSegmentation's classes can't be.
+    """
+    if is_vit(model):
+        return _vit_settings(config, model)
+    channels = config.args.get("channels", [64, 128, 256, 512])
+    other = set(config.args) - {"channels", "zero_init_last"}
+    if config.name not in _DEPTHS or other or config.stem != "imagenet":
+        raise UserError(
+            _refusal(config, f"its ResNets are {', '.join(_DEPTHS)} with a 7×7 stem and max pooling and nothing more")
+        )
+    if list(channels) != [channels[0] * 2**stage for stage in range(4)]:
+        raise UserError(_refusal(config, "the channels of its ResNets double from stage to stage, four times"))
+    return {
+        "type": "ResNet", "depth": _DEPTHS[config.name], "stem_channels": 64, "base_channels": channels[0],
+        "num_stages": 4, "strides": [1, 2, 2, 2], "dilations": [1, 1, 1, 1], "out_indices": [0, 1, 2, 3],
+        "style": "pytorch", "contract_dilation": True, "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False, "init_cfg": None,
+    }  # fmt: skip
+
+
+def _vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
+    patches, block = model.patch_embed, model.blocks[0]
+    width, hidden = model.embed_dim, block.mlp.fc1.out_features
+    if model.cls_token is None or model.reg_token is not None or model.no_embed_class or hidden % width:
+        raise UserError(
+            _refusal(config, "its ViT has one class token with a position embedding, and an MLP of a whole ratio")
+        )
+    left = [name for name in model.state_dict() if vit_name(name) is None]
+    if left:
+        raise UserError(_refusal(config, f"its ViT has no place for {left[0]}"))
+    if block.attn.qkv.bias is None or patches.proj.bias is None or not isinstance(model.norm, nn.LayerNorm):
+        raise UserError(_refusal(config, "its ViT has biases everywhere and a final norm"))
+    return {
+        "type": "VisionTransformer", "img_size": list(patches.img_size), "patch_size": patches.patch_size[0],
+        "embed_dims": width, "num_layers": len(model.blocks), "num_heads": block.attn.num_heads,
+        "mlp_ratio": hidden // width, "out_indices": list(range(len(model.blocks))), "qkv_bias": True,
+        "drop_path_rate": 0.0, "with_cls_token": True, "norm_cfg": {"type": "LN", "eps": model.norm.eps},
+        "act_cfg": {"type": "GELU"}, "patch_bias": True, "final_norm": True, "interpolate_mode": "bicubic",
+    }  # fmt: skip
+
+
+def _refusal(config: BackboneConfig, why: str) -> str:
+    return f"MMSegmentation has no {describe(config)}: {why}; convert --to timm instead"
+
+
+def mmseg_model(settings: Mapping[str, Any]) -> nn.Module:
+    """MMSegmentation's backbone of `backbone_settings`, with random weights."""
+    import_mmseg()
+    from mmseg.registry import MODELS
+
+    return MODELS.build(dict(settings))
+
+
+def resize_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of a class token and a square grid, [1, 1 + s², D], for another grid: [1, 1 + h·w, D].
+
+    Bicubic without antialiasing, corners not aligned: what MMSegmentation's ViT does itself for images of another
+    size, and what DINO's and MAE's code does. timm's own resizing antialiases and gives other features.
+    """
+    side = round((embedding.shape[1] - 1) ** 0.5)
+    if (side, side) == tuple(grid):
+        return embedding
+    square = embedding[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = functional.interpolate(square, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)

@@ -1,0 +1,55 @@
+"""OpenMMLab's packages, imported so that they run no code from checkpoints and install nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+import warnings
+
+from core.errors import UserError
+
+SAFE = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PIP_REQUIRE_VIRTUALENV": "1"}
+"""Environment under which torch loads nothing but tensors and plain values, whatever its caller asks for (mmengine
+repeats a refused load without that protection), and pip, which mmengine's hub calls, refuses to touch the system."""
+
+
+def import_mmseg() -> None:
+    """Makes `mmseg`, `mmengine` and `mmcv` importable, safely, with MMSegmentation's models registered.
+
+    Raises `UserError` where they are not installed.
+    """
+    os.environ.update(SAFE)
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    absent = [name for name in ("mmengine", "mmcv", "mmseg") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UserError(
+            f"semantic segmentation needs MMSegmentation ({', '.join(absent)} can't be imported); install it with "
+            f"pip install 'ssl-transfer[segmentation]'"
+        )
+    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
+        sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations among their own modules
+        try:
+            import mmseg.models  # noqa: F401
+        except (ImportError, AssertionError) as error:  # mmseg asserts the versions of the other two
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
+                f"opencv-python-headless in the place of opencv-python, else pip install 'ssl-transfer[segmentation]'"
+            ) from None
+
+
+class _WithoutOperators(types.ModuleType):
+    """Stands for mmcv's compiled operators, which the lite distribution lacks and no head of ours calls."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_arguments: object, **_options: object) -> None:
+            raise RuntimeError(f"mmcv is installed without its compiled operator {name}")
+
+        return absent
