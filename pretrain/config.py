@@ -36,7 +36,8 @@ class ComputeConfig:
     channels_last: bool = True
     """Memory layout of convolutional networks; faster on GPUs and CPUs, same arithmetic."""
     compile: bool = False
-    """Whether torch.compile compiles the backbone; the first step of each view size then takes minutes."""
+    """Whether torch.compile compiles backbone and projector; needs a C++ compiler, and the first step of each view size
+    then takes a minute or more."""
     sync_bn: bool = False
     """Whether batch norm shares its statistics among processes; one process has plain batch norm either way."""
     backward: Literal["per_view", "packed"] = "per_view"

@@ -75,6 +75,11 @@ class Method:
                 synchronise_norms(network, device)
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
             network.train()
+        # The functions that are called are compiled, not the modules below them, whose __call__ is passed over.
+        self._project = torch.compile(self.online.project) if config.compute.compile else self.online.project
+        self._target_project = self._project if self.target is None else self.target.forward
+        if self.target is not None and config.compute.compile:
+            self._target_project = torch.compile(self.target.forward)
         self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
         self._sources: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
 
@@ -114,7 +119,7 @@ class Method:
         size = len(group[0][2])
         found = {}
         with self._autocast():
-            projections = self.online.project(torch.cat([images for _, _, images in group])).split(size)
+            projections = self._project(torch.cat([images for _, _, images in group])).split(size)
             for name in dict.fromkeys(view_type for view_type, _, _ in group):
                 rows = [row for row, (view_type, _, _) in enumerate(group) if view_type == name]
                 predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name)
@@ -132,12 +137,11 @@ class Method:
 
     @torch.no_grad()
     def _targets(self, images: Sequence[Tensor]) -> list[Tensor]:
-        encode = self.online.project if self.target is None else self.target
         with self._autocast():
             if self.config.compute.backward == "packed":
-                projections = list(encode(torch.cat(list(images))).split(len(images[0])))
+                projections = list(self._target_project(torch.cat(list(images))).split(len(images[0])))
             else:
-                projections = [encode(view) for view in images]
+                projections = [self._target_project(view) for view in images]
         return [prepare_target(self.config.objective, _full(projection)) for projection in projections]
 
     def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[str, int, Tensor]]]:

@@ -49,8 +49,6 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     for network in method.networks():
         broadcast_weights(network)
     torch.manual_seed(config.seed + 1_000_003 * (processes.rank + 1))  # ranks draw their own stochastic depth
-    if config.compute.compile:
-        method.online.backbone.compile()
     peak_lr = config.optim.lr * config.batch / 256
     optimiser = build_optimiser(method.online, config.optim, peak_lr)
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None

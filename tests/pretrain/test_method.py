@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -170,6 +171,22 @@ def test_stop_gradient_has_no_second_network_and_online_drop_path_only() -> None
     names = lambda network: {type(module).__name__ for module in network.modules()}  # noqa: E731
     assert "DropPath" in names(method.online)
     assert "DropPath" not in names(method.target)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_losses_and_gradients() -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    plain, compiled = build(config()), build(config(compute=ComputeConfig(channels_last=False, compile=True)))
+    views = some_views()
+    expected, found = plain.backward(views), compiled.backward(views)
+    assert counters["frames"]["ok"] >= 2  # online and target network at least
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-4)
+    for (name, a), b in zip(plain.online.named_parameters(), compiled.online.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-2, atol=1e-4, msg=name)
 
 
 def test_bf16_losses_are_fp32_and_close() -> None:
