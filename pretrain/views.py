@@ -19,13 +19,10 @@ import torch
 from torch.utils.data import Dataset
 
 from core.data.base import ImageSet
-from core.errors import BrokenImage, UserError
+from core.data.broken import decode_or_replace
+from core.data.crop import resized_crop
+from core.errors import UserError
 from pretrain import tasks
-
-REPLACEMENTS = 10
-"""Other images tried in place of a broken one before giving up."""
-CROP_TRIES = 10
-"""Boxes tried by a crop before it falls back to the centre, as in torchvision's RandomResizedCrop."""
 
 
 @dataclass(frozen=True)
@@ -181,65 +178,22 @@ class Views(Dataset[Sample]):
         """
         epoch, index = key
         rng = np.random.default_rng((self._seed, epoch, index))
-        image, index, broken = self._decode(index, rng)
+        image, index, broken = decode_or_replace(self._images, index, rng)
         views = {
             name: [self._view(name, view, number, image, rng) for number in range(view.count)]
             for name, view in self._views.items()
         }
         return Sample(views, index, broken)
 
-    def _decode(self, index: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, int, list[str]]:
-        broken: list[str] = []
-        while True:
-            try:
-                return self._images.image(index), index, broken
-            except BrokenImage as error:
-                broken.append(error.where)
-                if len(broken) > REPLACEMENTS:
-                    raise UserError(
-                        f"{len(broken)} images of {self._images.name} drawn one after another are broken "
-                        f"(the last: {error}); check that the data set is complete"
-                    ) from error
-            index = int(rng.integers(len(self._images)))
-
     def _view(
         self, name: str, config: ViewConfig, number: int, image: PIL.Image.Image, rng: np.random.Generator
     ) -> View:
-        left, top, width, height = draw_crop(image.width, image.height, config.area, config.ratio, rng)
-        # Cropped first, not by resize's own box: that lets pixels from outside of the crop in.
-        crop = image.crop((left, top, left + width, top + height))
-        crop = crop.resize((config.size, config.size), PIL.Image.Resampling.BICUBIC)
+        crop = resized_crop(image, config.size, config.area, config.ratio, rng)
         parameters = draw_photometric(config.photometric[min(number, len(config.photometric) - 1)], rng)
         if name in self._tasks:
             draw, options = self._tasks[name]
             parameters |= {f"{config.pretext}.{key}": value for key, value in draw(options, config.size, rng).items()}
         return View(torch.from_numpy(np.array(crop)).permute(2, 0, 1), parameters)
-
-
-def draw_crop(
-    width: int, height: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """A box (left, top, width, height) within an image, drawn as by torchvision's RandomResizedCrop.
-
-    Area uniform, ratio (width / height) log-uniform, position uniform; after `CROP_TRIES` boxes that don't fit, the
-    largest central one whose ratio is allowed.
-    """
-    numbers = rng.random(2 * CROP_TRIES + 2).tolist()
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(CROP_TRIES):
-        pixels = width * height * (area[0] + (area[1] - area[0]) * numbers[2 * attempt])
-        aspect = math.exp(low + (high - low) * numbers[2 * attempt + 1])
-        box_width, box_height = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left = int(numbers[-2] * (width - box_width + 1))
-            top = int(numbers[-1] * (height - box_height + 1))
-            return left, top, box_width, box_height
-    box_width, box_height = width, height
-    if width / height < ratio[0]:
-        box_height = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        box_width = round(height * ratio[1])
-    return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
 
 
 def draw_photometric(config: PhotometricConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:

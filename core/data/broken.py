@@ -1,10 +1,17 @@
-"""The account of broken images: each named once, and an end to the run where they are too many."""
+"""Broken images: others in their place, each named once, and an end to the run where they are too many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from core.errors import UserError
+import numpy as np
+import PIL.Image
+
+from core.data.base import ImageSet
+from core.errors import BrokenImage, UserError
+
+REPLACEMENTS = 10
+"""Other images tried in place of a broken one before giving up."""
 
 
 class BrokenImages:
@@ -34,3 +41,22 @@ class BrokenImages:
                 f"{self.allowed_share:g}: {listed}; mend or remove them, or raise broken_share"
             )
         return new
+
+
+def decode_or_replace(images: ImageSet, index: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, int, list[str]]:
+    """Image `index`, or one drawn at random where it is broken; its position, and the names of the broken ones.
+
+    Raises `UserError` where `REPLACEMENTS` images drawn in its place are broken too.
+    """
+    broken: list[str] = []
+    while True:
+        try:
+            return images.image(index), index, broken
+        except BrokenImage as error:
+            broken.append(error.where)
+            if len(broken) > REPLACEMENTS:
+                raise UserError(
+                    f"{len(broken)} images of {images.name} drawn one after another are broken "
+                    f"(the last: {error}); check that the data set is complete"
+                ) from error
+        index = int(rng.integers(len(images)))

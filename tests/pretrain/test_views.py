@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
 from core.config import from_dict, to_dict
+from core.data.crop import draw_crop
 from core.errors import BrokenImage, UserError
 from pretrain.views import (
     PhotometricConfig,
@@ -25,7 +26,6 @@ from pretrain.views import (
     ViewConfig,
     Views,
     collate,
-    draw_crop,
     draw_photometric,
 )
 

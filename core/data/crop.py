@@ -1,0 +1,47 @@
+"""Random crops: boxes drawn as by torchvision's RandomResizedCrop, from NumPy's generators."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import PIL.Image
+
+CROP_TRIES = 10
+"""Boxes tried by a crop before it falls back to the centre, as in torchvision's RandomResizedCrop."""
+
+
+def draw_crop(
+    width: int, height: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box (left, top, width, height) within an image, drawn as by torchvision's RandomResizedCrop.
+
+    Area uniform, ratio (width / height) log-uniform, position uniform; after `CROP_TRIES` boxes that don't fit, the
+    largest central one whose ratio is allowed.
+    """
+    numbers = rng.random(2 * CROP_TRIES + 2).tolist()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(CROP_TRIES):
+        pixels = width * height * (area[0] + (area[1] - area[0]) * numbers[2 * attempt])
+        aspect = math.exp(low + (high - low) * numbers[2 * attempt + 1])
+        box_width, box_height = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(numbers[-2] * (width - box_width + 1))
+            top = int(numbers[-1] * (height - box_height + 1))
+            return left, top, box_width, box_height
+    box_width, box_height = width, height
+    if width / height < ratio[0]:
+        box_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        box_width = round(height * ratio[1])
+    return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
+
+
+def resized_crop(
+    image: PIL.Image.Image, size: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> PIL.Image.Image:
+    """A random crop of `image` (`draw_crop`), resized to size × size pixels, bicubic."""
+    left, top, width, height = draw_crop(image.width, image.height, area, ratio, rng)
+    # Cropped first, not by resize's own box: that lets pixels from outside of the crop in.
+    crop = image.crop((left, top, left + width, top + height))
+    return crop.resize((size, size), PIL.Image.Resampling.BICUBIC)
