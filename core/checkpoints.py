@@ -100,7 +100,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
     """A state that `save_training_state` wrote; `UserError` for anything else."""
     state = read_tensors(path)
     if not is_training_state(state):
-        raise UserError(f"{path} is not a training state of ssl-transfer; --resume takes checkpoints/step_*.pt")
+        raise UserError(f"{path} is not a training state of ssl-transfer")
     return state
 
 
