@@ -21,10 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set PYTHON=/path/to/python"; exit 2; }
 	@echo "== environment: $(VENV) ($(PYTHON), $(FAISS)); a first installation takes a few minutes"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),detection,segmentation,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),detection,segmentation,dev]'
 	@$(PY) -c 'import cv2' 2>/dev/null || { echo "== no libGL on this machine: OpenCV without windows"; \
-		$(PY) -m pip uninstall --quiet --yes opencv-python; \
-		$(PY) -m pip install --quiet --disable-pip-version-check opencv-python-headless; }
+		$(PY) -m pip uninstall -qq --yes opencv-python; \
+		$(PY) -m pip install -qq --disable-pip-version-check opencv-python-headless; }
 	@$(PY) evaluate/install_detectron2.py
 	@touch $@
 
