@@ -8,10 +8,10 @@ from typing import Literal
 from core.backbones import BackboneConfig
 from core.data.open import DataConfig
 from core.run_folder import Tracker
+from core.schedules import ScheduleConfig
 from pretrain.heads import HeadConfig
 from pretrain.objectives import ObjectiveConfig
 from pretrain.optimisers import OptimConfig
-from pretrain.schedules import ScheduleConfig
 from pretrain.views import ViewConfig
 
 GLOBAL = "global"

@@ -22,6 +22,7 @@ from core.data.order import GlobalBatches
 from core.distributed import Processes, average_gradients, broadcast_weights
 from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
+from core.schedules import learning_rate_factor, momentum
 from pretrain import state
 from pretrain.augment import augment
 from pretrain.config import PretrainConfig
@@ -29,7 +30,6 @@ from pretrain.log import StepLog
 from pretrain.method import Method
 from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
-from pretrain.schedules import learning_rate_factor, momentum
 from pretrain.views import Batch, View, ViewConfig, Views, collate
 
 

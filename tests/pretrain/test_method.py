@@ -12,11 +12,11 @@ from torch import Tensor
 
 from core.backbones import BackboneConfig
 from core.config import load_config
+from core.schedules import ScheduleConfig
 from pretrain.config import ComputeConfig, PretrainConfig, TargetConfig, pairs
 from pretrain.heads import HeadConfig
 from pretrain.method import Method
 from pretrain.objectives import ObjectiveConfig, byol, mocov3, simsiam
-from pretrain.schedules import ScheduleConfig
 from pretrain.views import PhotometricConfig, ViewConfig
 
 COUNTS = {"global": 2, "local": 2, "cutout": 1}

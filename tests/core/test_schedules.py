@@ -1,4 +1,4 @@
-"""pretrain/schedules.py against hand-computed values."""
+"""core/schedules.py against hand-computed values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from pretrain.schedules import ScheduleConfig, learning_rate_factor, momentum
+from core.schedules import ScheduleConfig, learning_rate_factor, momentum
 
 
 def test_cosine_after_linear_warm_up() -> None:
