@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -95,15 +95,22 @@ def normalised(pixels: Tensor, backbone: BackboneConfig) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
-def feature_size(model: nn.Module, config: FeatureConfig, device: torch.device) -> int:
+def feature_size(
+    model: nn.Module,
+    config: FeatureConfig,
+    device: torch.device,
+    pool: Callable[[Any, Tensor], Tensor] | None = None,
+) -> int:
     """D of `extract_features`, found with one blank image of the size that the protocol sets.
 
     Raises `UserError` for a pooling that the model lacks and for a size that it can't take.
     """
     crop = config.transform.crop
-    with _frozen(model):
+    with frozen(model):
         try:
-            return pooled_features(model, torch.zeros(1, 3, crop, crop, device=device), config.pooling).shape[1]
+            blank = torch.zeros(1, 3, crop, crop, device=device)
+            vectors = pooled_features(model, blank, config.pooling) if pool is None else pool(model, blank)
+            return vectors.shape[1]
         except AssertionError as error:  # timm's answer to sizes that the patches don't divide
             raise UserError(
                 f"the backbone can't take images of {crop}×{crop} pixels ({error}); set features.transform.crop"
@@ -118,15 +125,19 @@ def extract_features(
     processes: Processes,
     workers: int = 0,
     unit: bool = False,
+    pool: Callable[[Any, Tensor], Tensor] | None = None,
+    allocate: Callable[[tuple[int, int], str], NDArray[Any]] = np.empty,
 ) -> Features:
     """Features of this rank's part of `images`, in ascending position; every image is seen by exactly one rank.
 
     All ranks call it together. `model` is on the device of `processes`; its training mode is left as it was, and
     neither its buffers nor torch's global random state change. `unit`: L2-normalised in float32 before storage.
+    `pool`: (model, images [B, 3, H, W]) -> vectors [B, D], in place of `config.pooling`. `allocate`: (shape, dtype) ->
+    the array that is to hold this rank's vectors, e.g. one on disk; its last rows stay unused where images are broken.
     Raises `UserError` (on every rank) where too many images are broken or a feature is not finite.
     """
     part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world)[processes.rank]
-    values = np.empty((len(part), feature_size(model, config, processes.device)), dtype=config.storage)
+    values = allocate((len(part), feature_size(model, config, processes.device, pool)), config.storage)
     labels, positions = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
     broken: list[str] = []
     not_finite: list[int] = []
@@ -146,7 +157,7 @@ def extract_features(
         total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.main, leave=False,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )  # fmt: skip
-    with bar, _frozen(model), autocast:
+    with bar, frozen(model), autocast:
         for pixels, batch_labels, batch_positions, batch_broken in loader:
             bar.update(len(pixels) + len(batch_broken))
             broken += batch_broken
@@ -155,7 +166,7 @@ def extract_features(
             if len(pixels) == 0:
                 continue
             crops = normalised(pixels.to(processes.device, non_blocking=True), backbone)
-            vectors = pooled_features(model, crops, config.pooling).float()
+            vectors = (pooled_features(model, crops, config.pooling) if pool is None else pool(model, crops)).float()
             vectors = functional.normalize(vectors, dim=1) if unit else vectors
             stored = vectors.to(getattr(torch, config.storage)).cpu().numpy()
             finite = np.isfinite(stored).all(axis=1)
@@ -208,7 +219,7 @@ def _gather(rows: NDArray[Any], device: torch.device) -> NDArray[Any]:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
