@@ -50,8 +50,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 def row_of(result: dict[str, Any]) -> str:
     """What was measured: architecture and training, without the seed."""
     checkpoint, backbone = result["checkpoint"], result["backbone"]
-    if backbone == "raw pixels":
-        return backbone
+    if backbone == "pixels":
+        return "raw pixels"
     if checkpoint.get("family") == "random":
         return f"{backbone}, random initialisation"
     if "config_sha256" in checkpoint:  # our own run: its config tells it from another run of the same method

@@ -32,7 +32,7 @@ OURS = {"family": "ssl-transfer", "config_sha256": "c", "method": "byol", "epoch
 def test_seeds_average_and_baselines_come_first() -> None:
     table = markdown([
         result(40.0, 0, **OURS), result(44.0, 1, **OURS), result(48.0, 2, **OURS),
-        result(30.0, family="random"), {**result(20.0), "backbone": "raw pixels", "checkpoint": {"given": "raw pixels"}},
+        result(30.0, family="random"), {**result(20.0), "backbone": "pixels", "checkpoint": {"given": "raw pixels"}},
     ])  # fmt: skip
     assert table.splitlines() == [
         "| backbone | knn_a |",
