@@ -1,0 +1,224 @@
+"""Detection with a backbone. `python evaluate/coco.py --ckpt runs/demo --protocol scenes_maskrcnn_r18_fpn_300it`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from core.backbones import Backbone
+    from core.coverage import Coverage
+    from core.distributed import Processes
+    from evaluate.detection.records import DetectionSet
+    from evaluate.detection.settings import DetectionConfig
+
+
+def main() -> None:
+    """Parses, prints the plan, trains, measures, writes result.json."""
+    arguments = _arguments()
+    started = time.time()
+
+    from converters.open import open_backbone
+    from core.checkpoints import tensors_digest
+    from core.config import load_config, to_dict
+    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.result import Result, write_result
+    from core.run_folder import RunFolder, drop_metrics_after
+    from evaluate.detection.imports import check_detectron2
+    from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
+    from evaluate.protocol import full_name, other_result, result_folder
+
+    file = arguments.config or find_protocol(arguments.protocol)
+    config = load_config(DetectionConfig, file, arguments.overrides)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
+    check_detectron2()
+
+    from evaluate.detection import inference, state, training
+    from evaluate.detection.coco_metrics import coco_metrics, engine
+    from evaluate.detection.datasets import open_splits, register
+    from evaluate.detection.detector import build_detector, check_fit, detectron2_config
+    from evaluate.detection.pictures import draw
+    from evaluate.detection.voc_metrics import voc_metrics
+
+    processes = join_processes(arguments.device)
+    training.join_detectron2(processes)
+    training.check_hardware(config, processes)
+    with rank_zero_first():
+        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        check_fit(config, backbone)
+        train, val = open_splits(config)
+    cfg = detectron2_config(config, backbone, len(train.classes), processes)
+    detector, coverage = build_detector(cfg, backbone, arguments.seed)
+    digest = tensors_digest(backbone.model.state_dict())
+    folder = arguments.out or result_folder(protocol, digest, arguments.seed)
+    identity = {
+        "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": [train.digest, val.digest],
+    }  # fmt: skip
+    refused = ""
+    if processes.main:
+        print(_plan(protocol, config, backbone, coverage, train, val, processes, cfg), flush=True)
+        refused = other_result(folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest])
+    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
+        raise UserError(refused)
+    if processes.main and arguments.restart:
+        training.forget(folder)
+    with rank_zero_first():
+        saved = state.load(folder, identity)
+    done = saved["step"] if saved else 0
+    if processes.main and done:
+        print(f"resumes  after step {done:,} of {cfg.SOLVER.MAX_ITER:,}, from {folder / state.FILE}", flush=True)
+    log = None
+    if processes.main:
+        drop_metrics_after(folder, done)
+        log = RunFolder(folder, config)
+    broken_train = training.train(
+        cfg, config, detector, register(train), train, arguments.seed, processes, arguments.workers, folder, identity,
+        saved, log.write if log is not None else lambda _step, _values: None,
+    )  # fmt: skip
+    if log is not None:
+        log.close()
+    findings = inference.find(cfg, detector, val, processes, arguments.workers, config.data.broken_share)
+    metrics: dict[str, Any] = {}
+    if config.data.source.startswith("voc"):
+        metrics = voc_metrics(val, findings)
+    elif findings is not None:
+        metrics = {**coco_metrics(val, findings, config.detector.masks), "counted_by": engine()}
+    if findings is None:
+        return
+    for part, names in (("training", (*train.left_out, *broken_train)), ("test", (*val.left_out, *findings.broken))):
+        if names:
+            print(f"{len(names)} left out of {part}: {'; '.join(names[:20])}{'; …' if len(names) > 20 else ''}")
+    result = Result(
+        protocol=protocol,
+        metrics=metrics,
+        backbone=backbone,
+        data={"train": _facts(train, broken_train), "val": _facts(val, findings.broken)},
+        seed=arguments.seed,
+        settings=to_dict(config),
+        started=started,
+        device=processes.device,
+    )
+    print(_table(metrics))
+    write_result(folder / "result.json", result)
+    print(f"result: {folder / 'result.json'}")
+    if arguments.draw:
+        paths = draw(folder / "pictures", val, findings, arguments.draw, arguments.seed)
+        print(f"pictures: {len(paths)} in {folder / 'pictures'} (truth on the left, findings on the right)")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a detector on a backbone and measure it, under a named protocol (COCO, Pascal VOC, scenes).",
+        epilog="example: python evaluate/coco.py --ckpt runs/r50 --protocol coco_maskrcnn_r50_fpn_1x_mulan "
+        "--data coco:/data/coco   (under torchrun for several GPUs; a killed run goes on when started again)",
+    )
+    parser.add_argument(
+        "--ckpt", required=True, help="run folder, weights file, timm:NAME or random:CKPT (its architecture untrained)"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--protocol", default="coco_maskrcnn_r50_fpn_1x_mulan", help="a name in configs/evaluate (default %(default)s)"
+    )
+    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
+    parser.add_argument("--data", help="short for data.source=…: scenes, coco:ROOT, voc:ROOT")
+    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
+    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
+    parser.add_argument("--out", type=Path, help="folder of the run (default results/PROTOCOL/BACKBONE-seedN)")
+    parser.add_argument("--restart", action="store_true", help="train anew even where the folder holds a state")
+    parser.add_argument(
+        "--draw", type=int, default=0, metavar="N", help="write N pictures of findings beside the truth"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of heads, order, crops and random weights (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        help="loader processes of a rank (default %(default)s)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
+    arguments = parser.parse_intermixed_args()
+    if arguments.data:
+        arguments.overrides.append(f"data.source={arguments.data}")
+    for name in ("seed", "workers", "draw"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
+    return arguments
+
+
+def _plan(
+    protocol: str,
+    config: DetectionConfig,
+    backbone: Backbone,
+    coverage: Coverage,
+    train: DetectionSet,
+    val: DetectionSet,
+    processes: Processes,
+    cfg: Any,
+) -> str:
+    from core.result import device_name
+    from evaluate.detection.settings import schedule_of
+
+    norms = {"backbone": cfg.MODEL.SSL.NORM, "pyramid": cfg.MODEL.FPN.NORM, "heads": cfg.MODEL.ROI_BOX_HEAD.NORM}
+    said = ", ".join(f"{place} {norm or 'none'}" for place, norm in norms.items())
+    wanted = {config.detector.norm, config.detector.pyramid_norm, config.detector.head_norm}
+    alone = " (SyncBN is plain BN on one process)" if "SyncBN" in wanted and processes.world == 1 else ""
+    sides = config.data.large_scale_jitter or "/".join(map(str, config.data.short_sides))
+    return "\n".join(
+        [
+            f"protocol  {protocol}",
+            f"backbone  {backbone.source}",
+            f"loaded    {coverage.summary()}",
+            f"detector  {config.detector.design}, {'boxes and masks' if config.detector.masks else 'boxes'}, "
+            f"{len(train.classes)} classes; norms: {said}{alone}",
+            f"train     {train.name}: {len(train.records):,} images, short side {sides}",
+            f"test      {val.name}: {len(val.records):,} images, short side {config.data.test_short_side}",
+            f"schedule  {schedule_of(config.solver).said}; {config.solver.optimiser}",
+            f"runs on   {device_name(processes.device)}, {processes.world} "
+            f"process{'es' if processes.world > 1 else ''}{', mixed precision' if config.solver.amp else ''}",
+        ]
+    )
+
+
+def _facts(split: DetectionSet, broken: list[str]) -> dict[str, Any]:
+    return {
+        "name": split.name,
+        "images": len(split.records),
+        "classes": len(split.classes),
+        "digest": split.digest,
+        "broken": [*split.left_out, *broken],
+    }
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    lines = []
+    for kind in ("box", "mask"):
+        keys = [
+            key for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") if f"{kind}_{key}" in metrics
+        ]
+        values = [metrics[f"{kind}_{key}"] for key in keys]
+        shown = [
+            f"{key[2:].lstrip('_') or 'AP'} {'–' if v is None else f'{v:.2f}'}"
+            for key, v in zip(keys, values, strict=True)
+        ]
+        if shown:
+            lines.append(f"{kind:4s}  " + "   ".join(shown))
+        for name, value in metrics.get(f"{kind}_ap_per_class", {}).items():
+            lines.append(f"      {name:20s} {'–' if value is None else f'{value:.2f}'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,227 @@
+"""The settings of a detection protocol: data, detector, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from core.data.scenes import ScenesConfig
+from evaluate.protocol import check_name, protocol_file
+
+NEUTRAL_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every"})
+"""Settings that change neither training nor measurement."""
+
+Norm = Literal["", "BN", "SyncBN", "LN"]
+SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
+_KINDS = ("scenes_maskrcnn", "voc_frcnn", "coco")
+
+
+def find_protocol(name: str) -> Path:
+    """The file of a detection protocol; `UserError` with the names there are."""
+    return protocol_file(name, next((kind for kind in _KINDS if name.startswith(kind)), _KINDS[-1]))
+
+
+@dataclass(frozen=True)
+class DetectionDataConfig:
+    source: str = "coco:data/coco"
+    """`coco:ROOT` (ROOT/train2017, val2017, annotations/instances_*.json), `voc:ROOT` (ROOT/VOC2007, VOC2012) or
+    `scenes`, which are rendered on first use and written in COCO's layout."""
+    scenes: ScenesConfig = field(default_factory=lambda: ScenesConfig(objects=(2, 6), radius=(0.1, 0.28)))
+    """How the built-in scenes look; of no effect on the other sources."""
+    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    """Shorter side of a training image in pixels, one of these at random."""
+    longest: int = 1333
+    """No side of a training or test image is longer, in pixels."""
+    test_short_side: int = 800
+    """Shorter side of a test image in pixels."""
+    large_scale_jitter: int | None = None
+    """Instead of `short_sides`: scale by 0.1 … 2 and crop or pad to a square of this many pixels."""
+    mask_format: Literal["polygon", "bitmask"] = "polygon"
+    """In which form masks are trained on; `bitmask` takes run lengths too."""
+    broken_share: float = 0.001
+    """Largest share of images that may be missing or undecodable, and of boxes that may be impossible."""
+
+    def __post_init__(self) -> None:
+        kind, _, place = self.source.partition(":")
+        if kind not in ("scenes", "coco", "voc") or (kind == "scenes") == bool(place):
+            raise ValueError(f"source {self.source!r} is none of: {SOURCES}")
+        if not self.short_sides or min(*self.short_sides, self.longest, self.test_short_side) < 32:
+            raise ValueError("short_sides, longest and test_short_side must be at least 32 pixels")
+        if self.large_scale_jitter is not None and self.large_scale_jitter < 32:
+            raise ValueError(f"large_scale_jitter must be at least 32 pixels or null, not {self.large_scale_jitter}")
+        if not 0 <= self.broken_share < 1:
+            raise ValueError(f"broken_share must be 0 … 1, not {self.broken_share}")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    design: Literal["resnet_fpn", "resnet_c4", "vit_fpn", "vit_simple"] = "resnet_fpn"
+    """`resnet_fpn`: feature pyramid. `resnet_c4`: one map (res4), res5 is the head. `vit_fpn`: `taps` of a ViT resized
+    to four strides below a feature pyramid. `vit_simple`: the same without the pyramid's way down."""
+    masks: bool = True
+    """Mask R-CNN; without: Faster R-CNN."""
+    norm: Norm = "SyncBN"
+    """In a ResNet, and in a C4 head after res5; for a ViT in the layers that resize its taps."""
+    pyramid_norm: Norm = ""
+    """In the feature pyramid."""
+    head_norm: Norm = ""
+    """In the convolutions of box and mask heads."""
+    extra_norm: bool = False
+    """C4: one more norm after res5."""
+    freeze_at: int = 0
+    """ResNet: this many parts, counted from the stem, keep their weights."""
+    taps: tuple[int, ...] = (3, 5, 7, 11)
+    """ViT: the blocks, counted from 0, whose outputs become strides 4, 8, 16 and 32."""
+    drop_path: float = 0.0
+    """ViT: stochastic depth rate."""
+    pyramid_width: int = 256
+    """Channels of the pyramid's maps."""
+    rpn_convs: int = 1
+    """Convolutions of the proposal network before its two outputs."""
+    box_convs: int = 0
+    """Convolutions of the box head (256 channels, or `pyramid_width` where that is less)."""
+    box_fcs: int = 2
+    """Fully connected layers of the box head."""
+    box_width: int = 1024
+    """Width of the box head's fully connected layers."""
+    mask_convs: int = 4
+    """Convolutions of the mask head of a pyramid."""
+    mask_width: int = 256
+    """Channels of the mask head."""
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Sides of the anchors in pixels: one for each pyramid level, or all on C4's one map."""
+    proposals: tuple[int, int, int, int] = (2000, 1000, 1000, 1000)
+    """Proposals before suppression in training and test (per level), and after it in training and test."""
+    rois: int = 512
+    """Regions per image on which the heads are trained."""
+
+    def __post_init__(self) -> None:
+        if "LN" in (self.norm, self.pyramid_norm, self.head_norm) and not self.design.startswith("vit"):
+            raise ValueError("norm, pyramid_norm and head_norm LN are for ViTs; a ResNet has BN or SyncBN")
+        if not self.norm and self.design.startswith("resnet"):
+            raise ValueError("norm must be BN or SyncBN for a ResNet, whose weights have batch norms")
+        if self.design == "resnet_c4" and (self.box_convs or self.pyramid_norm or self.head_norm):
+            raise ValueError("design resnet_c4 has no pyramid and no own heads: leave their norms and box_convs out")
+        if self.extra_norm and self.design != "resnet_c4":
+            raise ValueError("extra_norm is for design resnet_c4")
+        if len(self.taps) != 4 or min(self.taps) < 0 or list(self.taps) != sorted(self.taps):
+            raise ValueError(f"taps must be four block numbers that don't fall, not {list(self.taps)}")
+        if self.design != "resnet_c4" and len(self.anchors) != 5:
+            raise ValueError(f"anchors must be five sides, for p2 … p6, not {list(self.anchors)}")
+        if not 0 <= self.freeze_at <= 5:
+            raise ValueError(f"freeze_at must be 0 … 5, not {self.freeze_at}")
+        if not 0 <= self.drop_path < 1 or (self.drop_path and not self.design.startswith("vit")):
+            raise ValueError(f"drop_path must be 0 … 1, and is for ViTs, not {self.drop_path}")
+        counts = (self.pyramid_width, self.rpn_convs, self.box_width, self.mask_width, *self.proposals, self.rois)
+        if min(counts, default=0) < 1 or min(self.box_convs, self.mask_convs) < 0 or self.box_fcs < 1:
+            raise ValueError("widths, rpn_convs, box_fcs, proposals and rois must be at least 1, convs at least 0")
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW with betas 0.9 and 0.999."""
+    lr: float = 0.02
+    """Peak learning rate at `batch`."""
+    weight_decay: float = 1e-4
+    """For all but norms; AdamW: for matrices only, not for biases, norms, position embeddings and tokens."""
+    layer_decay: float = 1.0
+    """ViT: learning rate of each block relative to the next one's."""
+    batch: int = 16
+    """Images per step, over all processes, for which the other numbers are meant."""
+    global_batch: int | None = None
+    """Images per step in this run; none: `batch`. Learning rate and steps follow by the linear rule."""
+    iterations: int = 90_000
+    """Steps."""
+    steps: tuple[int, ...] = (60_000, 80_000)
+    """After these the learning rate falls to a tenth."""
+    schedule: float = 1.0
+    """Multiplies `iterations` and `steps`: 2 makes a 1x protocol 2x."""
+    warmup: int = 1000
+    """Steps of linear warm-up from a thousandth."""
+    precise_bn: int = 0
+    """After training, statistics of batch norms are averaged over this many batches; 0: the running ones stay."""
+    amp: bool = False
+    """Mixed precision in training; CUDA only."""
+    checkpoint_every: int = 5000
+    """Steps between two states from which a killed run resumes."""
+    log_every: int = 20
+    """Steps between two lines of progress."""
+
+    def __post_init__(self) -> None:
+        for key in ("batch", "iterations", "checkpoint_every", "log_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.global_batch is not None and self.global_batch < 1:
+            raise ValueError(f"global_batch must be at least 1 or null, not {self.global_batch}")
+        for key in ("lr", "schedule"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
+        if min(self.weight_decay, self.warmup, self.precise_bn) < 0:
+            raise ValueError("weight_decay, warmup and precise_bn must be 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+        if list(self.steps) != sorted(set(self.steps)) or (self.steps and not 0 < self.steps[0] <= self.steps[-1]):
+            raise ValueError(f"steps must be positive and rise, not {list(self.steps)}")
+        if self.steps and self.steps[-1] >= self.iterations:
+            raise ValueError(f"steps must lie before the last iteration {self.iterations}, not {list(self.steps)}")
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    name: str = "coco_maskrcnn_r50_fpn_1x_mulan"
+    """The protocol's name, under which results are compared."""
+    data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
+    """Images and boxes."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    """What is built on the backbone."""
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    """How it is trained; everything is trained but `freeze_at`."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.data.source.startswith("voc") and self.detector.masks:
+            raise ValueError("detector.masks must be false with data.source voc:…, which has boxes only")
+        if self.solver.layer_decay != 1 and self.solver.optimiser != "adamw":
+            raise ValueError("solver.layer_decay is for solver.optimiser adamw")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The solver's numbers after `schedule` and the linear rule."""
+
+    batch: int
+    """Images per step over all processes."""
+    lr: float
+    """Peak learning rate."""
+    iterations: int
+    """Steps."""
+    steps: tuple[int, ...]
+    """Where the learning rate falls."""
+    warmup: int
+    """Steps of warm-up."""
+    said: str
+    """One line for the plan."""
+
+
+def schedule_of(solver: SolverConfig) -> Schedule:
+    """Batch n times as large: n times the learning rate in an n-th of the steps (arXiv 1706.02677, section 2.1)."""
+    batch = solver.global_batch or solver.batch
+    scale = batch / solver.batch
+
+    def count(number: float) -> int:
+        return max(1, round(number / scale)) if number else 0
+
+    iterations = count(solver.iterations * solver.schedule)
+    # Rounded schedules of a few steps must still fall before they end.
+    steps = tuple(sorted({count(step * solver.schedule) for step in solver.steps}))
+    steps = tuple(step for step in steps if step < iterations)
+    schedule = Schedule(batch, solver.lr * scale, iterations, steps, min(count(solver.warmup), iterations), "")
+    said = (
+        f"{schedule.iterations:,} steps of {batch} images, lr {schedule.lr:g}, falls after "
+        f"{', '.join(f'{step:,}' for step in schedule.steps) or 'none'}, warm-up {schedule.warmup:,}"
+    )
+    if scale != 1:
+        said += f" (linear rule: {batch} for {solver.batch} images, so lr × {scale:g} and steps ÷ {scale:g})"
+    return Schedule(schedule.batch, schedule.lr, iterations, steps, schedule.warmup, said)

@@ -1,0 +1,217 @@
+"""The named detection protocols: Detectron2's resolved config, field by field, against recipes and model zoo."""
+
+# Detectron2 is looked for before what imports it; its config's names look like constants.
+# ruff: noqa: E402, SIM300
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from core import detectron2_mends
+
+detectron2_mends.announce()
+pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
+
+from detectron2 import model_zoo
+
+from converters.open import open_backbone
+from core.backbones import Backbone
+from core.config import load_config
+from core.distributed import Processes
+from core.errors import UserError
+from evaluate.detection.detector import check_fit, detectron2_config
+from evaluate.detection.settings import DetectionConfig, find_protocol, schedule_of
+
+GPUS = Processes(0, 8, torch.device("cuda", 0))
+FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+C4 = "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml"
+VOC = "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml"
+EVERYWHERE = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "TEST.PRECISE_BN.ENABLED": True,
+}
+DENSECL = {
+    "MODEL.FPN.NORM": "SyncBN",
+    "MODEL.ROI_BOX_HEAD.NORM": "SyncBN",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_MASK_HEAD.NORM": "SyncBN",
+}
+C4_EXTRA = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
+# Of no meaning here: where data, weights and devices are.
+ELSEWHERE = ("DATASETS.", "MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.SSL.", "VERSION", "OUTPUT_DIR")
+
+
+def resolved(name: str, ckpt: str, classes: int, *overrides: str) -> Any:
+    config = load_config(DetectionConfig, find_protocol(name), overrides)
+    backbone = open_backbone(ckpt)
+    check_fit(config, backbone)
+    return detectron2_config(config, backbone, classes, GPUS)
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "stock", "classes", "changes"),
+    [
+        ("coco_maskrcnn_r50_fpn_1x_mulan", FPN, 80, {}),
+        ("coco_maskrcnn_r50_fpn_1x_moco", FPN, 80, {"MODEL.FPN.NORM": "SyncBN"}),
+        ("coco_maskrcnn_r50_fpn_1x_densecl", FPN, 80, DENSECL),
+        ("coco_maskrcnn_r50_c4_1x", C4, 80, C4_EXTRA),
+        (
+            "coco_maskrcnn_r50_c4_2x",
+            C4,
+            80,
+            {**C4_EXTRA, "SOLVER.MAX_ITER": 180_000, "SOLVER.STEPS": [120_000, 160_000]},
+        ),
+        ("voc_frcnn_r50_c4_24k", VOC, 20, {**C4_EXTRA, "SOLVER.MAX_ITER": 24_000, "SOLVER.STEPS": [18_000, 22_000]}),
+    ],
+)
+def test_a_protocol_is_the_zoos_config_and_what_the_recipe_changes(
+    name: str, stock: str, classes: int, changes: dict[str, Any]
+) -> None:
+    ours, zoo = flat(resolved(name, "timm:resnet50", classes)), flat(model_zoo.get_config(stock))
+    different = {key: value for key, value in ours.items() if value != zoo.get(key) and not key.startswith(ELSEWHERE)}
+    assert different == {**EVERYWHERE, **changes}
+    assert zoo.keys() <= ours.keys()
+
+
+def test_the_recipes_own_numbers() -> None:
+    """What the zoo and the recipes share, written out once."""
+    cfg = resolved("coco_maskrcnn_r50_fpn_1x_mulan", "timm:resnet50", 80)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (16, 0.02, 90_000)
+    assert (cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WEIGHT_DECAY) == ((60_000, 80_000), 1000, 1e-4)
+    assert cfg.INPUT.MIN_SIZE_TRAIN == (640, 672, 704, 736, 768, 800)
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
+    assert (cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.FPN.NORM) == (0, 2, "")
+    voc = resolved("voc_frcnn_r50_c4_24k", "timm:resnet50", 20)
+    assert (voc.SOLVER.WARMUP_ITERS, voc.INPUT.MIN_SIZE_TRAIN) == (100, tuple(range(480, 801, 32)))
+    assert not voc.MODEL.MASK_ON
+
+
+def test_the_vit_recipes() -> None:
+    selfpatch = resolved("coco_maskrcnn_vit_s_selfpatch", "timm:vit_small_patch16_224", 80)
+    assert selfpatch.MODEL.BACKBONE.NAME == "build_vit_fpn_backbone"
+    assert (selfpatch.MODEL.SSL.TAPS, selfpatch.MODEL.SSL.DROP_PATH) == ([3, 5, 7, 11], 0.05)
+    solver = selfpatch.SOLVER
+    # 117,266 images of COCO have objects; 12 epochs, falls after 8 and 11.
+    epoch = -(-117_266 // 16)
+    assert (solver.MAX_ITER, solver.STEPS) == (12 * epoch, (8 * epoch, 11 * epoch))
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.WARMUP_ITERS, solver.IMS_PER_BATCH) == (5e-5, 0.05, 1000, 16)
+    vitdet = resolved("coco_maskrcnn_vit_b_vitdet", "timm:vit_base_patch16_224", 80)
+    solver = vitdet.SOLVER
+    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (184_375, (163_889, 177_546), 250)
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.IMS_PER_BATCH) == (1e-4, 0.1, 64)
+    assert (vitdet.MODEL.SSL.DROP_PATH, vitdet.MODEL.RPN.CONV_DIMS) == (0.1, [-1, -1])
+    assert {vitdet.MODEL.ROI_BOX_HEAD.NORM, vitdet.MODEL.ROI_MASK_HEAD.NORM, vitdet.MODEL.FPN.NORM} == {"LN"}
+    config = load_config(DetectionConfig, find_protocol("coco_maskrcnn_vit_b_vitdet"))
+    assert (config.solver.layer_decay, config.data.large_scale_jitter) == (0.7, 1024)
+
+
+def test_smaller_resnets_take_detectron2s_widths() -> None:
+    for name, depth in (("resnet18", 18), ("resnet34", 34)):
+        cfg = resolved("coco_maskrcnn_r50_fpn_1x_mulan", f"timm:{name}", 80)
+        assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (depth, 64)
+
+
+@pytest.mark.parametrize(("world", "device", "norm", "in_heads"), [
+    (1, "cpu", "BN", "BN"), (2, "cpu", "naiveSyncBN", "naiveSyncBN_N"),
+    (1, "cuda", "BN", "BN"), (2, "cuda", "SyncBN", "SyncBN"),
+])  # fmt: skip
+def test_what_synchronised_is_here(world: int, device: str, norm: str, in_heads: str) -> None:
+    config = load_config(DetectionConfig, find_protocol("coco_maskrcnn_r50_fpn_1x_densecl"))
+    cfg = detectron2_config(config, open_backbone("timm:resnet50"), 80, Processes(0, world, torch.device(device)))
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM) == (norm, norm, in_heads)
+
+
+# The linear rule
+
+
+def test_batch_rate_and_steps_change_together() -> None:
+    cfg = resolved("coco_maskrcnn_r50_fpn_1x_mulan", "timm:resnet50", 80, "solver.global_batch=4")
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (4, 0.005, 360_000)
+    assert (solver.STEPS, solver.WARMUP_ITERS) == ((240_000, 320_000), 4000)
+    config = load_config(DetectionConfig, find_protocol("coco_maskrcnn_r50_fpn_1x_mulan"), ["solver.global_batch=4"])
+    assert schedule_of(config.solver).said == (
+        "360,000 steps of 4 images, lr 0.005, falls after 240,000, 320,000, warm-up 4,000 "
+        "(linear rule: 4 for 16 images, so lr × 0.25 and steps ÷ 0.25)"
+    )
+
+
+def test_twice_the_schedule_is_2x() -> None:
+    one = resolved("coco_maskrcnn_r50_c4_1x", "timm:resnet50", 80, "solver.schedule=2")
+    two = resolved("coco_maskrcnn_r50_c4_2x", "timm:resnet50", 80)
+    assert flat(one) == flat(two)
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("name", "ckpt", "message"),
+    [
+        ("coco_maskrcnn_r50_c4_1x", "timm:resnet18", "a res5 of three bottlenecks, into which only the weights of"),
+        ("voc_frcnn_r50_c4_24k", "timm:resnet34", "take a protocol with FPN"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:vit_tiny_patch16_224", "is a protocol for ResNets"),
+        ("coco_maskrcnn_vit_s_selfpatch", "timm:resnet18", "is a protocol for ViTs"),
+        (
+            "coco_maskrcnn_vit_s_selfpatch",
+            "timm:vit_tiny_patch16_224(depth=4)",
+            r"give e\.g\. detector\.taps=\[0,1,2,3\]",
+        ),
+        ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_base_patch8_224(depth=12)", "need patches of 16 pixels"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(stem=small)", "7×7 stem with max pooling"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18d", "Detectron2's ResNet has no place for"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "pixels", "pixels is no network"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused(name: str, ckpt: str, message: str) -> None:
+    backbone: Backbone = open_backbone(ckpt)
+    with pytest.raises(UserError, match=message):
+        check_fit(load_config(DetectionConfig, find_protocol(name)), backbone)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.source=folder:x", r"source 'folder:x' is none of: scenes, coco:FOLDER, voc:FOLDER"),
+        ("data.source=voc:x", "detector.masks must be false"),
+        ("detector.norm=LN", "LN are for ViTs"),
+        ("detector.norm=''", "norm must be BN or SyncBN for a ResNet"),
+        ("detector.extra_norm=true", "extra_norm is for design resnet_c4"),
+        ("detector.anchors=[32]", "five sides"),
+        ("solver.steps=[100000]", "steps must lie before the last iteration 90000"),
+        ("solver.steps=[30000,20000]", "steps must be positive and rise"),
+        ("solver.layer_decay=0.7", "is for solver.optimiser adamw"),
+        ("solver.global_batch=0", "global_batch must be at least 1"),
+        ("detector.drop_path=0.1", "is for ViTs"),
+        ("solver.schedule=0", "schedule must be positive"),
+    ],
+)
+def test_impossible_settings_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(DetectionConfig, find_protocol("coco_maskrcnn_r50_fpn_1x_mulan"), [override])
+
+
+def test_an_unknown_protocol_is_answered_with_the_known() -> None:
+    with pytest.raises(UserError, match="did you mean coco_maskrcnn_r50_fpn_1x_moco"):
+        find_protocol("coco_maskrcnn_r50_fpn_1x_moko")
+    with pytest.raises(UserError, match="voc_frcnn_r50_c4_24k"):
+        find_protocol("voc_frcnn")
