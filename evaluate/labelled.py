@@ -1,0 +1,40 @@
+"""Labelled training and validation images for probes: opened, sampled as the protocol says, and checked."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from core.data.base import ImageSet
+from core.data.open import DataConfig, open_images
+from core.data.subset import sample
+from core.errors import UserError
+
+SAMPLE_SEED = 0
+"""What limits keep is part of the protocol: runs of different seeds see the same images."""
+
+
+def open_labelled(
+    config: DataConfig, train_limit: int | None, val_limit: int | None, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images. `seed` decides what `data.limit` keeps.
+
+    Raises `UserError` where a probe can't be trained on them: no labels, a single class, or different classes.
+    """
+    train, val = open_images(config, "train", seed), open_images(config, "val", seed)
+    if train_limit is not None:
+        train = sample(train, train_limit, SAMPLE_SEED)
+    if val_limit is not None:
+        val = sample(val, val_limit, SAMPLE_SEED)
+    for images in (train, val):
+        if not images.classes:
+            raise UserError(f"{images.name} has no labels, which probes need; give class folders or .cls members")
+    if len(train.classes) < 2:
+        raise UserError(f"{train.name} has the single class {train.classes[0]}; a probe needs at least two")
+    # Shards know only the highest class number they hold, so validation may have fewer classes.
+    for number, (theirs, ours) in enumerate(zip_longest(val.classes, train.classes[: len(val.classes)])):
+        if theirs != ours:
+            raise UserError(
+                f"class {number} of {val.name} is {theirs}, but {ours or 'absent'} in {train.name}; "
+                f"give both the same classes"
+            )
+    return train, val

@@ -1,0 +1,254 @@
+"""Linear probes: a grid of heads on a frozen backbone. `python evaluate/linear.py --ckpt runs/demo --protocol …`"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# In front, and instead of this folder, whose files would be importable as `search`, `heads`, ….
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+from evaluate.arguments import add_data, parse, probe_parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from core.backbones import Backbone
+    from core.data.base import ImageSet
+    from core.distributed import Processes
+    from evaluate.hits import Scores
+    from evaluate.linear_protocol import LinearConfig
+    from evaluate.taps import Taps
+
+
+def main() -> None:
+    """Parses, prints the plan, trains, writes result.json and the best head."""
+    parser = probe_parser(
+        "Train linear heads on a frozen backbone: learning rates × last blocks × poolings in one pass.",
+        "python evaluate/linear.py --ckpt runs/vit_s --protocol linear_dinov2_grid --data folder:/data/imagenet",
+        "linear_mulan_r50",
+    )
+    add_data(parser)
+    arguments = parse(parser)
+
+    from converters.open import open_backbone
+    from core.checkpoints import tensors_digest
+    from core.config import config_digest, load_config, to_dict
+    from core.data.broken import BrokenImages
+    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.features import feature_size
+    from core.result import Result, write_result
+    from evaluate.feature_cache import cached_features
+    from evaluate.heads import HeadGrid
+    from evaluate.labelled import open_labelled
+    from evaluate.linear_protocol import NEUTRAL_KEYS, LinearConfig
+    from evaluate.linear_training import augmented_batches, cached_batches, steps_of, train_grid
+    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.standardise import build_standardiser
+    from evaluate.taps import plan_taps
+    from evaluate.unfinished import Unfinished
+
+    file = arguments.config or protocol_file(arguments.protocol, "linear")
+    config = load_config(LinearConfig, file, arguments.overrides)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
+    processes = join_processes(arguments.device)
+    with rank_zero_first():
+        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        train, val = open_labelled(config.data, config.train_limit, config.val_limit, arguments.seed)
+    backbone.model.to(processes.device)
+    taps = plan_taps(backbone.model, config.features.transform.crop, config.blocks, config.poolings)
+    feature_size(backbone.model, config.features, processes.device, taps)  # refuses impossible sizes before all else
+    if config.batch % processes.world:
+        raise UserError(f"batch {config.batch} can't be divided among {processes.world} processes; change batch")
+    steps_of(config, len(train))
+    digest = tensors_digest(backbone.model.state_dict())
+    data_digests = [train.digest(), val.digest()]
+    folder = arguments.out or result_folder(protocol, digest, arguments.seed)
+    path = folder / "result.json"
+    refused = ""
+    if processes.main:
+        print(_plan(protocol, config, backbone, taps, train, val, processes), flush=True)
+        refused = other_result(path, protocol, digest, arguments.seed, data_digests)
+    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
+        raise UserError(refused)
+    identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
+    unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
+
+    val_features = cached_features(backbone, taps, val, config.features, processes, arguments.workers)
+    train_features = None
+    if config.views == "cached" or config.standardise == "train":
+        train_features = cached_features(backbone, taps, train, config.features, processes, arguments.workers)
+    grid = HeadGrid(taps.slices, config.used_lrs(), len(train.classes), config.optim, arguments.seed, processes.device)
+    standardiser = build_standardiser(config.standardise, train_features, taps.width, processes.device)
+    broken = BrokenImages(len(train), config.features.broken_share)
+    cached = train_features if config.views == "cached" else None
+    usable = len(train) if cached is None else len(cached.rows)
+
+    def open_batches(start: int) -> Any:
+        if cached is not None:
+            return cached_batches(cached, config, arguments.seed, processes, start)
+        return augmented_batches(
+            backbone, taps, train, config, arguments.seed, processes, arguments.workers, start, broken.add
+        )
+
+    per_epoch, _ = steps_of(config, usable)
+    history = train_grid(
+        grid, standardiser, config, per_epoch, open_batches, val_features, processes, unfinished, broken
+    )
+    if not processes.main:
+        return
+    metrics = summary(history.epochs, heads_of(config, taps))
+    replaced = history.broken if cached is None else list(cached.broken)
+    for name in [*replaced, *val_features.broken]:
+        print(f"broken, {'replaced' if cached is None and name in replaced else 'left out'}: {name}")
+    result = Result(
+        protocol=protocol,
+        metrics=metrics,
+        backbone=backbone,
+        data={
+            part: {"name": images.name, "images": len(images), "classes": len(images.classes),
+                   "digest": images.digest(), "broken": list(bad)}
+            for part, images, bad in (("train", train, replaced), ("val", val, val_features.broken))
+        },
+        seed=arguments.seed,
+        settings={**to_dict(config), "notes": _notes(config, train.name, processes)},
+        started=time.time() - unfinished.seconds(),
+        device=processes.device,
+    )  # fmt: skip
+    print(_table(metrics))
+    write_result(path, result)
+    _save_head(folder / "head.safetensors", metrics["head_number"], grid, standardiser, taps, protocol, digest)
+    unfinished.remove()
+    print(f"result: {path}")
+
+
+def heads_of(config: LinearConfig, taps: Taps) -> list[dict[str, Any]]:
+    """What each head is, in the grid's order."""
+    return [
+        {"input": name, "lr": lr, "lr_used": used}
+        for name in taps.names
+        for lr, used in zip(config.lrs, config.used_lrs(), strict=True)
+    ]
+
+
+def summary(epochs: Sequence[Scores], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of the result: the best head after the last epoch, the best head and epoch of all, and every head.
+
+    Equal heads: the first. The head is chosen on the validation images on which it is then reported, as the field does.
+    """
+    last = epochs[-1]
+    rows = []
+    for number, head in enumerate(heads):
+        best = max(range(len(epochs)), key=lambda epoch: epochs[epoch].top1[number])
+        rows.append(
+            {
+                **head,
+                "top1": last.top1[number],
+                "top5": last.top5[number],
+                "mean_per_class": last.mean_per_class[number],
+                "best_epoch": best + 1,
+                "best_epoch_top1": epochs[best].top1[number],
+            }
+        )
+    chosen = max(range(len(rows)), key=lambda number: rows[number]["top1"])
+    peak = max(range(len(rows)), key=lambda number: rows[number]["best_epoch_top1"])
+    return {
+        **{key: rows[chosen][key] for key in ("top1", "top5", "mean_per_class")},
+        "head": f"{rows[chosen]['input']}, lr {rows[chosen]['lr']:g}",
+        "head_number": chosen,
+        "epochs": len(epochs),
+        "best_epoch_top1": rows[peak]["best_epoch_top1"],
+        "best_epoch": rows[peak]["best_epoch"],
+        "best_epoch_head": f"{rows[peak]['input']}, lr {rows[peak]['lr']:g}",
+        "heads": rows,
+    }
+
+
+def _notes(config: LinearConfig, train: str, processes: Processes) -> list[str]:
+    notes = {
+        "none": "features are not standardised",
+        "train": f"features are standardised per dimension by mean and standard deviation over the training images "
+        f"({train}, evaluation transform)",
+        "batch_norm": "features pass a batch norm without scale and shift, of the global batch",
+    }
+    return [
+        notes[config.standardise],
+        f"the {len(config.lrs) * len(config.blocks) * len(config.poolings)} heads were trained together; top1 is the "
+        f"best of them on the validation images after the last epoch",
+        f"{processes.world} process{'es' if processes.world > 1 else ''}",
+    ]
+
+
+def _plan(
+    protocol: str, config: LinearConfig, backbone: Backbone, taps: Taps, train: ImageSet, val: ImageSet,
+    processes: Processes,
+) -> str:  # fmt: skip
+    from core.result import device_name
+    from evaluate.linear_training import steps_of
+
+    transform, optim = config.features.transform, config.optim
+    used = config.used_lrs()
+    rates = ", ".join(f"{lr:g}" for lr in used[:3]) + (f" … {used[-1]:g}" if len(used) > 3 else "")
+    scaled = f" (given for 256, × {config.batch}/256)" if config.lr_per_256 else ""
+    crops = f"crops of area {config.augment.area[0]:g}–{config.augment.area[1]:g} and flip"
+    per_epoch, _ = steps_of(config, len(train))
+    return "\n".join(
+        [
+            f"protocol  {protocol}",
+            f"backbone  {backbone.source}",
+            f"inputs    {'; '.join(taps.names)}; standardised: {config.standardise}",
+            f"heads     {len(taps.slices) * len(used)} at once: learning rates {rates}{scaled}; "
+            f"{optim.name.upper()}, momentum {optim.momentum:g}, weight decay {optim.weight_decay:g}",
+            f"training  {train.name}: {len(train):,} images, {len(train.classes):,} classes; {config.epochs} epochs of "
+            f"{per_epoch:,} steps, batch {config.batch}; "
+            + (f"new {crops}" if config.views == "augmented" else "cached features"),
+            f"val       {val.name}: {len(val):,} images; resize {transform.resize}, crop {transform.crop}",
+            f"runs on   {device_name(processes.device)}, {processes.world} "
+            f"process{'es' if processes.world > 1 else ''}; {config.features.precision}",
+        ]
+    )
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows = sorted(metrics["heads"], key=lambda row: -row["top1"])
+    shown = rows[:8]
+    width = max(len(row["input"]) for row in shown)
+    lines = [f"{'input':{width}}      lr    top-1   top-5   mean per class   best epoch"]
+    lines += [
+        f"{row['input']:{width}}   {row['lr']:<7g} {row['top1']:6.2f}  {row['top5']:6.2f}   "
+        f"{row['mean_per_class']:14.2f}   {row['best_epoch_top1']:.2f} (epoch {row['best_epoch']})"
+        for row in shown
+    ]
+    if len(rows) > len(shown):
+        lines.append(f"… and {len(rows) - len(shown)} more heads in result.json")
+    return "\n".join(lines)
+
+
+def _save_head(
+    path: Path, number: int, grid: Any, standardiser: Any, taps: Taps, protocol: str, backbone_sha256: str
+) -> None:
+    """The chosen head with its standardisation, to be used on other test sets as it is."""
+    from safetensors.torch import save_file
+
+    from core.checkpoints import write_atomically
+
+    weight, bias = grid.head(number)
+    start, end = taps.slices[number // grid.per_input]
+    mean, factor = (values[start:end] for values in standardiser.affine())
+    tensors = {"weight": weight, "bias": bias, "mean": mean, "factor": factor}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    header = {
+        "format": "ssl-transfer/linear-head/1",
+        "input": taps.names[number // grid.per_input],
+        "protocol": protocol,
+        "backbone_sha256": backbone_sha256,
+    }
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,50 @@
+"""What a killed probe left behind: its state after the last whole epoch, from which the same command goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.checkpoints import read_tensors, write_atomically
+from core.distributed import Processes, gather_objects
+from core.errors import UserError
+
+
+class Unfinished:
+    """The state file of one measurement, written by rank 0, read by all."""
+
+    def __init__(self, path: Path, identity: str, processes: Processes) -> None:
+        """`identity`: a digest of everything that decides the numbers; a state of another one is refused."""
+        self._path, self._identity, self._processes = path, identity, processes
+        self._started, self._before = time.time(), 0.0
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, none where there is none. `UserError` on all ranks for one of another measurement."""
+        found = gather_objects(self._path.is_file())[0]
+        if not found:
+            return None
+        state = read_tensors(self._path)
+        if not isinstance(state, dict) or state.get("identity") != self._identity:
+            raise UserError(
+                f"{self._path} belongs to another unfinished measurement; remove it or choose another folder with --out"
+            )
+        self._before = float(state["seconds"])
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replaces the file, atomically."""
+        if self._processes.main:
+            document = {"identity": self._identity, "seconds": self.seconds(), **state}
+            write_atomically(self._path, lambda partial: torch.save(document, partial))
+
+    def seconds(self) -> float:
+        """Wall time of all sessions so far."""
+        return self._before + time.time() - self._started
+
+    def remove(self) -> None:
+        """After the result is written."""
+        if self._processes.main:
+            self._path.unlink(missing_ok=True)
