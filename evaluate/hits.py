@@ -42,9 +42,10 @@ class Hits:
         if images:
             self._images += torch.bincount(labels, minlength=len(self._images))
 
-    def scores(self) -> Scores:
-        """The accuracies over all ranks; every rank calls it and gets the same."""
-        images, first, fifth = (sum_over_ranks(count).double() for count in (self._images, self._first, self._fifth))
+    def scores(self, over_ranks: bool = True) -> Scores:
+        """The accuracies over all ranks, which call it together and get the same; or of this rank's counts alone."""
+        counts = (self._images, self._first, self._fifth)
+        images, first, fifth = ((sum_over_ranks(count) if over_ranks else count).double() for count in counts)
         total, present = images.sum(), images > 0
         per_class = first[present] / images[present, None]
         return Scores(

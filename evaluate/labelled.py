@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import zip_longest
+from typing import Any
 
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
@@ -38,3 +40,14 @@ def open_labelled(
                 f"give both the same classes"
             )
     return train, val
+
+
+def facts(images: ImageSet, broken: Iterable[str]) -> dict[str, Any]:
+    """What the result file says about one part of the data."""
+    return {
+        "name": images.name,
+        "images": len(images),
+        "classes": len(images.classes),
+        "digest": images.digest(),
+        "broken": list(broken),
+    }

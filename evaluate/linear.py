@@ -44,7 +44,7 @@ def main() -> None:
     from core.result import Result, write_result
     from evaluate.feature_cache import cached_features
     from evaluate.heads import HeadGrid
-    from evaluate.labelled import open_labelled
+    from evaluate.labelled import facts, open_labelled
     from evaluate.linear_protocol import NEUTRAL_KEYS, LinearConfig
     from evaluate.linear_training import augmented_batches, cached_batches, steps_of, train_grid
     from evaluate.protocol import full_name, other_result, protocol_file, result_folder
@@ -109,11 +109,7 @@ def main() -> None:
         protocol=protocol,
         metrics=metrics,
         backbone=backbone,
-        data={
-            part: {"name": images.name, "images": len(images), "classes": len(images.classes),
-                   "digest": images.digest(), "broken": list(bad)}
-            for part, images, bad in (("train", train, replaced), ("val", val, val_features.broken))
-        },
+        data={"train": facts(train, replaced), "val": facts(val, val_features.broken)},
         seed=arguments.seed,
         settings={**to_dict(config), "notes": _notes(config, train.name, processes)},
         started=time.time() - unfinished.seconds(),

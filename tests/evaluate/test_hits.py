@@ -12,6 +12,7 @@ from evaluate.hits import Hits, ranks_of_truth
 CPU = torch.device("cpu")
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
 @pytest.mark.parametrize("classes", [3, 12])
 def test_the_three_accuracies_equal_scikit_learns(classes: int) -> None:
     rng = np.random.default_rng(classes)
