@@ -50,7 +50,8 @@ def _evaluate(split: DetectionSet, findings: Findings, kind: str, by: str) -> tu
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = truth_type()
-        truth.dataset = split.truth
+        # A copy, because both libraries put masks in their own form into it.
+        truth.dataset = {**split.truth, "annotations": [dict(one) for one in split.truth["annotations"]]}
         truth.createIndex()
         if found:
             results = truth.loadRes(found)

@@ -19,7 +19,7 @@ def voc_metrics(split: DetectionSet, findings: Findings | None) -> dict[str, Any
     All ranks call it, as Detectron2's evaluator gathers from them; `findings` are those of all ranks on the first, and
     None on the others, which get an empty answer.
     """
-    name = f"ssl-transfer voc metrics {split.digest}"
+    name = f"ssl-transfer voc metrics {split.truth}"
     MetadataCatalog.get(name).set(dirname=str(split.truth), split="test", year=2007, thing_classes=list(split.classes))
     evaluator = PascalVOCDetectionEvaluator(name)
     evaluator.reset()
