@@ -15,12 +15,9 @@ from core.errors import UserError, run_entry_point
 from evaluate.arguments import add_data, parse, probe_parser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from core.backbones import Backbone
     from core.data.base import ImageSet
     from core.distributed import Processes
-    from evaluate.hits import Scores
     from evaluate.linear_protocol import LinearConfig
     from evaluate.taps import Taps
 
@@ -49,6 +46,7 @@ def main() -> None:
     from evaluate.linear_training import augmented_batches, cached_batches, steps_of, train_grid
     from evaluate.protocol import full_name, other_result, protocol_file, result_folder
     from evaluate.standardise import build_standardiser
+    from evaluate.summary import summary, table
     from evaluate.taps import plan_taps
     from evaluate.unfinished import Unfinished
 
@@ -115,7 +113,7 @@ def main() -> None:
         started=time.time() - unfinished.seconds(),
         device=processes.device,
     )  # fmt: skip
-    print(_table(metrics))
+    print(table(metrics))
     write_result(path, result)
     _save_head(folder / "head.safetensors", metrics["head_number"], grid, standardiser, taps, protocol, digest)
     unfinished.remove()
@@ -129,39 +127,6 @@ def heads_of(config: LinearConfig, taps: Taps) -> list[dict[str, Any]]:
         for name in taps.names
         for lr, used in zip(config.lrs, config.used_lrs(), strict=True)
     ]
-
-
-def summary(epochs: Sequence[Scores], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The metrics of the result: the best head after the last epoch, the best head and epoch of all, and every head.
-
-    Equal heads: the first. The head is chosen on the validation images on which it is then reported, as the field does.
-    """
-    last = epochs[-1]
-    rows = []
-    for number, head in enumerate(heads):
-        best = max(range(len(epochs)), key=lambda epoch: epochs[epoch].top1[number])
-        rows.append(
-            {
-                **head,
-                "top1": last.top1[number],
-                "top5": last.top5[number],
-                "mean_per_class": last.mean_per_class[number],
-                "best_epoch": best + 1,
-                "best_epoch_top1": epochs[best].top1[number],
-            }
-        )
-    chosen = max(range(len(rows)), key=lambda number: rows[number]["top1"])
-    peak = max(range(len(rows)), key=lambda number: rows[number]["best_epoch_top1"])
-    return {
-        **{key: rows[chosen][key] for key in ("top1", "top5", "mean_per_class")},
-        "head": f"{rows[chosen]['input']}, lr {rows[chosen]['lr']:g}",
-        "head_number": chosen,
-        "epochs": len(epochs),
-        "best_epoch_top1": rows[peak]["best_epoch_top1"],
-        "best_epoch": rows[peak]["best_epoch"],
-        "best_epoch_head": f"{rows[peak]['input']}, lr {rows[peak]['lr']:g}",
-        "heads": rows,
-    }
 
 
 def _notes(config: LinearConfig, train: str, processes: Processes) -> list[str]:
@@ -207,21 +172,6 @@ def _plan(
             f"process{'es' if processes.world > 1 else ''}; {config.features.precision}",
         ]
     )
-
-
-def _table(metrics: dict[str, Any]) -> str:
-    rows = sorted(metrics["heads"], key=lambda row: -row["top1"])
-    shown = rows[:8]
-    width = max(len(row["input"]) for row in shown)
-    lines = [f"{'input':{width}}      lr    top-1   top-5   mean per class   best epoch"]
-    lines += [
-        f"{row['input']:{width}}   {row['lr']:<7g} {row['top1']:6.2f}  {row['top5']:6.2f}   "
-        f"{row['mean_per_class']:14.2f}   {row['best_epoch_top1']:.2f} (epoch {row['best_epoch']})"
-        for row in shown
-    ]
-    if len(rows) > len(shown):
-        lines.append(f"… and {len(rows) - len(shown)} more heads in result.json")
-    return "\n".join(lines)
 
 
 def _save_head(

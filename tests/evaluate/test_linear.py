@@ -19,9 +19,10 @@ from safetensors.numpy import load_file
 from core.config import load_config
 from core.errors import UserError, run_entry_point
 from evaluate.hits import Scores
-from evaluate.linear import main, summary
+from evaluate.linear import main
 from evaluate.linear_protocol import NEUTRAL_KEYS, LinearConfig
 from evaluate.protocol import full_name, protocol_file
+from evaluate.summary import summary
 from tests.torchrun import ROOT, python, torchrun
 
 BACKBONE = "timm:resnet18(channels=[8,8,16,24], stem=small)"
