@@ -10,6 +10,7 @@ from typing import Any
 from core.errors import UserError
 from evaluate.detection.records import XYWH_ABS, DetectionSet, ImpossibleBoxes, present
 
+_WHOLE = {"id", "image_id", "category_id", "iscrowd", "height", "width"}
 SPLITS = {"train": "train2017", "val": "val2017"}
 
 
@@ -29,9 +30,7 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
     images = {
         entry["id"]: entry for entry in _entries(file, document, "images", ("id", "file_name", "height", "width"))
     }
-    if len(images) < len(document["images"]):
-        raise UserError(f"{file} lists two images of the same id; mend it")
-    annotations = _entries(file, document, "annotations", ("id", "image_id", "category_id", "bbox"))
+    annotations = _entries(file, document, "annotations", ("id", "image_id", "category_id", "iscrowd", "bbox", "area"))
     found, left_out = present(folder, (entry["file_name"] for entry in images.values()), share)
     numbers = {category: number for number, category in enumerate(ids)}
     by_image: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
@@ -48,7 +47,7 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
             )
         if boxes.refuses(what, annotation["bbox"], image["width"], image["height"]):
             continue
-        crowd = int(annotation.get("iscrowd", 0))
+        crowd = annotation["iscrowd"]
         record = {"bbox": annotation["bbox"], "bbox_mode": XYWH_ABS, "iscrowd": crowd}
         record["category_id"] = numbers[annotation["category_id"]]
         if masks:
@@ -91,9 +90,19 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
     entries = document.get(key)
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{file} has no {key}; a detector needs images with annotations of known categories")
+    seen = set()
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not all(name in entry for name in fields):
             raise UserError(f"{file}: entry {number} of {key} lacks one of {', '.join(fields)}; mend the file")
+        wrong = [name for name in fields if name in _WHOLE and type(entry[name]) is not int]
+        if wrong:
+            raise UserError(f"{file}: entry {number} of {key} has no whole number for {wrong[0]}; mend the file")
+        if entry["id"] in seen:
+            raise UserError(f"{file}: two of its {key} have the id {entry['id']}; mend the file")
+        seen.add(entry["id"])
+    if key == "annotations" and 0 in seen:
+        # pycocotools writes a match down as the annotation's id, and 0 for none.
+        raise UserError(f"{file}: an annotation has the id 0, which COCO's evaluation takes for no match; count from 1")
     return entries
 
 

@@ -17,12 +17,12 @@ from core.data.decode import decode_rgb
 from evaluate.detection.inference import Findings
 from evaluate.detection.records import DetectionSet
 
-_LEAST_SCORE = 0.5
+_LEAST_SCORE = 0.3
 _LEAST_SIDE = 320
 
 
 def draw(folder: Path, split: DetectionSet, findings: Findings, count: int, seed: int) -> list[Path]:
-    """Writes `count` PNGs: the truth on the left, findings with a score of at least 0.5 on the right.
+    """Writes `count` PNGs: the truth on the left, findings with a score of at least 0.3 on the right.
 
     `seed` chooses the images. Small images are enlarged by a whole number.
     """

@@ -40,7 +40,7 @@ def polygon(left: float, top: float, right: float, bottom: float) -> list[list[f
 
 def small() -> Document:
     """Two images of 40 × 30 pixels, three objects; category ids with a gap."""
-    return {
+    document: Document = {
         "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30},
                    {"id": 9, "file_name": "b.png", "width": 40, "height": 30}],
         "annotations": [
@@ -50,6 +50,9 @@ def small() -> Document:
         ],
         "categories": [{"id": 3, "name": "cup"}, {"id": 1, "name": "ball"}],
     }  # fmt: skip
+    for one in document["annotations"]:
+        one |= {"area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
+    return document
 
 
 def write(root: Path, train: Document | str, val: Document | None = None) -> Path:
@@ -120,7 +123,11 @@ def rle(counts: Any, size: list[int]) -> Callable[[Document], object]:
             lambda d: d["images"][1].update(file_name="c.png"),
             r"1 of 2 images are broken.*c\.png: listed, but there is no",
         ),
-        (lambda d: d["images"][1].update(id=7), "two images of the same id"),
+        (lambda d: d["images"][1].update(id=7), "two of its images have the id 7"),
+        (lambda d: d["annotations"][1].update(id=1), "two of its annotations have the id 1"),
+        (lambda d: d["annotations"][1].update(id=0), "the id 0, which COCO's evaluation takes for no match"),
+        (lambda d: d["annotations"][1].pop("iscrowd"), "entry 1 of annotations lacks one of .*iscrowd"),
+        (lambda d: d["images"][0].update(width="40"), "entry 0 of images has no whole number for width"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 0, 5]), r"1 of 3 boxes .*annotation 1: box .* has no area"),
         (lambda d: d["annotations"][0].update(bbox=[35, 2, 9, 5]), "lies outside the image of 40×30 pixels"),
         (lambda d: d["annotations"][0].update(bbox=[float("nan"), 2, 9, 5]), "is not four numbers"),

@@ -230,6 +230,22 @@ def test_a_resumed_run_sees_the_images_that_were_to_come(
     assert [next(whole) for _ in range(40)][16:] == [next(onward) for _ in range(24)]
 
 
+def test_precise_statistics_are_averages_over_batches() -> None:
+    from types import SimpleNamespace
+
+    from evaluate.detection.training import _precise_statistics
+
+    batches = list(torch.randn(5, 8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 1)
+    norm = torch.nn.BatchNorm2d(3)
+    stream = iter(batches)
+    _precise_statistics(norm, SimpleNamespace(_data_loader_iter=stream), 4, main=False)
+    over = (0, 2, 3)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, torch.stack([b.mean(over) for b in batches[:4]]).mean(0))
+    assert torch.equal(next(stream), batches[4])  # no more than was asked for is taken
+    assert norm.momentum == 0.1
+
+
 @pytest.mark.slow
 def test_two_processes_end_equal_and_measure_as_one(place: Path, tmp_path: Path) -> None:
     digests, out = tmp_path / "digests", tmp_path / "out"
