@@ -144,11 +144,11 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
     backbone, table = open_with_account("timm:resnet18")
     write_for(backbone, table, to, tmp_path / "x.pth")
     state = read_tensors(tmp_path / "x.pth")
-    state["layer3.1.conv2.weight"] = state["layer3.1.conv2.weight"].flip(0)
+    state["layer3.0.downsample.0.weight"] = state["layer3.0.downsample.0.weight"].flip(0)
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth is not usable: .* differ from the timm model's by"):
         verify(backbone, to, tmp_path / "x.pth")
-    del state["layer3.1.conv2.weight"]
+    del state["layer3.0.downsample.0.weight"]
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(UserError, match="1 missing"):
         verify(backbone, to, tmp_path / "x.pth")
