@@ -34,7 +34,7 @@ class DetectionSet:
     left_out: tuple[str, ...]
     """Which images and boxes, each with its reason."""
     truth: Any
-    """What the evaluation compares with: COCO's document, or VOC's folder."""
+    """What the evaluation compares with: COCO's document (of the test split), or VOC's folder."""
 
 
 def present(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:

@@ -162,7 +162,7 @@ def test_a_few_bad_ones_among_many_are_left_out_and_named(tmp_path: Path) -> Non
     document["annotations"] += [{**document["annotations"][2], "id": 100 + n} for n in range(500)]
     document["annotations"][0]["bbox"] = [1, 2, 0, 10]
     document["annotations"][1]["bbox"] = [-1.5, 5, 20, 20]  # a rounding error
-    split = open_coco(write(tmp_path, document), "train", True, "polygon", 0.01)
+    split = open_coco(write(tmp_path, small(), document), "val", True, "polygon", 0.01)
     assert len(split.left_out) == 1
     assert "annotation 1: box [1, 2, 0, 10] has no area" in split.left_out[0]
     assert [len(record["annotations"]) for record in split.records] == [1, 501]
