@@ -76,6 +76,7 @@ def main() -> None:
     with rank_zero_first():
         saved = state.load(folder, identity)
     done = saved["step"] if saved else 0
+    started -= saved["seconds"] if saved else 0.0  # so that the result tells the time of all parts
     if processes.main and done:
         print(f"resumes  after step {done:,} of {cfg.SOLVER.MAX_ITER:,}, from {folder / state.FILE}", flush=True)
     log = None
@@ -84,7 +85,7 @@ def main() -> None:
         log = RunFolder(folder, config)
     broken_train = training.train(
         cfg, config, detector, register(train), train, arguments.seed, processes, arguments.workers, folder, identity,
-        saved, log.write if log is not None else lambda _step, _values: None,
+        saved, started, log.write if log is not None else lambda _step, _values: None,
     )  # fmt: skip
     if log is not None:
         log.close()

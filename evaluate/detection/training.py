@@ -72,13 +72,15 @@ def train(
     folder: Path,
     identity: dict[str, Any],
     saved: dict[str, Any] | None,
+    started: float,
     log: Callable[[int, dict[str, Any]], None],
 ) -> list[str]:
     """Trains `detector` in place, on from `saved` where that is given; names the broken images.
 
-    `data_name` is what `data` is called in Detectron2's catalogue. `folder` gets the states, `log` takes the step and
-    plain values every `solver.log_every` steps. Every rank ends with equal parameters and buffers. Raises `UserError`
-    for a loss that is not finite and for too many broken images; the last state stays on disk.
+    `data_name` is what `data` is called in Detectron2's catalogue. `folder` gets the states, with the seconds since
+    `started` (time.time()) in them; `log` takes the step and plain values every `solver.log_every` steps. Every rank
+    ends with equal parameters and buffers. Raises `UserError` for a loss that is not finite and for too many broken
+    images; the last state stays on disk.
     """
     optim, scheduler = optimiser.build(cfg, config.solver, detector)
     model: nn.Module = detector
@@ -120,19 +122,27 @@ def train(
                 print(progress.line(step + 1, rate, losses, processes.device), flush=True)
                 _broken(folder, images, config)
             if step + 1 < last and (step + 1) % config.solver.checkpoint_every == 0 and processes.main:
-                _save(folder, identity, step + 1, detector, trainer, scheduler)
+                _save(folder, identity, step + 1, time.time() - started, detector, trainer, scheduler)
         if config.solver.precise_bn:
             _precise_statistics(model, trainer, config.solver.precise_bn, processes.main)
     # Plain batch norms have seen other images on each rank.
     broadcast_weights(detector)
     if processes.main:
-        _save(folder, identity, last, detector, trainer, scheduler)
+        _save(folder, identity, last, time.time() - started, detector, trainer, scheduler)
     wait_for_all()
     return _broken(folder, images, config)
 
 
-def _save(folder: Path, identity: dict[str, Any], step: int, detector: nn.Module, trainer: Any, scheduler: Any) -> None:
-    content = {"step": step, "model": detector.state_dict(), "scheduler": scheduler.state_dict()}
+def _save(
+    folder: Path,
+    identity: dict[str, Any],
+    step: int,
+    seconds: float,
+    detector: nn.Module,
+    trainer: Any,
+    scheduler: Any,
+) -> None:
+    content = {"step": step, "seconds": seconds, "model": detector.state_dict(), "scheduler": scheduler.state_dict()}
     state.save(folder, identity, {**content, "trainer": trainer.state_dict()})
 
 

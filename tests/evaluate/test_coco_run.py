@@ -104,6 +104,7 @@ def test_a_run_tells_all_and_a_finished_one_is_only_measured_again(
     run(monkeypatch, *arguments(place, tmp_path, "--seed", "4"))
     assert "resumes  after step 6 of 6" in capsys.readouterr().out
     assert result(tmp_path)["metrics"] == metrics
+    assert result(tmp_path)["wall_seconds"] > read_tensors(tmp_path / "detector.pt")["seconds"] > 0
     run(monkeypatch, *arguments(place, tmp_path, "--seed", "4", "--restart"))
     said = capsys.readouterr().out
     assert "resumes" not in said
