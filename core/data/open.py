@@ -9,17 +9,19 @@ from typing import Literal
 from core.data.base import ImageSet
 from core.data.scenes import ScenesConfig
 from core.data.subset import sample
+from core.data.torchvision_sets import SETS, TorchvisionSet
 from core.errors import UserError
 
 Split = Literal["pretrain", "train", "val"]
-SOURCES = "scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdataset:SHARDS"
+SOURCES = f"scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdataset:SHARDS, and {', '.join(SETS)}:ROOT"
 
 
 @dataclass(frozen=True)
 class DataConfig:
     source: str = "folder:data/imagenet"
     """`scenes`, `fashion-mnist[:FOLDER]`, `folder:ROOT` (ROOT/train, ROOT/val with class folders; any image folder for
-    pre-training) or `webdataset:/data/in1k-{split}-{000..127}.tar`, where {split} stands for train or val."""
+    pre-training) or `webdataset:/data/in1k-{split}-{000..127}.tar`, where {split} stands for train or val; or one
+    of torchvision's sets in its root, e.g. `cifar10:/data`."""
     limit: int | None = None
     """Use a seeded sample of this many images; none: all of them."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
@@ -27,10 +29,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         kind, colon, rest = self.source.partition(":")
-        if kind not in ("scenes", "fashion-mnist", "folder", "webdataset") or (colon and not rest):
+        if kind not in ("scenes", "fashion-mnist", "folder", "webdataset", *SETS) or (colon and not rest):
             raise ValueError(f"source {self.source!r} is none of: {SOURCES}")
-        if kind in ("folder", "webdataset") and not rest:
-            raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data/imagenet")
+        if kind in ("folder", "webdataset", *SETS) and not rest:
+            raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data{'' if kind in SETS else '/imagenet'}")
         if kind == "scenes" and rest:
             raise ValueError("source scenes takes no place; set scenes.* instead")
         if self.limit is not None and self.limit < 1:
@@ -63,6 +65,8 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
 
         root = split_folder(Path(place).expanduser(), split)
         return Folder(root, f"folder:{root}")
+    if kind in SETS:
+        return TorchvisionSet(kind, Path(place).expanduser(), "val" if split == "val" else "train")
     from core.data.shards import Shards
 
     if "{split}" not in place and split != "pretrain":

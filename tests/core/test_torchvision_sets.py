@@ -1,0 +1,180 @@
+"""core/data/torchvision_sets.py on small sets laid out as torchvision wants them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torchvision.datasets as datasets
+
+from core.config import load_config
+from core.data.base import ImageSet
+from core.data.open import DataConfig, open_images
+from core.data.torchvision_sets import SETS
+from core.errors import BrokenImage, UserError
+
+
+def picture(path: Path, number: int) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (12, 10), (number % 256, number // 256, 7)).save(path, format="PNG")
+    return path.stem
+
+
+def text(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def opened(kind: str, root: Path) -> tuple[ImageSet, ImageSet]:
+    config = DataConfig(f"{kind}:{root}")
+    return open_images(config, "train", 0), open_images(config, "val", 0)
+
+
+def make_eurosat(root: Path) -> None:
+    for name in ("AnnualCrop", "Forest"):
+        for number in range(10):
+            picture(root / "eurosat/2750" / name / f"{name}_{number}.jpg", number)
+
+
+def make_caltech101(root: Path) -> None:
+    for name in ("Faces", "wrench", "BACKGROUND_Google"):
+        for number in range(1, 33):
+            picture(root / "caltech101/101_ObjectCategories" / name / f"image_{number:04d}.jpg", number)
+
+
+def make_sun397(root: Path) -> None:
+    text(root / "SUN397/ClassName.txt", ["/a/abbey", "/a/alley/outdoor"])
+    for name in ("a/abbey", "a/alley/outdoor"):
+        for number in range(52):
+            picture(root / "SUN397" / name / f"sun_{number:03d}.jpg", number)
+
+
+def make_dtd(root: Path) -> None:
+    for split, first in (("train", 0), ("val", 2), ("test", 4)):
+        names = [f"{name}/{name}_{number}.jpg" for name in ("banded", "woven") for number in (first, first + 1)]
+        text(root / f"dtd/dtd/labels/{split}1.txt", names)
+        for number, name in enumerate(names):
+            picture(root / "dtd/dtd/images" / name, number)
+
+
+def make_food101(root: Path) -> None:
+    for split, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+        lists = {name: [f"{name}/{number}" for number in numbers] for name in ("pizza", "ramen")}
+        text(root / f"food-101/meta/{split}.json", [json.dumps(lists)])
+        for name in (name for names in lists.values() for name in names):
+            picture(root / f"food-101/images/{name}.jpg", len(name))
+
+
+def make_pets(root: Path) -> None:
+    for split, numbers in (("trainval", (0, 1)), ("test", (2,))):
+        names = [(f"{name}_{number}", label) for label, name in ((1, "Abyssinian"), (2, "pug")) for number in numbers]
+        text(root / f"oxford-iiit-pet/annotations/{split}.txt", [f"{name} {label} 1 1" for name, label in names])
+        for name, _ in names:
+            picture(root / f"oxford-iiit-pet/images/{name}.jpg", len(name))
+
+
+def make_aircraft(root: Path) -> None:
+    data = root / "fgvc-aircraft-2013b/data"
+    text(data / "variants.txt", ["707-320", "A 300"])
+    for split, first in (("trainval", 0), ("test", 10)):
+        text(data / f"images_variant_{split}.txt", [f"{first} 707-320", f"{first + 1} A 300"])
+        for number in (first, first + 1):
+            picture(data / f"images/{number}.jpg", number)
+
+
+MAKERS = {
+    "eurosat": (make_eurosat, 16, 4, ("AnnualCrop", "Forest")),
+    "caltech101": (make_caltech101, 60, 4, ("Faces", "wrench")),
+    "sun397": (make_sun397, 100, 4, ("abbey", "alley/outdoor")),
+    "dtd": (make_dtd, 8, 4, ("banded", "woven")),
+    "food101": (make_food101, 6, 2, ("pizza", "ramen")),
+    "pets": (make_pets, 4, 2, ("Abyssinian", "Pug")),
+    "aircraft": (make_aircraft, 2, 2, ("707-320", "A 300")),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_a_set_is_read_and_divided(kind: str, tmp_path: Path) -> None:
+    make, train_count, val_count, classes = MAKERS[kind]
+    make(tmp_path)
+    train, val = opened(kind, tmp_path)
+    assert (len(train), len(val)) == (train_count, val_count)
+    assert train.classes == val.classes == classes
+    files = [[images.where(index) for index in range(len(images))] for images in (train, val)]
+    assert len(set(files[0] + files[1])) == train_count + val_count  # nothing is in both
+    for images, count in ((train, train_count), (val, val_count)):
+        labels = [images.label(index) for index in range(count)]
+        assert np.bincount(labels).tolist() == [count // 2, count // 2]
+        for index in (0, count - 1):
+            with PIL.Image.open(images.where(index)) as expected:
+                assert np.array_equal(np.asarray(images.image(index)), np.asarray(expected.convert("RGB")))
+            assert classes[labels[index]].split("/")[0].lower() in images.where(index).lower() or kind == "aircraft"
+    again = opened(kind, tmp_path)[0]
+    assert again.digest() == train.digest() != val.digest()
+    Path(train.where(0)).write_bytes(b"no image")
+    damaged = opened(kind, tmp_path)[0]
+    assert damaged.digest() != train.digest()
+    with pytest.raises(BrokenImage, match="cannot identify"):
+        damaged.image(0)
+
+
+def test_cifar_and_stl10_from_their_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+
+    def batch(path: Path, content: bytes) -> list[str]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return [path.name, hashlib.md5(content).hexdigest()]
+
+    folder = tmp_path / "cifar-10-batches-py"
+    data = pickle.dumps({"data": pixels.reshape(4, -1), "labels": [0, 1, 1, 0]})
+    meta = pickle.dumps({"label_names": ["plane", "car"]})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [batch(folder / "data_batch_1", data)])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [batch(folder / "test_batch", data)])
+    name, md5 = batch(folder / "batches.meta", meta)
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    train, _ = opened("cifar10", tmp_path)
+    assert (train.classes, [train.label(index) for index in range(4)]) == (("plane", "car"), [0, 1, 1, 0])
+    assert np.array_equal(np.asarray(train.image(2)), pixels[2].transpose(1, 2, 0))
+    assert train.where(2) == "cifar10:train#2"
+
+    folder = tmp_path / "stl10_binary"
+    big = rng.integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)
+    for kind in ("train", "test"):
+        images = batch(folder / f"{kind}_X.bin", big.transpose(0, 1, 3, 2).tobytes())
+        labels = batch(folder / f"{kind}_y.bin", bytes([2, 1]))
+        monkeypatch.setattr(datasets.STL10, f"{kind}_list", [images, labels])
+    text(folder / "class_names.txt", ["airplane", "bird"])
+    stl, _ = opened("stl10", tmp_path)
+    assert (stl.classes, [stl.label(0), stl.label(1)]) == (("airplane", "bird"), [1, 0])
+    assert np.array_equal(np.asarray(stl.image(0)), big[0].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", sorted(SETS))
+def test_what_is_not_there_is_one_sentence(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"torchvision can't read {kind} below .*; put the files there as torchvision"):
+        opened(kind, tmp_path)
+    with pytest.raises(UserError, match="no folder /nowhere"):
+        opened(kind, Path("/nowhere"))
+
+
+def test_wrong_sources() -> None:
+    with pytest.raises(UserError, match=r"source cifar10 needs a place, e\.g\. cifar10:/data"):
+        load_config(DataConfig, None, ["source=cifar10"])
+    with pytest.raises(UserError, match=r"source 'cifar11:/data' is none of: .*cifar10, cifar100, flowers102"):
+        load_config(DataConfig, None, ["source=cifar11:/data"])
+
+
+def test_too_few_images_to_divide(tmp_path: Path) -> None:
+    make_caltech101(tmp_path)
+    for path in (tmp_path / "caltech101/101_ObjectCategories/wrench").iterdir():
+        if path.name > "image_0030.jpg":
+            path.unlink()
+    with pytest.raises(UserError, match=r"class wrench of caltech101:train has 30 images, too few to take 30"):
+        opened("caltech101", tmp_path)
