@@ -54,6 +54,7 @@ def main() -> None:
         return
     if arguments.show_views:
         from pretrain.contact_sheet import draw_views
+
         draw_views(images, config, arguments.show_views)
         print(f"views drawn: {arguments.show_views}")
         return
