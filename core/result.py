@@ -17,7 +17,11 @@ from core.backbones import Backbone, describe
 from core.checkpoints import tensors_digest, write_atomically
 
 FORMAT = "ssl-transfer/result/1"
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn")
+_LIBRARIES = (
+    *("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn"),
+    *("detectron2", "pycocotools", "faster-coco-eval"),
+    *("onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "mmengine", "mmcv", "mmcv-lite", "mmsegmentation"),
+)
 
 
 @dataclass(frozen=True)

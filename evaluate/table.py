@@ -17,6 +17,8 @@ if __name__ == "__main__":
 from core.errors import UserError, run_entry_point
 
 RESULT_FORMAT = "ssl-transfer/result/1"
+HEADLINES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "mIoU": "mIoU"}
+"""Metrics that get a column, with their title; all are percentages."""
 
 
 def main() -> None:
@@ -38,7 +40,9 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             result = json.loads(path.read_text(encoding="utf-8"))
             if result["format"] != RESULT_FORMAT:
                 raise ValueError(f"its format is {result['format']!r}")
-            row_of(result), column_of(result), float(result["metrics"]["top1"]), int(result["seed"])
+            row_of(result), data_of(result), int(result["seed"])
+            if not _headlines(result):
+                raise ValueError(f"its metrics have none of {', '.join(HEADLINES)}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
         results.append(result)
@@ -59,20 +63,31 @@ def row_of(result: dict[str, Any]) -> str:
     return f"{backbone}, {checkpoint['given']}"
 
 
-def column_of(result: dict[str, Any]) -> tuple[str, str]:
-    """Protocol and data: numbers that differ in either never share a column."""
-    return result["protocol"], " ".join(part["digest"][:8] for part in result["data"].values())
+def data_of(result: dict[str, Any]) -> str:
+    """The first digits of the data's digests."""
+    return " ".join(part["digest"][:8] for part in result["data"].values())
+
+
+def _headlines(result: dict[str, Any]) -> dict[str, float]:
+    return {key: float(result["metrics"][key]) for key in HEADLINES if result["metrics"].get(key) is not None}
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table, top-1 in percent; `mean ± standard deviation (n seeds)` where a cell has several results."""
-    cells: dict[tuple[str, tuple[str, str]], dict[int, float]] = defaultdict(dict)
+    """The table, in percent; `mean ± standard deviation (n seeds)` where a cell has several results.
+
+    Numbers that differ in protocol, metric or data never share a column.
+    """
+    cells: dict[tuple[str, tuple[str, str, str]], dict[int, float]] = defaultdict(dict)
     for result in results:
-        cells[row_of(result), column_of(result)][result["seed"]] = float(result["metrics"]["top1"])
+        for metric, value in _headlines(result).items():
+            cells[row_of(result), (result["protocol"], metric, data_of(result))][result["seed"]] = value
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = sorted({column for _, column in cells})
-    titles = [protocol if [p for p, _ in columns].count(protocol) == 1 else f"{protocol}, data {data}"
-              for protocol, data in columns]  # fmt: skip
+    kinds = [(protocol, metric) for protocol, metric, _ in columns]
+    titles = [
+        f"{protocol}, {HEADLINES[metric]}" + (f", data {data}" if kinds.count((protocol, metric)) > 1 else "")
+        for protocol, metric, data in columns
+    ]
     lines = ["| backbone | " + " | ".join(titles) + " |", "|---" * (len(columns) + 1) + "|"]
     # Baselines first, then by what the first column says.
     rows.sort(key=lambda row: ("raw pixels" not in row, "random init" not in row, row))

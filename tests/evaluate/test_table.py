@@ -35,7 +35,7 @@ def test_seeds_average_and_baselines_come_first() -> None:
         result(30.0, family="random"), {**result(20.0), "backbone": "pixels", "checkpoint": {"given": "raw pixels"}},
     ])  # fmt: skip
     assert table.splitlines() == [
-        "| backbone | knn_a |",
+        "| backbone | knn_a, top-1 |",
         "|---|---|",
         "| raw pixels | 20.0 |",
         "| resnet18, random initialisation | 30.0 |",
@@ -45,8 +45,21 @@ def test_seeds_average_and_baselines_come_first() -> None:
 
 def test_another_protocol_or_other_data_is_another_column() -> None:
     table = markdown([result(10.0), result(20.0, protocol="knn_b"), result(30.0, digest="e" * 64)])
-    assert table.splitlines()[0] == "| backbone | knn_a, data dddddddd | knn_a, data eeeeeeee | knn_b |"
+    assert (
+        table.splitlines()[0]
+        == "| backbone | knn_a, top-1, data dddddddd | knn_a, top-1, data eeeeeeee | knn_b, top-1 |"
+    )
     assert table.splitlines()[2] == "| resnet18, x.pth | 10.0 | 30.0 | 20.0 |"
+
+
+def test_detection_and_segmentation_have_their_own_columns() -> None:
+    detection = {**result(0, protocol="scenes_x"), "metrics": {"box_ap": 23.84, "mask_ap": 25.5, "box_ap50": 50.0}}
+    segmentation = {**result(0, protocol="scenes_y"), "metrics": {"mIoU": 61.0}}
+    assert markdown([detection, segmentation]).splitlines() == [
+        "| backbone | scenes_x, box AP | scenes_x, mask AP | scenes_y, mIoU |",
+        "|---|---|---|---|",
+        "| resnet18, x.pth | 23.8 | 25.5 | 61.0 |",
+    ]
 
 
 def test_a_cell_without_result_stays_empty() -> None:
@@ -61,7 +74,11 @@ def test_reading(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result(1.0)))
     assert read_results(tmp_path) == [result(1.0)]
-    foreign = [json.dumps({**result(1.0), "format": "other"}), json.dumps({"format": "ssl-transfer/result/1"})]
+    foreign = [
+        json.dumps({**result(1.0), "metrics": {"loss": 1.0}}),
+        json.dumps({**result(1.0), "format": "other"}),
+        json.dumps({"format": "ssl-transfer/result/1"}),
+    ]
     for bad in ("{", "[]", *foreign):
         path.write_text(bad)
         with pytest.raises(UserError, match="is not a result of this project"):
