@@ -110,7 +110,7 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
 
 def _mask(annotation: dict[str, Any], image: dict[str, Any], mask_format: str, crowd: int, where: str) -> Any:
     """Polygons as they are, run lengths in pycocotools' compressed form."""
-    from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
+    from pycocotools import mask as coco_mask
 
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):

@@ -75,11 +75,11 @@ def _evaluate(split: DetectionSet, findings: Findings, kind: str, by: str) -> tu
 
 def _types(by: str) -> tuple[Any, Any]:
     if by == "faster-coco-eval":
-        from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
+        from faster_coco_eval import COCO, COCOeval_faster
 
         return COCO, COCOeval_faster
-    from pycocotools.coco import COCO as COCO_  # type: ignore[import-untyped]
-    from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+    from pycocotools.coco import COCO as COCO_
+    from pycocotools.cocoeval import COCOeval
 
     return COCO_, COCOeval
 

@@ -76,7 +76,7 @@ def _colour(entry: dict[str, Any], classes: tuple[str, ...]) -> tuple[int, int, 
 
 
 def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
-    from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
+    from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))

@@ -16,7 +16,7 @@ from detectron2.engine.train_loop import AMPTrainer, SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats  # type: ignore[import-untyped]
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
