@@ -25,6 +25,7 @@ from evaluate.hits import Hits, Scores
 from evaluate.linear_protocol import LinearConfig
 from evaluate.standardise import Standardiser
 from evaluate.taps import Taps
+from evaluate.training_views import view_batches
 from evaluate.unfinished import Unfinished
 
 _LOGITS = 2**24
@@ -78,8 +79,6 @@ def augmented_batches(
     note_broken: Callable[[list[str]], object],
 ) -> Batches:
     """Features of new views of the images from global step `start` on."""
-    from evaluate.training_views import view_batches
-
     _, passes = steps_of(config, len(images))
     blocks = getattr(images, "blocks", None)
     order = GlobalBatches(len(images), config.batch, passes, seed, processes.rank, processes.world, start, blocks)
