@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import sys
 import types
@@ -16,7 +18,7 @@ repeats a refused load without that protection), and pip, which mmengine's hub c
 
 
 def import_mmseg() -> None:
-    """Makes `mmseg`, `mmengine` and `mmcv` importable, safely, with MMSegmentation's models registered.
+    """Makes `mmseg`, `mmengine` and `mmcv` importable, safely, with MMSegmentation's models and data sets registered.
 
     Raises `UserError` where they are not installed.
     """
@@ -28,18 +30,25 @@ def import_mmseg() -> None:
             f"semantic segmentation needs MMSegmentation ({', '.join(absent)} can't be imported); install it with "
             f"pip install 'ssl-transfer[segmentation]'"
         )
-    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
-        sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations among their own modules
-        try:
+    operators = "mmcv._ext"
+    lite = operators not in sys.modules and importlib.util.find_spec(operators) is None
+    if lite:
+        sys.modules[operators] = _WithoutOperators(operators)
+    try:
+        # Deprecations among their own modules, and remarks about packages that they could do without.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            import mmseg.datasets
             import mmseg.models  # noqa: F401
-        except (ImportError, AssertionError) as error:  # mmseg asserts the versions of the other two
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
-                f"opencv-python-headless in the place of opencv-python, else pip install 'ssl-transfer[segmentation]'"
-            ) from None
+    except (ImportError, AssertionError) as error:  # mmseg asserts the versions of the other two
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
+            f"opencv-python-headless in the place of opencv-python, else pip install 'ssl-transfer[segmentation]'"
+        ) from None
+    finally:
+        if lite:  # mmengine looks there for whether operators exist
+            del sys.modules[operators]
 
 
 class _WithoutOperators(types.ModuleType):

@@ -17,15 +17,16 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs" / "evaluate"
 _USERS_COPY = ("folder", "webdataset")
 
 
-def protocol_file(name: str, kind: str) -> Path:
-    """configs/evaluate/NAME.yaml; `UserError` with the names of this kind (`knn`, …) where there is none."""
+def protocol_file(name: str, *kinds: str) -> Path:
+    """configs/evaluate/NAME.yaml; `UserError` with the names of these kinds (`knn`, …) where there is none."""
     path = FOLDER / f"{name}.yaml"
-    known = sorted(file.stem for file in FOLDER.glob(f"{kind}_*.yaml"))
+    known = sorted(file.stem for kind in kinds for file in FOLDER.glob(f"{kind}_*.yaml"))
     if name in known:
         return path
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"no protocol {name!r} of {kind}; {hint}there are: {', '.join(known)} (or give a file to --config)")
+    there = f"{hint}there are: {', '.join(known)} (or give a file to --config)"
+    raise UserError(f"no protocol {name!r} of {', '.join(kinds)}; {there}")
 
 
 def check_name(name: str) -> None:

@@ -1,0 +1,241 @@
+"""Semantic segmentation on top of a backbone. `python evaluate/segment.py --ckpt runs/demo`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# In front, and instead of this folder, whose files would be importable as `search`, `vote`, ….
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+
+if TYPE_CHECKING:
+    from core.backbones import Backbone
+    from core.distributed import Processes
+    from evaluate.segmentation.labels import Baseline
+    from evaluate.segmentation.protocol import SegmentConfig
+
+_DEFAULT = "scenes_fcn_r18_400it"
+_COUNTED = 2000  # training labels that the majority class is taken from
+
+
+def main() -> None:
+    """Parses, checks the data, prints the plan, trains, tests, writes result.json."""
+    arguments = _arguments()
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the engine takes a GPU wherever it sees one
+    started = time.time()
+
+    from converters.open import open_backbone
+    from converters.openmmlab import import_mmseg
+    from core.backbones import RawPixels
+    from core.checkpoints import tensors_digest
+    from core.config import config_digest, load_config, to_dict
+    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.result import Result, write_result
+    from core.run_folder import RunFolder, drop_metrics_after
+    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.segmentation.engine_settings import engine_settings
+    from evaluate.segmentation.labels import check_files, count_classes, majority_baseline, spread
+    from evaluate.segmentation.layouts import check_class_list, class_names, find_root, list_split, split_facts
+    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
+    from evaluate.segmentation.run import ENGINE_FOLDER, prepare_folder, train_and_test
+    from evaluate.segmentation.scaling import batch_per_process, scale_to_batch
+
+    file = arguments.config or protocol_file(arguments.protocol, *KINDS)
+    config, scaling = scale_to_batch(load_config(SegmentConfig, file, arguments.overrides), arguments.batch)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
+    import_mmseg()
+    processes = join_processes(arguments.device)
+    batch_per_process(config.batch, processes.world)
+    with rank_zero_first():
+        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        if isinstance(backbone.model, RawPixels):
+            raise UserError("pixels is no network, so nothing can be put on top of it; pass a checkpoint or timm:NAME")
+        root = find_root(config.data)
+    pairs = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
+    names = class_names(root, config.data)
+    settings = engine_settings(
+        config, backbone, root, names, processes, arguments.seed, arguments.workers, Path(), resume=False
+    )
+    refused, checkpoint, out, facts, baseline = "", "", Path(), {}, None
+    if processes.main:
+        try:
+            check_class_list(root, config.data)
+            for split in ("train", "val"):
+                check_files(pairs[split], config.data, progress=sys.stderr.isatty())
+            train, test = ([label for _, label in pairs[split]] for split in ("train", "val"))
+            baseline = majority_baseline(
+                count_classes(spread(train, _COUNTED), config.data, "training labels", sys.stderr.isatty()),
+                count_classes(test, config.data, "test labels", sys.stderr.isatty()),
+            )
+            facts = {split: split_facts(root, config.data.layout, split, pairs[split]) for split in ("train", "val")}
+            digest = tensors_digest(backbone.model.state_dict())
+            out = arguments.out or result_folder(protocol, digest, arguments.seed)
+            digests = [part["digest"] for part in facts.values()]
+            print(_plan(protocol, config, scaling, backbone, facts, processes, names, baseline), flush=True)
+            if refused := other_result(out / "result.json", protocol, digest, arguments.seed, digests):
+                raise UserError(refused)
+            identity = {
+                "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": digests,
+                "settings": config_digest(config), "processes": processes.world,
+            }  # fmt: skip
+            checkpoint = prepare_folder(out, identity, arguments.resume)
+        except UserError as error:
+            refused = str(error)
+    refused, checkpoint, out = gather_objects((refused, checkpoint, out))[0]
+    if refused:  # all ranks stop, so that none waits for one that has gone
+        raise UserError(refused)
+
+    from evaluate.segmentation.segmentor import build_segmentor
+
+    model, account = build_segmentor(config, settings["model"], backbone, processes, arguments.seed)
+    folder = None
+    if processes.main:
+        print(f"backbone: {account}", flush=True)
+        if checkpoint:
+            done = int(Path(checkpoint).stem.removeprefix("iter_"))
+            drop_metrics_after(out, done)
+            print(f"resumes from {checkpoint} (iteration {done:,})", flush=True)
+        elif arguments.resume:
+            print("no checkpoint to resume from yet: starts from the beginning", flush=True)
+            drop_metrics_after(out, -1)
+        folder = RunFolder(out, config)
+    metrics, trained = train_and_test(
+        settings | {"work_dir": str(out / ENGINE_FOLDER)}, model, out, checkpoint, config.log_every,
+        folder.write if folder else _nothing, processes,
+    )  # fmt: skip
+    if not processes.main:
+        return
+    assert folder is not None
+    assert baseline is not None
+    folder.close()
+    metrics |= {
+        "majority_class": names[baseline.label],
+        "majority_mIoU": baseline.mean_iou,
+        "majority_aAcc": baseline.pixel_accuracy,
+    }
+    result = Result(
+        protocol=protocol,
+        metrics=metrics,
+        backbone=backbone,
+        data=facts,
+        seed=arguments.seed,
+        settings=to_dict(config) | {"scaling": scaling, "processes": processes.world, "loaded": account},
+        started=started,
+        device=processes.device,
+    )
+    write_result(out / "result.json", result)
+    print(_table(metrics))
+    print(f"result: {out / 'result.json'}")
+    if arguments.draw:
+        from mmseg.registry import DATASETS
+
+        from evaluate.segmentation.pictures import draw_predictions
+
+        title = f"{protocol}, mIoU {metrics['mIoU']:.1f} %"
+        dataset = DATASETS.build(settings["test_dataloader"]["dataset"])
+        picture = out / "predictions.png"
+        draw_predictions(picture, trained, dataset, pairs["val"], config.data, arguments.draw, title)
+        print(f"predictions: {picture}")
+
+
+def _nothing(_iteration: int, _values: dict[str, float]) -> None:
+    """Processes other than the main one record nothing."""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a segmentation head on a backbone (and fine-tune it, where the protocol says so) and "
+        "measure mIoU, with MMSegmentation.",
+        epilog="example: python evaluate/segment.py --ckpt runs/vit_s --protocol ade20k_upernet_vit_s_160k "
+        "--data /data/ADEChallengeData2016   (under torchrun for several processes)",
+    )
+    parser.add_argument(
+        "--ckpt", required=True, help="run folder, weights file, timm:NAME, or random:CKPT (its architecture untrained)"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--protocol", default=_DEFAULT, help=f"a name in configs/evaluate (default {_DEFAULT})")
+    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
+    parser.add_argument("--data", help="short for data.root=…: the data set's folder (none for the built-in scenes)")
+    parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations follow linearly")
+    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
+    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
+    parser.add_argument("--out", type=Path, help="folder of the run (default results/PROTOCOL/BACKBONE-seedN)")
+    parser.add_argument("--resume", action="store_true", help="go on where a killed run stopped, or start")
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw N test images, truths and predictions")
+    parser.add_argument("--seed", type=int, default=0, help="of heads, order, crops and random weights (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="loader processes of a rank (default %(default)s)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
+    arguments = parser.parse_intermixed_args()
+    if arguments.data:
+        arguments.overrides.append(f"data.root={arguments.data}")
+    for name in ("seed", "workers", "draw"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
+    return arguments
+
+
+def _plan(
+    protocol: str,
+    config: SegmentConfig,
+    scaling: str,
+    backbone: Backbone,
+    facts: dict[str, Any],
+    processes: Processes,
+    names: tuple[str, ...],
+    baseline: Baseline,
+) -> str:
+    from core.result import device_name
+
+    schedule, optim, inference = config.schedule, config.optim, config.inference
+    decay = f", layer decay {optim.layer_decay:g}" if optim.layer_decay is not None else ""
+    norms = "synchronised" if config.sync_norm and processes.world > 1 else "each process's own"
+    if config.sync_norm and processes.world == 1:
+        norms = "plain: SyncBN needs several processes"
+    windows = f", windows of {config.crop.size} every {inference.stride}" if inference.mode == "slide" else ""
+    lines = [
+        f"protocol  {protocol}",
+        f"backbone  {backbone.source}{' (frozen)' if config.network.frozen else ''}",
+        f"data      {facts['train']['name']}: {facts['train']['images']:,} images; {facts['val']['name']}: "
+        f"{facts['val']['images']:,} images; {len(names)} classes",
+        f"majority  {names[baseline.label]} everywhere: mIoU {baseline.mean_iou:.2f}, aAcc "
+        f"{baseline.pixel_accuracy:.2f}",
+        f"head      {config.head.kind}, {config.head.channels} channels; batch norms {norms}",
+        f"training  {schedule.iterations:,} iterations of {config.batch} crops of {config.crop.size} px; {optim.name} "
+        f"lr {optim.lr:g}, wd {optim.weight_decay:g}{decay}; {config.precision}",
+        f"test      {inference.mode}{windows}",
+        f"runs on   {device_name(processes.device)}, {processes.world} process{'es' if processes.world > 1 else ''}",
+    ]
+    return "\n".join(lines + ([f"scaled    {scaling}"] if scaling else []))
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    width = max(len(name) for name in metrics["IoU"])
+    rows = [f"  {name:{width}}  {'–' if iou is None else f'{iou:6.2f}'}" for name, iou in metrics["IoU"].items()]
+    return "\n".join(
+        [
+            f"mIoU {metrics['mIoU']:.2f}, mAcc {metrics['mAcc']:.2f}, aAcc {metrics['aAcc']:.2f} "
+            f"(majority class {metrics['majority_class']}: mIoU {metrics['majority_mIoU']:.2f}, "
+            f"aAcc {metrics['majority_aAcc']:.2f})",
+            "IoU of each class:",
+            *rows,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,103 @@
+"""Hooks of the engine: progress with losses and the time left, and checkpoints that open without running code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+from core.errors import UserError
+
+
+class ProgressHook(Hook):
+    """Prints and records losses, learning rate and the time left; stops a run whose loss is not finite."""
+
+    priority = "BELOW_NORMAL"  # before a checkpoint is written
+
+    def __init__(self, every: int, record: Callable[[int, dict[str, float]], object], main: bool) -> None:
+        """`record(iteration, values)` gets what is printed; only where `main`."""
+        self.every, self.record, self.main = every, record, main
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count, self.since = 0, time.monotonic()
+
+    def before_train(self, runner: Any) -> None:
+        """The clock starts with the first iteration."""
+        self.since = time.monotonic()
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Adds up the losses where they lie; every `every` iterations they are read."""
+        for name, value in (outputs or {}).items():
+            if "loss" in name or name.endswith("acc_seg"):
+                self.sums[name] = self.sums.get(name, 0) + value.detach().float().mean()
+        self.count += 1
+        done, total = runner.iter + 1, runner.max_iters
+        if done % self.every and done != total and not self.every_n_train_iters(runner, _interval(runner)):
+            return
+        values = {name: float(total) / self.count for name, total in self.sums.items()}
+        seconds = (time.monotonic() - self.since) / self.count
+        if not torch.isfinite(torch.tensor(values["loss"])):
+            raise UserError(
+                f"the loss is not finite at iteration {done:,}; the last checkpoint is intact: lower optim.lr, or set "
+                f"precision=float32, and start again"
+            )
+        values |= {"lr": max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups), "seconds": seconds}
+        if self.main:
+            parts = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "loss" in name)
+            print(
+                f"iteration {done:>{len(str(total))}}/{total}  {parts}  lr {values['lr']:.2e}  {seconds:.3f} s/it  "
+                f"ETA {_duration(seconds * (total - done))}",
+                flush=True,
+            )
+            self.record(done, values)
+        self.sums, self.count, self.since = {}, 0, time.monotonic()
+
+
+def _interval(runner: Any) -> int:
+    return next((hook.interval for hook in runner.hooks if type(hook).__name__ == "CheckpointHook"), -1)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class TestProgressHook(Hook):
+    """Prints how many images are done, about ten times."""
+
+    __test__ = False  # no test class, whatever its name begins with
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Counts batches of this process."""
+        total = len(runner.test_dataloader)
+        if (batch_idx + 1) * 10 // total > batch_idx * 10 // total:
+            print(f"tested {batch_idx + 1}/{total} batches", flush=True)
+
+
+class PlainCheckpointHook(Hook):
+    """Leaves only tensors and plain values in a checkpoint, so that it opens with `weights_only`.
+
+    The engine's message hub holds log buffers and NumPy scalars, whose classes such a load refuses; a resumed run needs
+    none of the buffers.
+    """
+
+    priority = "LOWEST"
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Replaces the message hub's state by plain values."""
+        hub = checkpoint["message_hub"]
+        info = {key: _plain(value) for key, value in hub["runtime_info"].items()}
+        keys = {key: bool(kept) for key, kept in hub["resumed_keys"].items() if key in info}
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": info, "resumed_keys": keys}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return value.item() if hasattr(value, "item") else value
