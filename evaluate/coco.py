@@ -1,4 +1,4 @@
-"""Detection with a backbone. `python evaluate/coco.py --ckpt runs/demo --protocol scenes_maskrcnn_r18_fpn_300it`"""
+"""Detection with a backbone. `python evaluate/coco.py --ckpt runs/demo`"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
     from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
     from evaluate.protocol import full_name, other_result, result_folder
 
-    file = arguments.config or find_protocol(arguments.protocol)
+    file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))
     config = load_config(DetectionConfig, file, arguments.overrides)
     protocol = full_name(config, file, NEUTRAL_KEYS)
     check_detectron2()
@@ -118,6 +118,13 @@ def main() -> None:
         print(f"pictures: {len(paths)} in {folder / 'pictures'} (truth on the left, findings on the right)")
 
 
+def _default_protocol(data: str | None) -> str:
+    """What can be run at once: the built-in scenes, unless the user has brought data."""
+    kind = (data or "scenes").partition(":")[0]
+    own = {"scenes": "scenes_maskrcnn_r18_fpn_300it", "voc": "voc_frcnn_r50_c4_24k"}
+    return own.get(kind, "coco_maskrcnn_r50_fpn_1x_mulan")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a detector on a backbone and measure it, under a named protocol (COCO, Pascal VOC, scenes).",
@@ -129,7 +136,8 @@ def _arguments() -> argparse.Namespace:
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
-        "--protocol", default="coco_maskrcnn_r50_fpn_1x_mulan", help="a name in configs/evaluate (default %(default)s)"
+        "--protocol",
+        help=f"a name in configs/evaluate (default {_default_protocol(None)}; with COCO {_default_protocol('coco')})",
     )
     chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
     parser.add_argument("--data", help="short for data.source=…: scenes, coco:ROOT, voc:ROOT")

@@ -215,3 +215,18 @@ def test_an_unknown_protocol_is_answered_with_the_known() -> None:
         find_protocol("coco_maskrcnn_r50_fpn_1x_moko")
     with pytest.raises(UserError, match="voc_frcnn_r50_c4_24k"):
         find_protocol("voc_frcnn")
+
+
+@pytest.mark.parametrize(
+    ("data", "protocol"),
+    [
+        (None, "scenes_maskrcnn_r18_fpn_300it"),
+        ("scenes", "scenes_maskrcnn_r18_fpn_300it"),
+        ("coco:/data/coco", "coco_maskrcnn_r50_fpn_1x_mulan"),
+        ("voc:/data/voc", "voc_frcnn_r50_c4_24k"),
+    ],
+)
+def test_the_protocol_follows_the_data_where_none_is_named(data: str | None, protocol: str) -> None:
+    from evaluate.coco import _default_protocol
+
+    assert _default_protocol(data) == protocol
