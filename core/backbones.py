@@ -74,7 +74,7 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
         model = timm.create_model(
             config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **(defaults | config.args)
         )
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError) as error:
         raise UserError(f"backbone.args {config.args} don't fit {config.name}: {error}") from None
     if not isinstance(model, ResNet | VisionTransformer):
         raise UserError(f"{config.name} is a {type(model).__name__}; backbones here are ResNets or plain ViTs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,7 +49,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"can't write {path}: {_first_line(error)}; what was there before is unchanged, free space and resume"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> Any:
@@ -84,6 +86,8 @@ def read_tensors(path: Path) -> Any:
 def save_training_state(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
     """Writes `folder/step_NNNNNNNNN.pt` atomically and removes all but the newest `keep` states."""
     path = folder / f"step_{step:09d}.pt"
+    for left_over in folder.glob(".step_*.partial"):  # of a process killed while writing
+        left_over.unlink(missing_ok=True)
     document = {"format": TRAINING_FORMAT, "step": step, **state}
     write_atomically(path, lambda partial: torch.save(document, partial))
     for old in training_states(folder)[:-keep]:

@@ -34,6 +34,8 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
         if key_node.value in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
@@ -115,10 +117,14 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
 
 def _validate(kind: type[Config], values: dict[str, Any], file: Path | None, overridden: Sequence[str]) -> Config:
     # pydantic hands the setting down to nested dataclasses, so only the outermost needs it.
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    try:
+        text = json.dumps(values, default=str)
+    except (ValueError, RecursionError, TypeError):
+        raise UserError(f"{file or 'the command line'} refers to itself (YAML anchors); write the values out") from None
     try:
         # Through JSON, strictness is about meaning (no "3" for 3) and lists stand for tuples, as in YAML.
-        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+        return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(_sentence(kind, error.errors()[0], file, overridden)) from None
 
@@ -126,7 +132,7 @@ def _validate(kind: type[Config], values: dict[str, Any], file: Path | None, ove
 def _sentence(kind: type, problem: Any, file: Path | None, overridden: Sequence[str]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
-    from_command_line = any(
+    from_command_line = bool(key) and any(
         key == given or key.startswith(given + ".") or given.startswith(key) for given in overridden
     )
     place = "on the command line" if from_command_line else f"in {file}" if file is not None else "in the defaults"

@@ -36,7 +36,8 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except UserError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        # A loader worker's error arrives wrapped in its traceback.
+        print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

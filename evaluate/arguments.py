@@ -1,4 +1,4 @@
-"""Command-line arguments that all probes share."""
+"""Command-line arguments that all evaluations share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from core.errors import UserError
 
 
-def probe_parser(description: str, example: str, default: str) -> argparse.ArgumentParser:
-    """A parser with the arguments of every probe; `default` is the protocol taken where none is named."""
+def evaluation_parser(description: str, example: str, default: str | None, says: str = "") -> argparse.ArgumentParser:
+    """A parser with the arguments of every evaluation.
+
+    `default`: the protocol taken where none is named; where that depends on other arguments, None, and `says` tells.
+    """
     parser = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}   (under torchrun for several processes)"
     )
@@ -19,7 +22,7 @@ def probe_parser(description: str, example: str, default: str) -> argparse.Argum
         help="run folder, weights file, timm:NAME, random:CKPT (its architecture untrained) or pixels (raw pixels)",
     )  # fmt: skip
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--protocol", default=default, help=f"a name in configs/evaluate (default {default})")
+    chosen.add_argument("--protocol", default=default, help=f"a name in configs/evaluate (default {says or default})")
     chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
     parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
     parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
@@ -37,18 +40,27 @@ def probe_parser(description: str, example: str, default: str) -> argparse.Argum
     return parser
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """The argument of probes that take one data set."""
-    parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
+def add_data(
+    parser: argparse.ArgumentParser, key: str = "data.source", what: str = "scenes, fashion-mnist, folder:ROOT, …"
+) -> None:
+    """The argument of evaluations that take one data set; `key`: the setting it stands for."""
+    parser.add_argument("--data", help=f"short for {key}=…: {what}")
+    parser.set_defaults(data_key=key)
+
+
+def add_draw(parser: argparse.ArgumentParser) -> None:
+    """The argument of evaluations whose findings can be looked at."""
+    parser.add_argument(
+        "--draw", type=int, default=0, metavar="N", help="write N pictures of findings beside the truth"
+    )
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The checked arguments; `--data` has become an override."""
     arguments = parser.parse_intermixed_args()
     if getattr(arguments, "data", None):
-        arguments.overrides.append(f"data.source={arguments.data}")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {arguments.seed}")
-    if arguments.workers < 0:
-        raise UserError(f"--workers must be 0 or more, not {arguments.workers}")
+        arguments.overrides.append(f"{arguments.data_key}={arguments.data}")
+    for name in ("seed", "workers", "draw"):
+        if getattr(arguments, name, 0) < 0:
+            raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
     return arguments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
+from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from typing import Any
@@ -126,45 +126,17 @@ def _default_protocol(data: str | None) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train a detector on a backbone and measure it, under a named protocol (COCO, Pascal VOC, scenes).",
-        epilog="example: python evaluate/coco.py --ckpt runs/r50 --protocol coco_maskrcnn_r50_fpn_1x_mulan "
-        "--data coco:/data/coco   (under torchrun for several GPUs; a killed run goes on when started again)",
+    parser = evaluation_parser(
+        "Train a detector on a backbone and measure it, under a named protocol (COCO, Pascal VOC, scenes). "
+        "A killed run goes on when started again.",
+        "python evaluate/coco.py --ckpt runs/r50 --data coco:/data/coco",
+        default=None,
+        says=f"{_default_protocol(None)}; with COCO {_default_protocol('coco')}",
     )
-    parser.add_argument(
-        "--ckpt", required=True, help="run folder, weights file, timm:NAME or random:CKPT (its architecture untrained)"
-    )
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument(
-        "--protocol",
-        help=f"a name in configs/evaluate (default {_default_protocol(None)}; with COCO {_default_protocol('coco')})",
-    )
-    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
-    parser.add_argument("--data", help="short for data.source=…: scenes, coco:ROOT, voc:ROOT")
-    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
-    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
-    parser.add_argument("--out", type=Path, help="folder of the run (default results/PROTOCOL/BACKBONE-seedN)")
+    add_data(parser, what="scenes, coco:ROOT, voc:ROOT")
+    add_draw(parser)
     parser.add_argument("--restart", action="store_true", help="train anew even where the folder holds a state")
-    parser.add_argument(
-        "--draw", type=int, default=0, metavar="N", help="write N pictures of findings beside the truth"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of heads, order, crops and random weights (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(4, os.cpu_count() or 1),
-        help="loader processes of a rank (default %(default)s)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
-    arguments = parser.parse_intermixed_args()
-    if arguments.data:
-        arguments.overrides.append(f"data.source={arguments.data}")
-    for name in ("seed", "workers", "draw"):
-        if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
-    return arguments
+    return parse(parser)
 
 
 def _plan(

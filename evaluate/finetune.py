@@ -11,12 +11,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, parse, probe_parser
+from evaluate.arguments import add_data, evaluation_parser, parse
 
 
 def main() -> None:
     """Parses, prints the plan, trains, writes result.json."""
-    parser = probe_parser(
+    parser = evaluation_parser(
         "Fine-tune a backbone on all training images, or on 1 % or 10 % of them (semi-supervised).",
         "python evaluate/finetune.py --ckpt runs/r50 --protocol finetune_mulan_r50_1pct --data folder:/data/imagenet "
         "share=null file_list=1percent.txt",

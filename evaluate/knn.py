@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
+from evaluate.arguments import add_data, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,40 +97,14 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Classify images by their nearest neighbours in a backbone's feature space.",
-        epilog="example: python evaluate/knn.py --ckpt runs/r50 --data folder:/data/imagenet --neighbours near.png "
-        "ks=[20]   (under torchrun for several processes)",
+    parser = evaluation_parser(
+        "Classify images by their nearest neighbours in a backbone's feature space.",
+        "python evaluate/knn.py --ckpt runs/r50 --data folder:/data/imagenet --neighbours near.png ks=[20]",
+        default="knn_dino",
     )
-    parser.add_argument(
-        "--ckpt", required=True,
-        help="run folder, weights file, timm:NAME, random:CKPT (its architecture untrained) or pixels (raw pixels)",
-    )  # fmt: skip
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--protocol", default="knn_dino", help="a name in configs/evaluate (default knn_dino)")
-    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
-    parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
-    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
-    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
-    parser.add_argument("--out", type=Path, help="folder for result.json (default results/PROTOCOL/BACKBONE-seedN)")
+    add_data(parser)
     parser.add_argument("--neighbours", type=Path, metavar="PNG", help="draw some queries with their nearest images")
-    parser.add_argument("--seed", type=int, default=0, help="of samples, shots and random weights (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        help="loader processes of a rank (default %(default)s)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
-    arguments = parser.parse_intermixed_args()
-    if arguments.data:
-        arguments.overrides.append(f"data.source={arguments.data}")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {arguments.seed}")
-    if arguments.workers < 0:
-        raise UserError(f"--workers must be 0 or more, not {arguments.workers}")
+    arguments = parse(parser)
     if arguments.neighbours and arguments.neighbours.suffix.lower() != ".png":
         raise UserError(f"--neighbours {arguments.neighbours} must end in .png")
     return arguments

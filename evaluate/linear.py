@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, parse, probe_parser
+from evaluate.arguments import add_data, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Parses, prints the plan, trains, writes result.json and the best head."""
-    parser = probe_parser(
+    parser = evaluation_parser(
         "Train linear heads on a frozen backbone: learning rates × last blocks × poolings in one pass.",
         "python evaluate/linear.py --ckpt runs/vit_s --protocol linear_dinov2_grid --data folder:/data/imagenet",
         "linear_mulan_r50",

@@ -11,12 +11,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, parse, probe_parser
+from evaluate.arguments import add_data, evaluation_parser, parse
 
 
 def main() -> None:
     """Parses, prints the plan, fits, writes result.json."""
-    parser = probe_parser(
+    parser = evaluation_parser(
         "Fit logistic regressions of many strengths to a frozen backbone's features, kept on disk.",
         "python evaluate/logreg.py --ckpt runs/vit_s --data folder:/data/imagenet solver=torch",
         "logreg_dinov2",

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
+from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
@@ -151,42 +152,18 @@ def _nothing(_iteration: int, _values: dict[str, float]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train a segmentation head on a backbone (and fine-tune it, where the protocol says so) and "
-        "measure mIoU, with MMSegmentation.",
-        epilog="example: python evaluate/segment.py --ckpt runs/vit_s --protocol ade20k_upernet_vit_s_160k "
-        "--data /data/ADEChallengeData2016   (under torchrun for several processes)",
+    parser = evaluation_parser(
+        "Train a segmentation head on a backbone (and fine-tune it, where the protocol says so) and measure mIoU, with "
+        "MMSegmentation.",
+        "python evaluate/segment.py --ckpt runs/vit_s --protocol ade20k_upernet_vit_s_160k "
+        "--data /data/ADEChallengeData2016",
+        default=_DEFAULT,
     )
-    parser.add_argument(
-        "--ckpt", required=True, help="run folder, weights file, timm:NAME, or random:CKPT (its architecture untrained)"
-    )
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--protocol", default=_DEFAULT, help=f"a name in configs/evaluate (default {_DEFAULT})")
-    chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
-    parser.add_argument("--data", help="short for data.root=…: the data set's folder (none for the built-in scenes)")
+    add_data(parser, "data.root", "the data set's folder (none for the built-in scenes)")
+    add_draw(parser)
     parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations follow linearly")
-    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
-    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
-    parser.add_argument("--out", type=Path, help="folder of the run (default results/PROTOCOL/BACKBONE-seedN)")
     parser.add_argument("--resume", action="store_true", help="go on where a killed run stopped, or start")
-    parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw N test images, truths and predictions")
-    parser.add_argument("--seed", type=int, default=0, help="of heads, order, crops and random weights (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        help="loader processes of a rank (default %(default)s)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
-    arguments = parser.parse_intermixed_args()
-    if arguments.data:
-        arguments.overrides.append(f"data.root={arguments.data}")
-    for name in ("seed", "workers", "draw"):
-        if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
-    return arguments
+    return parse(parser)
 
 
 def _plan(

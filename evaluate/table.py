@@ -40,7 +40,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             result = json.loads(path.read_text(encoding="utf-8"))
             if result["format"] != RESULT_FORMAT:
                 raise ValueError(f"its format is {result['format']!r}")
-            row_of(result), data_of(result), int(result["seed"])
+            row_of(result), data_of(result), int(result["seed"]), result["checkpoint"]["backbone_sha256"]
             if not _headlines(result):
                 raise ValueError(f"its metrics have none of {', '.join(HEADLINES)}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -58,9 +58,11 @@ def row_of(result: dict[str, Any]) -> str:
         return "raw pixels"
     if checkpoint.get("family") == "random":
         return f"{backbone}, random initialisation"
-    if "config_sha256" in checkpoint:  # our own run: its config tells it from another run of the same method
-        return f"{backbone}, {checkpoint['method']} {checkpoint['epoch']} epochs on {checkpoint['data']}"
-    return f"{backbone}, {checkpoint['given']}"
+    network = f", {checkpoint['network']} network" if checkpoint.get("network", "online") != "online" else ""
+    if "recipe_sha256" in checkpoint:  # our own run: the recipe without its seed tells it from another of the method
+        what = f"{checkpoint['method']} {checkpoint['epoch']} epochs on {checkpoint['data']}"
+        return f"{backbone}, {what}, recipe {checkpoint['recipe_sha256'][:6]}{network}"
+    return f"{backbone}, {checkpoint['given']}{network}"
 
 
 def data_of(result: dict[str, Any]) -> str:
@@ -73,14 +75,15 @@ def _headlines(result: dict[str, Any]) -> dict[str, float]:
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table, in percent; `mean ± standard deviation (n seeds)` where a cell has several results.
+    """The table, in percent; `mean ± standard deviation (n runs)` where a cell has several results.
 
     Numbers that differ in protocol, metric or data never share a column.
     """
-    cells: dict[tuple[str, tuple[str, str, str]], dict[int, float]] = defaultdict(dict)
+    cells: dict[tuple[str, tuple[str, str, str]], dict[tuple[str, int], float]] = defaultdict(dict)
     for result in results:
+        run = (result["checkpoint"]["backbone_sha256"], result["seed"])
         for metric, value in _headlines(result).items():
-            cells[row_of(result), (result["protocol"], metric, data_of(result))][result["seed"]] = value
+            cells[row_of(result), (result["protocol"], metric, data_of(result))][run] = value
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = sorted({column for _, column in cells})
     kinds = [(protocol, metric) for protocol, metric, _ in columns]
@@ -97,13 +100,13 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(by_seed: dict[int, float]) -> str:
-    values = list(by_seed.values())
+def _cell(runs: dict[tuple[str, int], float]) -> str:
+    values = list(runs.values())
     if not values:
         return "–"
     if len(values) == 1:
         return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)} seeds)"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)} runs)"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import parse, probe_parser
+from evaluate.arguments import evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Parses, prints the plan, measures set after set, writes a result.json for each and prints the table."""
-    parser = probe_parser(
+    parser = evaluation_parser(
         "Measure k-NN and linear accuracy on several data sets, each by its own metric.",
         "python evaluate/transfer_sets.py --ckpt runs/r50 --sets cifar10:/data,pets:/data,folder:/data/birds",
         "transfer_224px",

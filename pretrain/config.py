@@ -79,6 +79,8 @@ class MonitorConfig:
     def __post_init__(self) -> None:
         if self.every_epochs < 0 or min(self.bank, self.queries, self.k, self.resize, self.crop) < 1:
             raise ValueError("every_epochs must not be negative, the other values must be at least 1")
+        if self.crop > self.resize:
+            raise ValueError(f"crop must not be larger than resize ({self.resize}), but is {self.crop}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class PretrainConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """What is trained."""
     drop_path: float = 0.0
-    """Stochastic depth of the online backbone; the target network has none."""
+    """Stochastic depth of the online backbone; a momentum network has none."""
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
     """View types by name. `global` must be among them: its projections are everybody's targets."""
     projector: HeadConfig = field(default_factory=HeadConfig)
@@ -123,8 +125,10 @@ class PretrainConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or self.epochs < 1 or self.batch < 1:
-            raise ValueError("seed must not be negative, epochs and batch must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0 … 2³² − 1, not {self.seed}")
+        if self.epochs < 1 or self.batch < 2:
+            raise ValueError("epochs must be at least 1, and batch at least 2 (batch norm needs two images)")
         if not 0 <= self.broken_share < 1:
             raise ValueError(f"broken_share must lie in [0, 1), not {self.broken_share}")
         if not 0 <= self.drop_path < 1:

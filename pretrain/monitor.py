@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import nn
 
 from core.data.base import ImageSet
 from core.data.open import Split, open_images
 from core.data.subset import sample
-from core.distributed import Processes
+from core.distributed import Processes, in_group
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.knn_protocol import knn_accuracy
+from evaluate.search import open_engine
 from pretrain.config import PretrainConfig
 
 
@@ -18,25 +20,40 @@ class Monitor:
     """Bank and queries, opened once; a small check under the protocol's rules, not the protocol's number."""
 
     def __init__(self, config: PretrainConfig, processes: Processes, workers: int) -> None:
-        """Raises `UserError` where the data has no labelled train and val splits."""
+        """Raises `UserError` where the data has no labelled train and val splits, and where FAISS is missing."""
+        open_engine(processes)
         self._config, self._processes, self._workers = config, processes, workers
         monitor = config.monitor
         self._bank, self._queries = self._open("train", monitor.bank), self._open("val", monitor.queries)
         if not self._bank.classes or not self._queries.classes:
             raise UserError(f"{config.data.source} has no labels to monitor k-NN with; set monitor.every_epochs=0")
+        if self._bank.classes != self._queries.classes:
+            raise UserError(
+                f"train and val of {config.data.source} have different classes; mend them or set monitor.every_epochs=0"
+            )
         if monitor.k > len(self._bank):
             raise UserError(f"monitor.k {monitor.k} is more than the bank's {len(self._bank)} images; lower it")
-        self._features = FeatureConfig(EvalTransformConfig(monitor.resize, monitor.crop))
+        self._features = FeatureConfig(
+            EvalTransformConfig(monitor.resize, monitor.crop), broken_share=config.broken_share
+        )
         self.what = f"monitor: k {monitor.k}, bank {len(self._bank)}, queries {len(self._queries)}"
 
     def accuracy(self, backbone: nn.Module) -> float:
-        """Top-1 of the weighted vote in percent; all ranks call it together."""
+        """Top-1 of the weighted vote in percent; all ranks call it together.
+
+        Scored with the norm statistics of rank 0, which are those of the exported backbone.
+        """
+        own = [(buffer, buffer.clone()) for buffer in backbone.buffers()] if in_group() else []
+        for buffer, _ in own:
+            dist.broadcast(buffer, src=0)
         bank, queries = (
             extract_features(
                 backbone, self._config.backbone, images, self._features, self._processes, self._workers, unit=True
             )
             for images in (self._bank, self._queries)
         )
+        for buffer, kept in own:
+            buffer.copy_(kept)
         k = self._config.monitor.k
         return knn_accuracy(bank, queries, self._processes, ks=[k])[f"weighted_top1_k{k}"]
 

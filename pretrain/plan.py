@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from core.backbones import describe
+import torch
+
+from core.backbones import build_backbone, describe, pooled_features
 from core.data.base import ImageSet
 from core.distributed import Processes
+from core.errors import UserError
 from pretrain.config import GLOBAL, PretrainConfig, pairs
+
+
+def check_sizes(config: PretrainConfig) -> None:
+    """Raises `UserError` for a backbone that can't be built or can't take the views' sizes."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        backbone = build_backbone(config.backbone, config.drop_path).eval()
+        for name, view in config.views.items():
+            try:
+                pooled_features(backbone, torch.zeros(1, 3, view.size, view.size))
+            except (AssertionError, RuntimeError) as error:
+                raise UserError(
+                    f"{describe(config.backbone)} can't take views.{name} of {view.size} px ({error}); "
+                    f"change views.{name}.size"
+                ) from None
 
 
 def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str) -> str:

@@ -37,7 +37,7 @@ def main() -> None:
     from core.data.open import open_images
     from core.distributed import join_processes
     from pretrain.config import PretrainConfig
-    from pretrain.plan import plan
+    from pretrain.plan import check_sizes, plan
 
     config = load_config(PretrainConfig, arguments.config, overrides)
     run = arguments.out or Path("runs") / arguments.config.stem
@@ -48,6 +48,9 @@ def main() -> None:
         raise UserError(f"batch {config.batch} is larger than the data set ({images.name}: {len(images)} images)")
     if config.batch % processes.world:
         raise UserError(f"batch {config.batch} can't be divided among {processes.world} processes; change batch")
+    if config.batch // processes.world < 2:
+        raise UserError(f"batch {config.batch} leaves one image to a process, too few for batch norm; raise batch")
+    check_sizes(config)
     if processes.main:
         print(plan(config, images, processes, str(run)), flush=True)
     if arguments.dry_run:

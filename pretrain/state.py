@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from core.result import git_revision
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 
+CHANGEABLE = ("checkpoint.", "monitor.", "tracker", "broken_share", "optim.lr", "optim.clip", "compute.precision")
+"""Settings that a run may go on with changed: they are what helps where it stopped."""
+
 
 def save(
     run: Path,
     config: PretrainConfig,
+    data: Mapping[str, Any],
     processes: Processes,
     method: Method,
     optimiser: torch.optim.Optimizer,
@@ -27,21 +32,23 @@ def save(
     step: int,
     epoch: int,
 ) -> None:
-    """Writes the training state after `step` steps and exports the backbones. Every rank calls it."""
+    """Exports the backbones and writes the training state after `step` steps. Every rank calls it.
+
+    The state comes last: a run killed in between goes on from the state before and exports the same again.
+    """
     rng = gather_objects(_rng_state(processes.device))
     if not processes.main:
         return
     state = {
         "config": to_dict(config),
         "epoch": epoch,
-        "world": processes.world,
+        "data": dict(data),
         "online": method.online.state_dict(),
         "target": None if method.target is None else method.target.state_dict(),
         "optimiser": optimiser.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "rng": rng,
     }
-    save_training_state(run / "checkpoints", step, state)
     facts = {
         "method": config.objective.name,
         "epoch": epoch,
@@ -49,6 +56,7 @@ def save(
         "seed": config.seed,
         "data": config.data.source,
         "config_sha256": config_digest(config),
+        "recipe_sha256": config_digest(dataclasses.replace(config, seed=0)),
         "git_revision": git_revision(),
     }
     networks = {"online": method.online.backbone}
@@ -56,11 +64,13 @@ def save(
         networks["target"] = method.target.backbone
     for network, backbone in networks.items():
         export_backbone(run / EXPORTS[network], backbone, config.backbone, {"network": network, **facts})
+    save_training_state(run / "checkpoints", step, state)
 
 
 def restore(
     run: Path,
     config: PretrainConfig,
+    data: Mapping[str, Any],
     processes: Processes,
     method: Method,
     optimiser: torch.optim.Optimizer,
@@ -68,23 +78,41 @@ def restore(
 ) -> int:
     """Loads the newest state of the run, if there is one, and gives the number of steps done.
 
-    Raises `UserError` where the run folder belongs to another config. Under another number of processes the
+    `data`: number and digest of the images. What `CHANGEABLE` names may differ from the run so far, and is said.
+    Raises `UserError` where the run folder belongs to another config or other data, and where the ranks don't find
+    the same state (hosts without a shared disk). Under another number of processes the
     images, views and batches stay the same, but stochastic depth draws differ; rank r goes on with the random
     state of rank r where there was one.
     """
     states = training_states(run / "checkpoints")
+    found = gather_objects(states[-1].name if states else None)
+    if len(set(found)) > 1:
+        raise UserError(
+            f"the ranks find different states in {run} ({found}); it must be on a disk that all hosts share"
+        )
     if not states:
         return 0
     state = load_training_state(states[-1])
-    if state["config"] != to_dict(config):
-        changed = ", ".join(_differences(state["config"], to_dict(config)))
-        raise UserError(f"{run} holds a run with another config ({changed}); give the same values or another --out")
+    changed = _differences(state["config"], to_dict(config))
+    refused = [change for change in changed if not change.startswith(CHANGEABLE)]
+    if refused:
+        raise UserError(
+            f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
+        )
+    if processes.main:
+        if state["data"] != dict(data):
+            raise UserError(
+                f"{run} was trained on other images ({state['data']['images']} then, {data['images']} now, or changed "
+                f"ones); bring back the same data or choose another --out"
+            )
+        for change in changed:
+            print(f"from here on {change}")
     try:
         method.online.load_state_dict(state["online"])
         if method.target is not None:
             method.target.load_state_dict(state["target"])
         optimiser.load_state_dict(state["optimiser"])
-        if scaler is not None:
+        if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
         rng = state["rng"]
         if processes.rank < len(rng):

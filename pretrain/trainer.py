@@ -55,7 +55,8 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     parameters = list(method.online.parameters())
     monitor = Monitor(config, processes, workers) if config.monitor.every_epochs else None
 
-    done = state.restore(run, config, processes, method, optimiser, scaler)
+    data = {"images": len(images), "digest": images.digest() if processes.main else ""}
+    done = state.restore(run, config, data, processes, method, optimiser, scaler)
     batches = GlobalBatches(
         len(images),
         config.batch,
@@ -73,7 +74,8 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_stopping_to_the_trainer,
         generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
     )
     log = StepLog(method.types, processes, BrokenImages(len(images), config.broken_share), config.batch)
@@ -119,17 +121,17 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
                     _show(bar, report.values, peak_lr * factor, report.broken)
             else:
                 stop = due = False
-            if stop or due or done == total or (epoch_ends and epoch % config.checkpoint.every_epochs == 0):
-                _refuse_non_finite(parameters, done)
-                state.save(run, config, processes, method, optimiser, scaler, done, epoch)
-                saved = time.monotonic()
-            if stop and done < total:
-                raise Stopped(f"stopped after step {done} of {total}; the same command goes on from there")
             if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
                 accuracy = monitor.accuracy(method.online.backbone)
                 if folder is not None:
                     folder.write(done, {"epoch": epoch, "knn_top1": accuracy})
                     bar.write(f"epoch {epoch}: k-NN top-1 {accuracy:.1f} % ({monitor.what})")
+            if stop or due or done == total or (epoch_ends and epoch % config.checkpoint.every_epochs == 0):
+                _refuse_non_finite(parameters, done)
+                state.save(run, config, data, processes, method, optimiser, scaler, done, epoch)
+                saved = time.monotonic()
+            if stop and done < total:
+                raise Stopped(f"stopped after step {done} of {total}; the same command goes on from there")
     if folder is not None:
         folder.close()
 
@@ -144,6 +146,12 @@ def views_on_device(batch: Batch, config: PretrainConfig, device: torch.device) 
         return done.contiguous(memory_format=layout)
 
     return {name: [finish(view, config.views[name]) for view in views] for name, views in batch.views.items()}
+
+
+def _leave_stopping_to_the_trainer(worker: int) -> None:
+    """A signal to the whole process group (torchrun, Slurm, Ctrl-C) must leave the last step its images."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from core.data.decode import EXTENSIONS, decode_rgb
 from core.errors import BrokenImage, UserError
 
 _MAX_MEMBER = 256 * 2**20
+_OPEN_FILES = 32
 
 
 class Shards:
@@ -46,7 +48,7 @@ class Shards:
         self.classes = tuple(str(i) for i in range(int(self._labels.max()) + 1))
         self.blocks = np.flatnonzero(np.diff(self._shard, prepend=-1))
         """Position of each shard's first sample: reading stays near-sequential where the order keeps to blocks."""
-        self._files: dict[tuple[int, int], int] = {}
+        self._files: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._offset)
@@ -78,6 +80,9 @@ class Shards:
         key = (os.getpid(), shard)  # a forked worker opens its own
         if key not in self._files:
             self._files[key] = os.open(self.shards[shard], os.O_RDONLY)
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        self._files.move_to_end(key)
         return self._files[key]
 
 

@@ -20,26 +20,47 @@ def result(
         "protocol": protocol,
         "metrics": {"top1": top1},
         "backbone": "resnet18",
-        "checkpoint": {"given": "x.pth", "family": "dino", **checkpoint},
+        "checkpoint": {"given": "x.pth", "family": "dino", "backbone_sha256": "b", **checkpoint},
         "data": {"bank": {"digest": digest}},
         "seed": seed,
     }
 
 
-OURS = {"family": "ssl-transfer", "config_sha256": "c", "method": "byol", "epoch": "5", "data": "scenes"}
+PIXELS = {**result(20.0), "backbone": "pixels", "checkpoint": {"given": "raw pixels", "backbone_sha256": ""}}
+OURS = {
+    "family": "ssl-transfer",
+    "recipe_sha256": "c" * 64,
+    "network": "online",
+    "method": "byol",
+    "epoch": "5",
+    "data": "scenes",
+}
 
 
 def test_seeds_average_and_baselines_come_first() -> None:
     table = markdown([
         result(40.0, 0, **OURS), result(44.0, 1, **OURS), result(48.0, 2, **OURS),
-        result(30.0, family="random"), {**result(20.0), "backbone": "pixels", "checkpoint": {"given": "raw pixels"}},
+        result(30.0, family="random"), PIXELS,
     ])  # fmt: skip
     assert table.splitlines() == [
         "| backbone | knn_a, top-1 |",
         "|---|---|",
         "| raw pixels | 20.0 |",
         "| resnet18, random initialisation | 30.0 |",
-        "| resnet18, byol 5 epochs on scenes | 44.0 ± 4.0 (3 seeds) |",
+        "| resnet18, byol 5 epochs on scenes, recipe cccccc | 44.0 ± 4.0 (3 runs) |",
+    ]
+
+
+def test_other_recipes_and_networks_are_other_rows_and_other_runs_other_seeds() -> None:
+    shared = {**OURS, "recipe_sha256": "d" * 64}
+    table = markdown([
+        result(40.0, backbone_sha256="1", **OURS), result(50.0, backbone_sha256="2", **OURS), result(10.0, **shared),
+        result(70.0, **{**OURS, "network": "target"}),
+    ])  # fmt: skip
+    assert table.splitlines()[2:] == [
+        "| resnet18, byol 5 epochs on scenes, recipe cccccc | 45.0 ± 7.1 (2 runs) |",
+        "| resnet18, byol 5 epochs on scenes, recipe cccccc, target network | 70.0 |",
+        "| resnet18, byol 5 epochs on scenes, recipe dddddd | 10.0 |",
     ]
 
 

@@ -179,6 +179,21 @@ def test_broken_images_are_replaced_named_and_too_many_end_the_run(
         run(config, tmp_path / "two")
 
 
+def test_an_error_in_a_loader_worker_is_one_sentence_too(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "data")
+    for path in (tmp_path / "data").glob("*/*.jpg"):
+        path.write_bytes(b"no image")
+    config = write_recipe(tmp_path / "r.yaml", image_folder)
+    done = python(
+        "pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), "--data",
+        f"folder:{tmp_path / 'data'}", "--workers", "1", "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "are broken" in done.stderr.splitlines()[-1]
+
+
 def test_monitor_scores_the_labelled_splits(image_folder: Path, tmp_path: Path) -> None:
     monitor = "monitor={every_epochs: 2, k: 3, resize: 32, crop: 32}"
     run(recipe(image_folder, monitor), tmp_path / "run")
@@ -217,6 +232,20 @@ def test_another_config_in_the_same_folder_is_refused(image_folder: Path, tmp_pa
     run(recipe(image_folder, "epochs=2"), tmp_path)
     with pytest.raises(UserError, match=r"another config \(epochs: 2 → 3\)"):
         run(recipe(image_folder, "epochs=3"), tmp_path)
+
+
+def test_what_helps_may_change_on_the_way_and_the_data_may_not(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "data")
+    run(recipe(tmp_path / "data"), tmp_path / "run")
+    run(recipe(tmp_path / "data", "optim.lr=0.01", "broken_share=0.5"), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "from here on optim.lr: 0.05 → 0.01" in said
+    assert "from here on broken_share: 0.01 → 0.5" in said
+    (tmp_path / "data/cat/0.jpg").unlink()
+    with pytest.raises(UserError, match=r"was trained on other images \(12 then, 11 now"):
+        run(recipe(tmp_path / "data"), tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
@@ -269,17 +298,20 @@ def write_recipe(path: Path, image_folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "workers", "group"),
+    [(signal.SIGTERM, 0, False), (signal.SIGINT, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True)],
+)
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(
-    number: signal.Signals, image_folder: Path, tmp_path: Path
+    number: signal.Signals, workers: int, group: bool, image_folder: Path, tmp_path: Path
 ) -> None:
     command = [
         "pretrain/run.py", "--config", str(write_recipe(tmp_path / "r.yaml", image_folder)),
-        "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", "0", "checkpoint.every_epochs=400",
+        "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", str(workers), "checkpoint.every_epochs=400",
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
     )  # fmt: skip
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -287,7 +319,7 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
+    os.killpg(process.pid, number) if group else process.send_signal(number)  # torchrun and Slurm signal the group
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "the same command goes on from there" in errors
@@ -317,6 +349,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path
         (["views.global.count=1", "views.local=null"], "views.local"),
         (["--device", "cuda:9"], "cuda:9"),
         (["--workers", "-1"], "--workers must not be negative"),
+        (["--dry-run", "views.local.size=17"], "can't take views.local of 17 px"),
+        (["--dry-run", "backbone.args.num_heads=0"], "don't fit vit_tiny_patch16_224"),
+        (["batch=1"], "batch at least 2"),
+        (["seed=99999999999999999999"], "seed"),
+        (["optim.lr=.nan"], "optim.lr"),
+        (["monitor={every_epochs: 1, resize: 32}"], "crop must not be larger than resize"),
     ],
 )
 def test_mistakes_exit_with_two_and_one_sentence(
