@@ -131,8 +131,9 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
         raise UserError(f"{path} is a damaged training state (no {error}); take an older one") from None
     agree(config, arch, str(path))
     model = build_backbone(config)
-    load_completely(model, tensors, str(path))
+    coverage = load_completely(model, tensors, str(path))
     origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), "network": network}
+    origin["coverage"] = coverage.summary()
     origin |= {key: str(value) for key, value in facts.items()}
     return Backbone(config, model, f"{path} (training state, {network} network, {describe(config)})", origin)
 
@@ -141,10 +142,11 @@ def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> t
     found = recognise(document, str(path), network)
     config, note = settle(found.tensors, arch, str(path), found.padded_stem)
     model = build_backbone(config)
-    load_completely(model, found.tensors, str(path))
+    coverage = load_completely(model, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
     notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])
     origin = {"family": found.family, "file_sha256": file_digest(path), "network": found.network}
+    origin["coverage"] = f"{coverage.summary()}; of the file's tensors {found.table.summary()}"
     meta = document.get("meta")  # OpenMMLab's place for it
     for facts in (document, meta if isinstance(meta, Mapping) else {}):
         if isinstance(epoch := facts.get("epoch"), int):
@@ -170,8 +172,8 @@ def _from_timm(text: str, seed: int) -> Backbone:
     pretrained, settings = _released(base, tag)
     config = BackboneConfig(base, mean=tuple(settings["mean"]), std=tuple(settings["std"]))
     model = build_backbone(config)
-    load_completely(model, pretrained, f"timm:{text}")
-    origin = {"family": "timm", "network": "none", "weights": text}
+    coverage = load_completely(model, pretrained, f"timm:{text}")
+    origin = {"family": "timm", "network": "none", "weights": text, "coverage": coverage.summary()}
     return Backbone(config, model, f"timm:{text} (weights released with timm)", origin)
 
 

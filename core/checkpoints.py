@@ -153,8 +153,9 @@ def load_exported(path: Path) -> Backbone:
         raise UserError(f"{path} is damaged: its tensors do not give the sha256 in its header; export it again")
     config = from_dict(BackboneConfig, json.loads(header["backbone"]))
     model = build_backbone(config)
-    load_completely(model, tensors, str(path))
+    coverage = load_completely(model, tensors, str(path))
     origin = {key: value for key, value in header.items() if key not in ("format", "backbone", "sha256")}
+    origin["coverage"] = coverage.summary()
     return Backbone(config, model, f"{path} (exported backbone)", origin)
 
 

@@ -128,6 +128,7 @@ def _plan(
         [
             f"protocol  {protocol}",
             f"backbone  {backbone.source}",
+            f"weights   {backbone.origin.get('coverage', 'none loaded')}",
             f"features  {size} per image ({features.pooling}), {features.storage}; resize {transform.resize}, "
             f"crop {transform.crop}; {features.precision}",
             f"bank      {bank.name}: {len(bank):,} images, {len(bank.classes):,} classes; "

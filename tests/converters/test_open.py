@@ -82,7 +82,8 @@ def test_a_run_without_an_export_gives_its_newest_state(tmp_path: Path) -> None:
     assert _same(online.model, _weights(1))
     assert _same(open_backbone(str(newest), "target").model, _weights(2))
     expected = {"family": "ssl-transfer", "network": "online", "method": "byol", "epoch": "3", "step": "10"}
-    assert online.origin == expected | {"file_sha256": file_digest(newest)}
+    coverage = f"{len(online.model.state_dict())} matched, 0 missing, 0 unexpected, 0 mis-shaped"
+    assert online.origin == expected | {"file_sha256": file_digest(newest), "coverage": coverage}
 
 
 def test_a_state_without_a_momentum_network_says_so(tmp_path: Path) -> None:

@@ -411,8 +411,9 @@ def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     plan = done.stdout.splitlines()[:7]
     assert plan[0] == "protocol  own"
     assert BACKBONE in plan[1]
-    assert plan[2].startswith("features  24 per image (auto), float32; resize 36, crop 32")
-    assert plan[3].startswith(f"bank      folder:{image_folder}/train: 12 images, 2 classes")
+    assert plan[2] == "weights   none loaded"  # a random baseline
+    assert plan[3].startswith("features  24 per image (auto), float32; resize 36, crop 32")
+    assert plan[4].startswith(f"bank      folder:{image_folder}/train: 12 images, 2 classes")
     result = json.loads((out / "result.json").read_text())
     assert result["protocol"] == "own"
     assert result["settings"]["ks"] == [1, 5]
