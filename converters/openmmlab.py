@@ -31,10 +31,12 @@ def import_mmseg() -> None:
             f"pip install 'ssl-transfer[segmentation]'"
         )
     operators = "mmcv._ext"
-    lite = operators not in sys.modules and importlib.util.find_spec(operators) is None
-    if lite:
-        sys.modules[operators] = _WithoutOperators(operators)
+    lite = False
     try:
+        # Looking for it imports mmcv, hence OpenCV.
+        lite = operators not in sys.modules and importlib.util.find_spec(operators) is None
+        if lite:
+            sys.modules[operators] = _WithoutOperators(operators)
         # Deprecations among their own modules, and remarks about packages that they could do without.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -32,6 +32,8 @@ def prepare_folder(out: Path, identity: dict[str, Any], resume: bool) -> str:
     work = out / ENGINE_FOLDER
     newest = _newest(work)
     if newest is None:
+        if work.is_dir() and any(work.iterdir()) and not (work / _IDENTITY).is_file():
+            raise UserError(f"{work} is no folder of this program and is left alone; choose another --out")
         shutil.rmtree(work, ignore_errors=True)
         text = json.dumps(identity, indent=1, sort_keys=True)
         write_atomically(work / _IDENTITY, lambda partial: partial.write_text(text, encoding="utf-8"))
