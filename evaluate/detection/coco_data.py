@@ -108,6 +108,30 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
     return entries
 
 
+def _run_lengths(counts: Any) -> list[int] | None:
+    """The runs of a list, or of COCO's compressed text; None for anything else.
+
+    The text holds 5 bits a character (code − 48), lowest first, bit 5 set where more follow, bit 4 of the last as sign;
+    from the fourth run on it holds differences to the run before the last.
+    """
+    if isinstance(counts, str):
+        runs: list[int] = []
+        value = shift = 0
+        for character in counts:
+            code = ord(character) - 48
+            if not 0 <= code < 64 or shift > 60:
+                return None
+            value |= (code & 0x1F) << shift
+            shift += 5
+            if not code & 0x20:
+                value -= (code & 0x10) and 1 << shift
+                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+                value = shift = 0
+        counts = runs if shift == 0 else None
+    whole = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
+    return counts if whole and counts else None
+
+
 def _mask(annotation: dict[str, Any], image: dict[str, Any], mask_format: str, crowd: int, where: str) -> Any:
     """Polygons as they are, run lengths in pycocotools' compressed form."""
     from pycocotools import mask as coco_mask
@@ -122,13 +146,12 @@ def _mask(annotation: dict[str, Any], image: dict[str, Any], mask_format: str, c
             )
         if mask_format == "polygon" and not crowd:
             raise UserError(f"{where} has run lengths for a mask; set data.mask_format=bitmask")
-        if isinstance(counts, list):
-            if sum(counts) != size[0] * size[1]:
-                raise UserError(
-                    f"{where}: run lengths cover {sum(counts)} pixels of {size[0] * size[1]}; mend the file"
-                )
-            return coco_mask.frPyObjects(segmentation, *size)
-        return segmentation
+        runs = _run_lengths(counts)
+        if runs is None:
+            raise UserError(f"{where} has no run lengths that can be read in its counts; mend the file")
+        if sum(runs) != size[0] * size[1]:  # pycocotools would read or write past the mask
+            raise UserError(f"{where}: run lengths cover {sum(runs)} pixels of {size[0] * size[1]}; mend the file")
+        return coco_mask.frPyObjects({"size": size, "counts": runs}, *size)
     polygons = segmentation if isinstance(segmentation, list) else []
     whole = [
         polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0

@@ -267,3 +267,28 @@ def test_our_run_lengths_are_pycocotools() -> None:
     mask = np.random.default_rng(0).random((30, 40)) > 0.5
     compressed = coco_mask.frPyObjects({"size": [30, 40], "counts": run_lengths(mask)}, 30, 40)
     assert np.array_equal(coco_mask.decode(compressed).astype(bool), mask)
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools_and_must_fit() -> None:
+    from pycocotools import mask as coco_mask
+
+    from evaluate.detection.coco_data import _run_lengths
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = (rng.random((30, 40)) < rng.random()).astype(np.uint8)
+        runs = run_lengths(mask)
+        text = coco_mask.frPyObjects({"size": [30, 40], "counts": runs}, 30, 40)["counts"].decode()
+        assert _run_lengths(text) == runs
+    assert sum(_run_lengths("52203") or []) != 1600  # pycocotools would decode more pixels than there are
+
+
+@pytest.mark.parametrize("counts", [["a", 3], [-100, 1300], None, "\x7f", "P", [True, 1199]])
+def test_run_lengths_that_are_none_are_refused(tmp_path: Path, counts: Any) -> None:
+    with pytest.raises(UserError, match="has no run lengths that can be read"):
+        open_coco(write(tmp_path, changed(rle(counts, [30, 40]))), "train", True, "bitmask", 0.0)
+
+
+def test_compressed_run_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run lengths cover \d+ pixels of 1200"):
+        open_coco(write(tmp_path, changed(rle("52203", [30, 40]))), "train", True, "bitmask", 0.0)

@@ -344,7 +344,7 @@ def test_help_comes_quickly_and_without_torch() -> None:
     )
     shown = python("-c", code)
     assert shown.stdout.endswith("False\n")
-    assert "a killed run goes on when started again" in shown.stdout
+    assert "A killed run goes on when started again." in " ".join(shown.stdout.split())
 
 
 def test_without_detectron2_the_way_to_install_it_is_told(place: Path, tmp_path: Path) -> None:
