@@ -1,0 +1,105 @@
+"""Stored results: every result.json below a folder, what was measured in it, and the names its rows were given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config import read_yaml
+from core.errors import UserError
+
+RESULT_FORMAT = "ssl-transfer/result/1"
+NAMES_FILE = "names.yaml"
+
+TITLES = {
+    "top1": "top-1",
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "mask_ap": "mask AP",
+    "mIoU": "mIoU",
+    "knn_top1": "k-NN top-1",
+    "knn_mean_per_class": "k-NN mean per class",
+    "linear_top1": "linear top-1",
+    "linear_mean_per_class": "linear mean per class",
+}
+"""Metrics that get a column, with the column's title; all are percentages."""
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    path: Path
+    """The result.json."""
+    document: dict[str, Any]
+    """What it holds."""
+
+
+def read_results(folder: Path) -> list[StoredResult]:
+    """Every result.json below `folder`, by path. `UserError` where there is none or one is something else."""
+    results = []
+    for path in sorted(folder.rglob("result.json")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["format"] != RESULT_FORMAT:
+                raise ValueError(f"its format is {document['format']!r}")
+            str(document["protocol"]), row_of(document), data_of(document), run_of(document)
+            if not headlines(document):
+                raise ValueError(f"its metrics have none of {', '.join(TITLES)}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
+        results.append(StoredResult(path, document))
+    if not results:
+        raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
+    return results
+
+
+def row_of(document: dict[str, Any]) -> str:
+    """What was measured: architecture and training, without the seed."""
+    checkpoint, backbone = document["checkpoint"], document["backbone"]
+    if backbone == "pixels":
+        return "raw pixels"
+    if checkpoint.get("family") == "random":
+        return f"{backbone}, random initialisation"
+    network = f", {checkpoint['network']} network" if checkpoint.get("network", "online") != "online" else ""
+    if "recipe_sha256" in checkpoint:  # our own run: the recipe without its seed tells it from another of the method
+        what = f"{checkpoint['method']} {checkpoint['epoch']} epochs on {checkpoint['data']}"
+        return f"{backbone}, {what}, recipe {checkpoint['recipe_sha256'][:6]}{network}"
+    return f"{backbone}, {checkpoint['given']}{network}"
+
+
+def data_of(document: dict[str, Any]) -> str:
+    """The first digits of the data's digests."""
+    return " ".join(part["digest"][:8] for part in document["data"].values())
+
+
+def run_of(document: dict[str, Any]) -> tuple[str, int]:
+    """Digest of the weights and seed: two results that agree in both (and in the cell) are the same run."""
+    return document["checkpoint"]["backbone_sha256"], int(document["seed"])
+
+
+def headlines(document: dict[str, Any]) -> dict[str, float]:
+    """The metrics that stand for the protocol, by their keys in `TITLES`, in percent.
+
+    One for a classifier, mask AP beside box AP where there are masks, all three APs for Pascal VOC. A transfer set has
+    its k-NN and linear accuracy in the metric that is usual for it, which is part of the key.
+    """
+    metrics = document["metrics"]
+    if "knn" in metrics and "linear" in metrics:
+        return {f"{probe}_{metrics['metric']}": float(metrics[probe]) for probe in ("linear", "knn")}
+    keys = ["top1", "box_ap", "mask_ap", "mIoU"]
+    if str(document["protocol"]).startswith("voc_"):
+        keys[1:2] = ["box_ap50", "box_ap", "box_ap75"]
+    return {key: float(metrics[key]) for key in keys if metrics.get(key) is not None}
+
+
+def read_names(folder: Path) -> dict[str, str]:
+    """Names given to rows in `folder`/names.yaml: what `row_of` says -> the name shown. None given: empty."""
+    path = folder / NAMES_FILE
+    if not path.is_file():
+        return {}
+    names = read_yaml(path)
+    if wrong := [row for row, name in names.items() if not isinstance(name, str) or not name.strip()]:
+        raise UserError(f"{path}: the name of {wrong[0]!r} must be a text; write `what the table says: name`")
+    return names
