@@ -18,8 +18,13 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
         description=description, epilog=f"example: {example}   (under torchrun for several processes)"
     )
     parser.add_argument(
-        "--ckpt", required=True,
+        "--ckpt",
         help="run folder, weights file, timm:NAME, random:CKPT (its architecture untrained) or pixels (raw pixels)",
+    )
+    parser.add_argument(
+        "--init", metavar="random|timm:NAME[.TAG]",
+        help="for baselines: random is the architecture of --ckpt untrained (the same as --ckpt random:CKPT); timm:…, "
+        "which takes the place of --ckpt, is a model of timm, untrained without a TAG",
     )  # fmt: skip
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--protocol", default=default, help=f"a name in configs/evaluate (default {says or default})")
@@ -56,11 +61,30 @@ def add_draw(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The checked arguments; `--data` has become an override."""
+    """The checked arguments; `--data` has become an override, and `--init` a part of `ckpt`."""
     arguments = parser.parse_intermixed_args()
+    arguments.ckpt = _start(arguments.ckpt, arguments.init)
     if getattr(arguments, "data", None):
         arguments.overrides.append(f"{arguments.data_key}={arguments.data}")
     for name in ("seed", "workers", "draw"):
         if getattr(arguments, name, 0) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
     return arguments
+
+
+def _start(ckpt: str | None, init: str | None) -> str:
+    """What `converters.open.open_backbone` opens: `--ckpt`, changed by `--init`. Raises `UserError`."""
+    if init is not None and init != "random" and not init.startswith("timm:"):
+        raise UserError(f"--init takes random or timm:NAME, not {init!r}; everything else goes to --ckpt")
+    if init is not None and init.startswith("timm:"):
+        if ckpt is not None:
+            raise UserError(f"--init {init} takes the place of --ckpt {ckpt}; pass one of them")
+        return init
+    if ckpt is None and init == "random":
+        raise UserError(
+            "--init random is the architecture of --ckpt untrained: pass --ckpt too, or name the architecture with "
+            "--init timm:NAME"
+        )
+    if ckpt is None:
+        raise UserError("no backbone is named; pass --ckpt (a run folder, a weights file, …) or --init timm:NAME")
+    return ckpt if init is None or ckpt.startswith("random:") else f"random:{ckpt}"
