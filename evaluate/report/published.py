@@ -26,7 +26,7 @@ class Published:
     paper: str
     """The paper the number stands in, which need not be the one that proposes the method."""
     table: str
-    """Where in it, e.g. `Table 4`."""
+    """Where in it: `Table 4`, or what the table is about."""
     url: str
     """The paper's address."""
     backbone: str
@@ -35,11 +35,13 @@ class Published:
     """Size of the test split: a result on another number of images is not compared with it."""
     note: str = ""
     """What a reader must know to compare."""
+    exact: bool = True
+    """False where our protocol is known to depart from the paper's: shown beside our numbers, not compared."""
 
     @property
     def source(self) -> str:
         """Paper and table."""
-        return f"{self.paper}, {self.table}" if self.table else self.paper
+        return f"{self.paper}, {self.table}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class _Table:
     metrics: tuple[str, ...]
     """What each row's numbers are, in this order."""
     table: str
-    """Where in the paper."""
+    """Where in the paper: `Table 4`, or what the table is about."""
     backbone: str
     """timm's name of the architecture."""
     images: int
@@ -60,6 +62,8 @@ class _Table:
     """By row: its numbers; null where the paper has none."""
     note: str = ""
     """What a reader must know to compare."""
+    exact: bool = True
+    """False where our protocol is known to depart from the paper's."""
 
     def __post_init__(self) -> None:
         if wrong := [row for row, values in self.rows.items() if len(values) != len(self.metrics)]:
@@ -95,6 +99,6 @@ def read_published(folder: Path = FOLDER) -> tuple[Published, ...]:
                         raise UserError(f"{file} gives {row!r} two numbers of {metric} under {table.protocol}")
                     found[key] = Published(
                         row, table.protocol, metric, value, paper.paper, table.table, paper.url, table.backbone,
-                        table.images, table.note,
+                        table.images, table.note, table.exact,
                     )  # fmt: skip
     return tuple(found.values())

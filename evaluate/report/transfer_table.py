@@ -137,7 +137,7 @@ def build_table(
                 if (number.row, number.paper) == (name, paper):
                     cells[y, x] = Cell((number.value,), (), (), number)
                     sources.append(number.table)
-        rows.append(Row(name, True, ", ".join([paper, *filter(None, dict.fromkeys(sources))])))
+        rows.append(Row(name, True, ", ".join([paper, *dict.fromkeys(sources)])))
     return TransferTable(tuple(rows), _columns(keys), cells)
 
 
@@ -167,7 +167,7 @@ def _test_images(document: dict[str, Any]) -> int:
 def _counterpart(name: str, row: str, backbone: str, numbers: Sequence[Published]) -> Published | None:
     """The published number of the same row: by name, or both untrained. None also where papers disagree."""
     wanted = "random initialisation" if row.endswith(", random initialisation") else name
-    found = [n for n in numbers if n.row == wanted and n.backbone == backbone]
+    found = [n for n in numbers if n.row == wanted and n.backbone == backbone and n.exact]
     return found[0] if len({n.value for n in found}) == 1 else None
 
 
