@@ -112,6 +112,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def refuse_together(refused: str) -> None:
+    """Raises `UserError(refused)` on every rank where rank 0 gives a sentence: none waits for one that has gone.
+
+    All ranks call it; what the others give doesn't count.
+    """
+    if refused := gather_objects(refused)[0]:
+        raise UserError(refused)
+
+
 def wait_for_all() -> None:
     """Returns once every rank is here."""
     if in_group():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import UserError, run_entry_point
+from core.errors import run_entry_point
 from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
     from evaluate.detection.imports import check_detectron2
@@ -69,8 +69,7 @@ def main() -> None:
     if processes.main:
         print(_plan(protocol, config, backbone, coverage, train, val, processes, cfg), flush=True)
         refused = other_result(folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest])
-    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
-        raise UserError(refused)
+    refuse_together(refused)
     if processes.main and arguments.restart:
         training.forget(folder)
     with rank_zero_first():

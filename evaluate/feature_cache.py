@@ -19,7 +19,7 @@ from core.config import to_dict
 from core.data.base import ImageSet
 from core.data.cache import cache_folder
 from core.data.whole_folder import whole_folder
-from core.distributed import Processes, gather_objects, wait_for_all
+from core.distributed import Processes, gather_objects, refuse_together, wait_for_all
 from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
 from core.result import library_versions
@@ -95,8 +95,7 @@ def _fill(
 ) -> None:
     shape = (len(images), feature_size(backbone.model, config, processes.device, taps))
     refused = _reserve(part / "values.npy", shape, config.storage) if processes.main else ""
-    if refused := gather_objects(refused)[0]:
-        raise UserError(refused)
+    refuse_together(refused)
     try:
         values = np.lib.format.open_memmap(part / "values.npy", mode="r+")
     except OSError:

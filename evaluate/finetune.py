@@ -29,7 +29,8 @@ def main() -> None:
     from core.backbones import RawPixels
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.data.order import check_batch
+    from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, device_name, write_result
     from evaluate.finetune_protocol import NEUTRAL_KEYS, FinetuneConfig
@@ -52,10 +53,7 @@ def main() -> None:
         raise UserError("--ckpt pixels has no weights to fine-tune; name a checkpoint or timm:NAME")
     backbone.model.to(processes.device)
     feature_size(backbone.model, config.features, processes.device)
-    if config.batch > len(train):
-        raise UserError(f"batch {config.batch} is larger than the {len(train)} images of {train.name}; lower batch")
-    if config.batch % processes.world:
-        raise UserError(f"batch {config.batch} can't be divided among {processes.world} processes; change batch")
+    check_batch(config.batch, len(train), train.name, processes.world)
     digest, data_digests = tensors_digest(backbone.model.state_dict()), [train.digest(), val.digest()]
     folder = arguments.out or result_folder(protocol, digest, arguments.seed)
     path = folder / "result.json"
@@ -75,8 +73,7 @@ def main() -> None:
         ]
         print("\n".join(plan), flush=True)
         refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    if refused := gather_objects(refused)[0]:
-        raise UserError(refused)
+    refuse_together(refused)
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
     epochs, replaced, left_out = finetune(

@@ -32,10 +32,11 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import extract_features, feature_size
     from core.result import Result, write_result
-    from evaluate.knn_protocol import NEUTRAL_KEYS, KnnConfig, accuracies, facts, find_neighbours, open_bank_and_queries
+    from evaluate.knn_protocol import NEUTRAL_KEYS, KnnConfig, accuracies, find_neighbours, open_bank_and_queries
+    from evaluate.labelled import facts
     from evaluate.protocol import full_name, other_result, protocol_file, result_folder
     from evaluate.search import open_engine
 
@@ -55,8 +56,7 @@ def main() -> None:
         digest = tensors_digest(backbone.model.state_dict())
         path = (arguments.out or result_folder(protocol, digest, arguments.seed)) / "result.json"
         refused = other_result(path, protocol, digest, arguments.seed, [bank_images.digest(), query_images.digest()])
-    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
-        raise UserError(refused)
+    refuse_together(refused)
 
     bank, own_queries = (
         extract_features(
@@ -77,7 +77,7 @@ def main() -> None:
         protocol=protocol,
         metrics=metrics,
         backbone=backbone,
-        data={"bank": facts(bank_images, bank), "queries": facts(query_images, queries)},
+        data={"bank": facts(bank_images, bank.broken), "queries": facts(query_images, queries.broken)},
         seed=arguments.seed,
         settings=to_dict(config),
         started=started,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +14,13 @@ from core.data.subset import few_shot, sample
 from core.distributed import Processes, gather_objects
 from core.errors import UserError
 from core.features import FeatureConfig, Features, gather_features
+from evaluate.labelled import SAMPLE_SEED, check_classes
 from evaluate.protocol import check_name
 from evaluate.search import Engine, Neighbours, nearest_over_ranks, open_engine
 from evaluate.vote import vote_accuracy
 
 NEUTRAL_KEYS = frozenset({"features.batch", "bank_chunk"})
 """Settings that change speed and memory, not the protocol."""
-
-
-SAMPLE_SEED = 0
-"""What `bank_limit` and `query_limit` keep is part of the protocol: runs of different seeds see the same images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,8 @@ def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, Image
         bank = few_shot(bank, config.shots, seed)
     if config.query_limit is not None:
         queries = sample(queries, config.query_limit, SAMPLE_SEED)
-    _check(bank.name, bank.classes, len(bank), queries.name, queries.classes, len(queries), config.ks)
+    check_classes(bank, queries)
+    _check_sizes(bank.name, len(bank), queries.name, len(queries), config.ks)
     return bank, queries
 
 
@@ -98,7 +94,8 @@ def find_neighbours(
             raise ValueError(f"features of {features.name} must have unit length; extract them with unit=True")
     everyone = gather_features(queries, processes.device)
     total = sum(gather_objects(len(bank.values)))
-    _check(bank.name, bank.classes, total, queries.name, queries.classes, len(everyone.values), [k])
+    check_classes(bank, queries)
+    _check_sizes(bank.name, total, queries.name, len(everyone.values), [k])
     engine = engine or open_engine(processes)
     return nearest_over_ranks(engine, bank, everyone, k, processes, chunk, progress), everyone
 
@@ -128,38 +125,7 @@ def accuracies(
     return {"top1": found[f"weighted_top1_k{best}"], "top5": found[f"weighted_top5_k{best}"], "k": best, **found}
 
 
-def facts(images: ImageSet, features: Features) -> dict[str, Any]:
-    """What the result file says about the bank or the queries."""
-    return {
-        "name": images.name,
-        "images": len(images),
-        "classes": len(images.classes),
-        "digest": images.digest(),
-        "broken": list(features.broken),
-    }
-
-
-def _check(
-    bank: str,
-    bank_classes: tuple[str, ...],
-    bank_size: int,
-    queries: str,
-    query_classes: tuple[str, ...],
-    query_count: int,
-    ks: Sequence[int],
-) -> None:
-    for name, classes in ((bank, bank_classes), (queries, query_classes)):
-        if not classes:
-            raise UserError(f"{name} has no labels, which k-NN needs; give class folders or shards with .cls members")
-    if len(bank_classes) < 2:
-        raise UserError(f"the bank {bank} has the single class {bank_classes[0]}; k-NN needs at least two")
-    # Shards know only the highest class number they hold, so the queries may have fewer classes.
-    for number, (theirs, ours) in enumerate(zip_longest(query_classes, bank_classes[: len(query_classes)])):
-        if ours != theirs:
-            raise UserError(
-                f"class {number} of the queries {queries} is {theirs}, but {ours or 'absent'} in the bank {bank}; "
-                f"give both the same classes"
-            )
+def _check_sizes(bank: str, bank_size: int, queries: str, query_count: int, ks: Sequence[int]) -> None:
     if query_count == 0:
         raise UserError(f"no queries: {queries} has no usable image")
     if bank_size < max(ks):

@@ -1,10 +1,10 @@
-"""Labelled training and validation images for probes: opened, sampled as the protocol says, and checked."""
+"""Labelled images for probes: training (or bank) and validation (or queries), sampled and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
@@ -13,6 +13,20 @@ from core.errors import UserError
 
 SAMPLE_SEED = 0
 """What limits keep is part of the protocol: runs of different seeds see the same images."""
+
+
+class Classed(Protocol):
+    """An image set, or the features of one."""
+
+    @property
+    def name(self) -> str:
+        """What the user asked for."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty where there are no labels."""
+        ...
 
 
 def open_labelled(
@@ -27,11 +41,17 @@ def open_labelled(
         train = sample(train, train_limit, SAMPLE_SEED)
     if val_limit is not None:
         val = sample(val, val_limit, SAMPLE_SEED)
+    check_classes(train, val)
+    return train, val
+
+
+def check_classes(train: Classed, val: Classed) -> None:
+    """`UserError` where `val` can't tell how well something learnt from `train` knows the classes."""
     for images in (train, val):
         if not images.classes:
-            raise UserError(f"{images.name} has no labels, which probes need; give class folders or .cls members")
+            raise UserError(f"{images.name} has no labels; give class folders or shards with .cls members")
     if len(train.classes) < 2:
-        raise UserError(f"{train.name} has the single class {train.classes[0]}; a probe needs at least two")
+        raise UserError(f"{train.name} has the single class {train.classes[0]}; give at least two")
     # Shards know only the highest class number they hold, so validation may have fewer classes.
     for number, (theirs, ours) in enumerate(zip_longest(val.classes, train.classes[: len(val.classes)])):
         if theirs != ours:
@@ -39,7 +59,6 @@ def open_labelled(
                 f"class {number} of {val.name} is {theirs}, but {ours or 'absent'} in {train.name}; "
                 f"give both the same classes"
             )
-    return train, val
 
 
 def facts(images: ImageSet, broken: Iterable[str]) -> dict[str, Any]:

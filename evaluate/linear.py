@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import UserError, run_entry_point
+from core.errors import run_entry_point
 from evaluate.arguments import add_data, evaluation_parser, parse
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def main() -> None:
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
     from core.data.broken import BrokenImages
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.data.order import check_batch
+    from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, write_result
     from evaluate.feature_cache import cached_features
@@ -60,9 +61,7 @@ def main() -> None:
     backbone.model.to(processes.device)
     taps = plan_taps(backbone.model, config.features.transform.crop, config.blocks, config.poolings)
     feature_size(backbone.model, config.features, processes.device, taps)  # refuses impossible sizes before all else
-    if config.batch % processes.world:
-        raise UserError(f"batch {config.batch} can't be divided among {processes.world} processes; change batch")
-    steps_of(config, len(train))
+    check_batch(config.batch, len(train), train.name, processes.world)
     digest = tensors_digest(backbone.model.state_dict())
     data_digests = [train.digest(), val.digest()]
     folder = arguments.out or result_folder(protocol, digest, arguments.seed)
@@ -71,8 +70,7 @@ def main() -> None:
     if processes.main:
         print(_plan(protocol, config, backbone, taps, train, val, processes), flush=True)
         refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    if refused := gather_objects(refused)[0]:  # all ranks stop, so that none waits for one that has gone
-        raise UserError(refused)
+    refuse_together(refused)
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
 

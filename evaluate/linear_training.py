@@ -14,9 +14,8 @@ from tqdm import tqdm
 from core.backbones import Backbone
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
-from core.data.order import GlobalBatches
+from core.data.order import GlobalBatches, check_batch
 from core.distributed import Processes, gather_objects
-from core.errors import UserError
 from core.features import frozen, normalised
 from core.schedules import learning_rate_factor
 from evaluate.feature_cache import CachedFeatures
@@ -46,9 +45,8 @@ class History:
 
 def steps_of(config: LinearConfig, images: int) -> tuple[int, int]:
     """Steps of an epoch and passes over `images` that all epochs need at most."""
+    check_batch(config.batch, images, "training", 1)
     per_pass = images // config.batch
-    if per_pass == 0:
-        raise UserError(f"batch {config.batch} is larger than the {images} training images; lower batch")
     per_epoch = config.epoch_steps or per_pass
     return per_epoch, -(-per_epoch * config.epochs // per_pass)
 

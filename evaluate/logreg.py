@@ -29,7 +29,7 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, device_name, write_result
     from evaluate.feature_cache import cached_features
@@ -68,8 +68,7 @@ def main() -> None:
         ]
         print("\n".join(plan), flush=True)
         refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    if refused := gather_objects(refused)[0]:
-        raise UserError(refused)
+    refuse_together(refused)
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
     train_features, val_features = (

@@ -110,7 +110,7 @@ def _measure(
     from core.checkpoints import tensors_digest
     from core.config import config_digest, to_dict
     from core.data.broken import BrokenImages
-    from core.distributed import gather_objects
+    from core.distributed import gather_objects, refuse_together
     from core.result import Result, write_result
     from evaluate.feature_cache import cached_features
     from evaluate.heads import HeadGrid
@@ -135,10 +135,8 @@ def _measure(
         refused = other_result(path, named, digest, arguments.seed, data_digests)
         if path.exists() and not refused:  # measured by an earlier call, which was perhaps killed at a later set
             row = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    refused, row = gather_objects((refused, row))[0]
-    if refused:
-        raise UserError(refused)
-    if row is not None:
+    refuse_together(refused)
+    if (row := gather_objects(row)[0]) is not None:
         return {"set": source, **row}
 
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)

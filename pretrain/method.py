@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from pretrain.heads import build_head
 from pretrain.objectives import distance, prepare_target
 
 SHARED = "shared"
+
+Group = Sequence[tuple[str, int, Tensor]]
+"""Views that pass through the network together: type, index within the type, images [B, 3, S, S]."""
 
 
 class Encoder(nn.Module):
@@ -101,12 +105,13 @@ class Method:
         `views`: per view type its normalised images [B, 3, S, S]. Gives each view type's weighted term of L as a
         detached scalar on the device; their sum is L. Nothing is read back to the host.
         """
-        targets = self._targets(views[GLOBAL])
+        groups = self._groups(views)
+        targets, passes = self._targets_and_passes(views[GLOBAL], groups)
         losses: dict[str, Tensor] = {}
-        for group in self._groups(views):
+        for group, projections in passes:
             terms = {
                 name: self._term(name, indices, predictions, targets)
-                for name, (indices, predictions) in self._predictions(group).items()
+                for name, (indices, predictions) in self._predictions(group, projections).items()
             }
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach()
@@ -114,16 +119,37 @@ class Method:
             (loss if scaler is None else scaler.scale(loss)).backward()
         return losses
 
-    def _predictions(self, group: Sequence[tuple[str, int, Tensor]]) -> dict[str, tuple[list[int], list[Tensor]]]:
-        """One pass of a group: per view type the indices of its views and their fp32 predictions [B, D]."""
-        size = len(group[0][2])
+    def _targets_and_passes(
+        self, global_views: Sequence[Tensor], groups: Sequence[Group]
+    ) -> tuple[list[Tensor], Iterable[tuple[Group, Sequence[Tensor]]]]:
+        """The targets, and each group with its projections, made when it is asked for."""
+        if self.target is not None or GLOBAL not in self.types:
+            return self._targets(global_views), ((group, self._projections(group)) for group in groups)
+        # Without a momentum network z(x) itself is the target: one pass serves both, so that norm statistics and
+        # stochastic depth see each view once. All global views pass before the first backward pass.
+        projected = [(group, self._projections(group)) for group in groups if _has_global(group)]
+        own = {
+            index: prepare_target(self.config.objective, _full(projection.detach()))
+            for group, projections in projected
+            for (name, index, _), projection in zip(group, projections, strict=True)
+            if name == GLOBAL
+        }
+        rest = ((group, self._projections(group)) for group in groups if not _has_global(group))
+        return [own[index] for index in sorted(own)], chain(projected, rest)
+
+    def _projections(self, group: Group) -> Sequence[Tensor]:
+        """One pass of a group: the projections [B, D] of each of its views."""
+        with self._autocast():
+            return self._project(torch.cat([images for _, _, images in group])).split(len(group[0][2]))
+
+    def _predictions(self, group: Group, projections: Sequence[Tensor]) -> dict[str, tuple[list[int], list[Tensor]]]:
+        """Per view type the indices of its views in the group and their fp32 predictions [B, D]."""
         found = {}
         with self._autocast():
-            projections = self._project(torch.cat([images for _, _, images in group])).split(size)
             for name in dict.fromkeys(view_type for view_type, _, _ in group):
                 rows = [row for row, (view_type, _, _) in enumerate(group) if view_type == name]
                 predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name)
-                found[name] = ([group[row][1] for row in rows], list(_full(predictions).split(size)))
+                found[name] = ([group[row][1] for row in rows], list(_full(predictions).split(len(group[0][2]))))
         return found
 
     def _term(self, name: str, indices: list[int], predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -144,7 +170,7 @@ class Method:
                 projections = [self._target_project(view) for view in images]
         return [prepare_target(self.config.objective, _full(projection)) for projection in projections]
 
-    def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[str, int, Tensor]]]:
+    def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[Group]:
         """Views as (type, index, images), in the groups that pass through the network together."""
         flat = [(name, index, images) for name in self.types for index, images in enumerate(views[name])]
         if self.config.compute.backward == "per_view":
@@ -164,6 +190,10 @@ class Method:
 def _encoder(config: PretrainConfig, drop_path: float) -> Encoder:
     backbone = build_backbone(config.backbone, drop_path)
     return Encoder(backbone, build_head(feature_width(backbone), config.projector))
+
+
+def _has_global(group: Group) -> bool:
+    return any(name == GLOBAL for name, _, _ in group)
 
 
 def _full(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from core.distributed import Processes, in_group
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.knn_protocol import knn_accuracy
+from evaluate.labelled import check_classes
 from evaluate.search import open_engine
 from pretrain.config import PretrainConfig
 
@@ -25,12 +26,10 @@ class Monitor:
         self._config, self._processes, self._workers = config, processes, workers
         monitor = config.monitor
         self._bank, self._queries = self._open("train", monitor.bank), self._open("val", monitor.queries)
-        if not self._bank.classes or not self._queries.classes:
-            raise UserError(f"{config.data.source} has no labels to monitor k-NN with; set monitor.every_epochs=0")
-        if self._bank.classes != self._queries.classes:
-            raise UserError(
-                f"train and val of {config.data.source} have different classes; mend them or set monitor.every_epochs=0"
-            )
+        try:
+            check_classes(self._bank, self._queries)
+        except UserError as error:
+            raise UserError(f"{error}, or set monitor.every_epochs=0") from None
         if monitor.k > len(self._bank):
             raise UserError(f"monitor.k {monitor.k} is more than the bank's {len(self._bank)} images; lower it")
         self._features = FeatureConfig(

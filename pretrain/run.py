@@ -35,6 +35,7 @@ def main() -> None:
 
     from core.config import load_config
     from core.data.open import open_images
+    from core.data.order import check_batch
     from core.distributed import join_processes
     from pretrain.config import PretrainConfig
     from pretrain.plan import check_sizes, plan
@@ -44,10 +45,7 @@ def main() -> None:
     processes = join_processes(arguments.device)
     workers = _workers(arguments.workers, processes.device.type)
     images = open_images(config.data, "pretrain", config.seed)
-    if config.batch > len(images):
-        raise UserError(f"batch {config.batch} is larger than the data set ({images.name}: {len(images)} images)")
-    if config.batch % processes.world:
-        raise UserError(f"batch {config.batch} can't be divided among {processes.world} processes; change batch")
+    check_batch(config.batch, len(images), images.name, processes.world)
     if config.batch // processes.world < 2:
         raise UserError(f"batch {config.batch} leaves one image to a process, too few for batch norm; raise batch")
     check_sizes(config)

@@ -11,7 +11,7 @@ import torch
 
 from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
 from core.config import config_digest, to_dict
-from core.distributed import Processes, gather_objects
+from core.distributed import Processes, gather_objects, refuse_together
 from core.errors import UserError
 from core.result import git_revision
 from pretrain.config import PretrainConfig
@@ -99,12 +99,14 @@ def restore(
         raise UserError(
             f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
         )
+    others = processes.main and state["data"] != dict(data)  # only rank 0 has the digest
+    refuse_together(
+        f"{run} was trained on other images ({state['data']['images']} then, {data['images']} now, or changed ones); "
+        f"bring back the same data or choose another --out"
+        if others
+        else ""
+    )
     if processes.main:
-        if state["data"] != dict(data):
-            raise UserError(
-                f"{run} was trained on other images ({state['data']['images']} then, {data['images']} now, or changed "
-                f"ones); bring back the same data or choose another --out"
-            )
         for change in changed:
             print(f"from here on {change}")
     try:

@@ -65,60 +65,44 @@ FILES = {
 class FashionMNIST:
     """One split of Fashion-MNIST in memory, an `ImageSet` of RGB images."""
 
-    def __init__(self, split: str, folder: Path | None = None, limit: int | None = None) -> None:
+    def __init__(self, split: str, folder: Path | None = None) -> None:
         """`split` is train (60,000) or test (10,000).
 
         `folder` holds the four files, `.gz` or not, flat or in torchvision's layout. Without it they come from the
         Debian package dataset-fashion-mnist: as installed, or unpacked once into the cache folder.
-        `limit` keeps that many images, equally many of each class (± 1): in each class a fixed random order decides,
-        so that a smaller limit is a part of a larger one. Images stay in the order of the files.
 
         Raises:
-            UserError: for an unknown split, an impossible limit, a missing or a damaged file.
+            UserError: for an unknown split, a missing or a damaged file.
         """
         if split not in FILES:
             raise UserError(f"fashion-mnist has no split {split!r}: choose train or test")
         pictures, labels = FILES[split]
-        count = pictures.shape[0]
-        if limit is not None and not 1 <= limit <= count:
-            raise UserError(f"limit is {limit}, but fashion-mnist:{split} has {count} images: choose 1 … {count}")
         where = _debian_folder() if folder is None else folder
         self._images = read_idx(_find(where, pictures), pictures)
         self._labels = read_idx(_find(where, labels), labels)
-        self._positions = np.arange(count) if limit is None else balanced(self._labels, limit)
-        self._identity = f"{pictures.sha256} {labels.sha256} {limit}"
+        self._identity = f"{pictures.sha256} {labels.sha256}"
         self._file = pictures.name
         self.name = f"fashion-mnist:{split}"
         self.classes: tuple[str, ...] = CLASSES
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._images)
 
     def image(self, index: int) -> PIL.Image.Image:
         """Image `index`, RGB, 28 × 28: the grey value in all three channels."""
-        return PIL.Image.fromarray(self._images[self._positions[index]]).convert("RGB")
+        return PIL.Image.fromarray(self._images[index]).convert("RGB")
 
     def label(self, index: int) -> int:
         """Class of image `index`, 0 … 9."""
-        return int(self._labels[self._positions[index]])
+        return int(self._labels[index])
 
     def where(self, index: int) -> str:
         """`train-images-idx3-ubyte#position`, counted in the file."""
-        return f"{self._file}#{self._positions[index]}"
+        return f"{self._file}#{index}"
 
     def digest(self) -> str:
-        """sha256 (hex) of the files' digests and the limit."""
+        """sha256 (hex) of the files' digests."""
         return hashlib.sha256(self._identity.encode()).hexdigest()
-
-
-def balanced(labels: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
-    """Positions of `limit` images, equally many of each class (± 1 while a class lasts), ascending."""
-    order = np.argsort(np.random.default_rng(0).random(len(labels)))
-    rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = np.arange(len(members))
-    return np.sort(np.lexsort((labels, rank))[:limit])
 
 
 def read_idx(path: Path, expected: IdxFile) -> NDArray[np.uint8]:

@@ -32,6 +32,14 @@ def epoch_order(length: int, seed: int, epoch: int, blocks: np.ndarray | None = 
     )
 
 
+def check_batch(batch: int, images: int, what: str, world: int) -> None:
+    """`UserError` where a global batch can't be cut out of `images` (called `what`) or divided among the processes."""
+    if batch % world:
+        raise UserError(f"batch {batch} can't be divided among {world} processes; change batch")
+    if batch > images:
+        raise UserError(f"batch {batch} is larger than the {images} images of {what}; lower batch")
+
+
 class GlobalBatches:
     """Batches of (epoch, position) for one rank, from `start_step` to the end of the last epoch.
 
@@ -51,10 +59,7 @@ class GlobalBatches:
         start_step: int = 0,
         blocks: np.ndarray | None = None,
     ) -> None:
-        if batch % world:
-            raise UserError(f"the global batch {batch} can't be divided among {world} processes")
-        if batch > length:
-            raise UserError(f"the global batch {batch} is larger than the data set ({length} images)")
+        check_batch(batch, length, "the data set", world)
         self.steps_per_epoch = length // batch
         self.total_steps = self.steps_per_epoch * epochs
         self._length, self._batch, self._seed = length, batch, seed

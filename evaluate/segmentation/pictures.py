@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.checkpoints import write_atomically
-from core.data.contact_sheet import COLOURS
+from core.data.palette import COLOURS
 from evaluate.segmentation.labels import IGNORED, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig
 

@@ -17,8 +17,10 @@ from core.distributed import (
     gather_rows,
     join_processes,
     rank_zero_first,
+    refuse_together,
     sum_over_ranks,
 )
+from core.errors import UserError
 from core.sync_norm import synchronise_norms
 
 if __name__ == "__main__":
@@ -30,6 +32,11 @@ if __name__ == "__main__":
         "sum": sum_over_ranks(torch.tensor(rank + 1)),
         "objects": gather_objects({"rank": rank}),
     }
+    refuse_together("" if rank == 0 else "rank 1 has nothing to say")
+    try:
+        refuse_together("no such folder" if rank == 0 else "")
+    except UserError as error:
+        found["refused"] = str(error)
     layer, lonely = nn.Linear(2, 1, bias=False), nn.Parameter(torch.zeros(2))
     layer.weight.grad = torch.full((1, 2), 1.0 + 2 * rank)
     if rank == 1:

@@ -57,6 +57,7 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert rank["gathered"].tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
         assert rank["sum"].item() == 3
         assert rank["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert rank["refused"] == "no such folder"  # rank 0's sentence on both
         assert rank["gradient"].tolist() == [[2.0, 2.0]]  # mean of 1 and 3
         assert rank["one_sided"].tolist() == [2.5, 2.5]  # mean of nothing and 5
         assert rank["broadcast"].item() == 7  # rank 0's value

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.data import cache, fashion_mnist
-from core.data.fashion_mnist import FILES, FashionMNIST, IdxFile, balanced, read_idx
+from core.data.fashion_mnist import FILES, FashionMNIST, IdxFile, read_idx
 from core.errors import UserError
 
 
@@ -54,9 +54,6 @@ def test_the_real_set(tmp_path, monkeypatch):
     assert train._images.mean() / 255 == pytest.approx(0.2860, abs=5e-5)
     assert train._images.std() / 255 == pytest.approx(0.3530, abs=5e-5)
     assert train.classes[train.label(0)] == "Ankle boot"
-    part = FashionMNIST("train", limit=1003)
-    counts = np.bincount([part.label(index) for index in range(len(part))])
-    assert (len(part), counts.min(), counts.max()) == (1003, 100, 101)
 
 
 @pytest.mark.parametrize("place", ["", "FashionMNIST/raw", "raw"])
@@ -81,33 +78,10 @@ def test_a_folder_in_each_layout(small, tmp_path, place, packed):
         assert [clothes.label(index) for index in range(count)] == labels.tolist()
 
 
-def test_a_limit_is_balanced_nested_and_keeps_the_order(small):
-    folder, arrays = small
-    images, labels = arrays["train"]
-    chosen = {}
-    for limit in (5, 10, 20, 25, 30):
-        part = FashionMNIST("train", folder=folder, limit=limit)
-        positions = [int(part.where(index).rpartition("#")[2]) for index in range(limit)]
-        assert positions == sorted(set(positions))
-        assert [part.label(index) for index in range(limit)] == labels[positions].tolist()
-        np.testing.assert_array_equal(np.asarray(part.image(limit - 1))[..., 0], images[positions[-1]])
-        counts = np.bincount(labels[positions], minlength=10)
-        assert counts.max() - counts.min() <= 1
-        chosen[limit] = set(positions)
-    assert chosen[5] < chosen[10] < chosen[20] < chosen[25] < chosen[30]
-    assert part.where(0) == "train-images-idx3-ubyte#0"
-
-
-def test_balanced_is_a_fixed_choice():
-    labels = np.array([0, 1] * 6, dtype=np.uint8)
-    assert balanced(labels, 4).tolist() == [2, 3, 8, 11]
-    assert balanced(np.array([0, 0, 0, 1], dtype=np.uint8), 3).tolist().count(3) == 1
-
-
-def test_digests_tell_splits_and_limits_apart(small):
+def test_digests_tell_splits_apart(small):
     folder, _ = small
-    sets = [FashionMNIST("train", folder), FashionMNIST("test", folder), FashionMNIST("train", folder, limit=10)]
-    assert len({clothes.digest() for clothes in sets}) == 3
+    sets = [FashionMNIST("train", folder), FashionMNIST("test", folder)]
+    assert len({clothes.digest() for clothes in sets}) == 2
     assert FashionMNIST("train", folder).digest() == sets[0].digest()
 
 
@@ -156,9 +130,6 @@ def test_missing_files_and_wrong_requests(small, tmp_path):
     folder, _ = small
     with pytest.raises(UserError, match=r"no split 'val': choose train or test"):
         FashionMNIST("val", folder=folder)
-    for limit in (0, 31):
-        with pytest.raises(UserError, match=rf"limit is {limit}.*choose 1 … 30"):
-            FashionMNIST("train", folder=folder, limit=limit)
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"holds no t10k-labels-idx1-ubyte\[\.gz\]: put the files .*FashionMNIST/raw"):
         FashionMNIST("test", folder=folder)

@@ -44,7 +44,7 @@ def test_shards_stay_together_in_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "world", "message"), [(10, 3, "divided among 3"), (60, 1, "larger than the data set")]
+    ("batch", "world", "message"), [(10, 3, "divided among 3"), (60, 1, "larger than the 50 images of the data set")]
 )
 def test_impossible_batches(batch: int, world: int, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from core.data import scenes
-from core.data.contact_sheet import contact_sheet
 from core.data.photographs import SPLITS
 from core.data.scene_sets import Scenes
 from core.data.scenes import Scene, ScenesConfig, arrange, render
@@ -243,13 +241,3 @@ def test_the_digest_covers_the_photographs(monkeypatch):
 def test_an_unknown_split_is_a_user_error():
     with pytest.raises(UserError, match="no split 'val': choose one of pretrain, train, test"):
         Scenes("val")
-
-
-def test_the_contact_sheet_shows_images_beside_annotations(tmp_path):
-    contact_sheet(SEVERAL, tmp_path / "sheet.png", rows=2, columns=2)
-    with PIL.Image.open(tmp_path / "sheet.png") as opened:
-        sheet = np.asarray(opened)
-    assert sheet.shape == (2 * 130, 2 * (4 * 130 + 8), 3)
-    np.testing.assert_array_equal(sheet[130:258, :128], render(SEVERAL, "train", 2).image)
-    semantic_panel = sheet[:128, 2 * 130 : 2 * 130 + 128]
-    np.testing.assert_array_equal(semantic_panel.any(-1), render(SEVERAL, "train", 0).semantic > 0)

@@ -193,7 +193,7 @@ def test_help_is_quick() -> None:
     ("more", "message"),
     [
         (["poolings=[cls]"], "a ResNet has one vector per image: set blocks=[1] poolings=[auto]"),
-        (["batch=13"], "batch 13 is larger than the 12 training images; lower batch"),
+        (["batch=13"], "batch 13 is larger than the 12 images of"),
         (["lrs=[]"], "lrs must be different positive numbers, at least one, not []"),
         (["features.pooling=avg"], "features.pooling must be auto, not avg; set poolings instead"),
         (["schedule.warmup_epochs=3"], "schedule.warmup_epochs 3.0 must be less than epochs"),

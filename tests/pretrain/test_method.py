@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.backbones import BackboneConfig
 from core.config import load_config
@@ -213,3 +213,16 @@ def test_bf16_losses_are_fp32_and_close() -> None:
 def test_impossible_recipes(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(PretrainConfig, None, [override])
+
+
+@pytest.mark.parametrize("backward", ["per_view", "packed"])
+def test_without_a_momentum_network_each_view_passes_once(backward: str) -> None:
+    base = config(objective=ObjectiveConfig("simsiam"), target=TargetConfig("stop_gradient"))
+    method = build(replace(base, compute=replace(base.compute, backward=backward)))
+    norm = next(module for module in method.online.backbone.modules() if isinstance(module, nn.BatchNorm2d))
+    seen: list[int] = []
+    norm.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    views = some_views()
+    method.backward(views)
+    assert sum(seen) == 4 * sum(COUNTS.values())
+    assert norm.num_batches_tracked == len(seen)

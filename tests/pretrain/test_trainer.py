@@ -344,7 +344,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path
     [
         (["optim.lrr=1"], "unknown key optim.lrr on the command line; did you mean lr?"),
         (["--data", "folder:/nowhere"], "no folder /nowhere"),
-        (["batch=5000"], "batch 5000 is larger than the data set"),
+        (["batch=5000"], "batch 5000 is larger than the 12 images"),
         (["backbone.name=resnet19"], "timm has no model 'resnet19'"),
         (["views.global.count=1", "views.local=null"], "views.local"),
         (["--device", "cuda:9"], "cuda:9"),
