@@ -15,8 +15,8 @@ NAMES_FILE = "names.yaml"
 
 TITLES = {
     "top1": "top-1",
-    "box_ap": "box AP",
     "box_ap50": "box AP50",
+    "box_ap": "box AP",
     "box_ap75": "box AP75",
     "mask_ap": "mask AP",
     "mIoU": "mIoU",
