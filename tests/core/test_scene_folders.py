@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -147,6 +148,21 @@ def test_a_broken_off_write_leaves_the_old_scenes(write, tmp_path, monkeypatch):
         write(root, replace(CONFIG, seed=5))
     assert {name: (root / name).read_bytes() for name in listing(root)} == before
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    root = tmp_path / "made"
+    killed = tmp_path / ".made.0123.part"
+    killed.mkdir()
+    os.utime(killed, (0, 0))
+    with whole_folder(root, lambda: False) as slower:
+        assert not killed.exists()
+        os.utime(slower, (0, 0))
+        with whole_folder(root, lambda: False) as quicker:
+            (quicker / "file").write_text("quicker")
+        (slower / "file").write_text("slower")
+    assert (root / "file").read_text() == "slower"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_the_quicker_process_wins(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.io
 import torchvision.datasets as datasets
 
 from core.config import load_config
@@ -16,7 +17,7 @@ from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
 from core.data.torchvision_sets import SETS
 from core.errors import BrokenImage, UserError
-from tests.small_sets import MAKERS, make_caltech101, text
+from tests.small_sets import MAKERS, make_caltech101, picture, text
 
 
 def opened(kind: str, root: Path) -> tuple[ImageSet, ImageSet]:
@@ -70,6 +71,17 @@ def test_cifar_and_stl10_from_their_archives(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(np.asarray(train.image(2)), pixels[2].transpose(1, 2, 0))
     assert train.where(2) == "cifar10:train#2"
 
+    folder = tmp_path / "cifar-100-python"
+    data = pickle.dumps({"data": pixels.reshape(4, -1), "fine_labels": [2, 0, 1, 0], "coarse_labels": [0, 0, 0, 0]})
+    meta = pickle.dumps({"fine_label_names": ["apple", "bear", "cloud"], "coarse_label_names": ["thing"]})
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [batch(folder / "train", data)])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [batch(folder / "test", data)])
+    name, md5 = batch(folder / "meta", meta)
+    monkeypatch.setattr(datasets.CIFAR100, "meta", {"filename": name, "key": "fine_label_names", "md5": md5})
+    train, _ = opened("cifar100", tmp_path)
+    assert (train.classes, [train.label(index) for index in range(4)]) == (("apple", "bear", "cloud"), [2, 0, 1, 0])
+    assert np.array_equal(np.asarray(train.image(3)), pixels[3].transpose(1, 2, 0))
+
     folder = tmp_path / "stl10_binary"
     big = rng.integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)
     for kind in ("train", "test"):
@@ -80,6 +92,46 @@ def test_cifar_and_stl10_from_their_archives(tmp_path: Path, monkeypatch: pytest
     stl, _ = opened("stl10", tmp_path)
     assert (stl.classes, [stl.label(0), stl.label(1)]) == (("airplane", "bird"), [1, 0])
     assert np.array_equal(np.asarray(stl.image(0)), big[0].transpose(1, 2, 0))
+
+
+def test_flowers102_from_its_matlab_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "flowers-102"
+    for number in range(1, 7):
+        picture(folder / f"jpg/image_{number:05d}.jpg", number)
+    lists = {"label": {"labels": [3, 1, 2, 2, 1, 3]}, "setid": {"trnid": [1, 6], "valid": [2, 4], "tstid": [5, 3]}}
+    files = {"image": ("102flowers.tgz", "")}
+    for what, content in lists.items():
+        path = folder / f"{what}.mat"
+        scipy.io.savemat(path, content)
+        files[what] = (path.name, hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
+    train, test = opened("flowers102", tmp_path)
+    assert [train.where(index)[-9:] for index in range(4)] == ["00001.jpg", "00006.jpg", "00002.jpg", "00004.jpg"]
+    assert [train.label(index) for index in range(4)] == [2, 2, 0, 1]
+    assert [(test.where(index)[-9:], test.label(index)) for index in range(2)] == [("00005.jpg", 0), ("00003.jpg", 1)]
+    assert (len(train.classes), train.classes[0]) == (102, "pink primrose")
+    assert np.asarray(train.image(1))[0, 0].tolist() == [6, 0, 7]
+
+
+def test_cars_from_its_matlab_annotations(tmp_path: Path) -> None:
+    folder = tmp_path / "stanford_cars"
+    (folder / "devkit").mkdir(parents=True)
+    for split, path in (
+        ("train", folder / "devkit/cars_train_annos.mat"),
+        ("test", folder / "cars_test_annos_withlabels.mat"),
+    ):
+        names = [f"{number:05d}.jpg" for number in (1, 2, 3)]
+        rows = np.array([(name, label) for name, label in zip(names, (2, 1, 2), strict=True)],
+                        dtype=[("fname", object), ("class", np.uint8)])  # fmt: skip
+        scipy.io.savemat(path, {"annotations": rows})
+        for number, name in enumerate(names):
+            picture(folder / f"cars_{split}/{name}", number + (100 if split == "test" else 0))
+    scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array(["AM General", "Acura RL"], object)})
+    train, test = opened("cars", tmp_path)
+    assert train.classes == test.classes == ("AM General", "Acura RL")
+    assert [train.label(index) for index in range(3)] == [1, 0, 1]
+    assert np.asarray(test.image(2))[0, 0].tolist() == [102, 0, 7]
+    assert test.where(2) == str(folder / "cars_test/00003.jpg")
 
 
 @pytest.mark.parametrize("kind", sorted(SETS))

@@ -204,3 +204,15 @@ def test_the_batch_norm_is_torchs() -> None:
     other = BatchStandardiser(6, torch.device("cpu"))
     other.restore(own.state())
     assert torch.equal(other.evaluate(batch), own.evaluate(batch))
+
+
+def test_half_precision_is_close_to_the_full_one_and_kept_apart(image_folder: Path, own_cache: Path) -> None:
+    images, backbone = Folder(image_folder / "train", "train"), vit()
+    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    full, half = (
+        cached_features(backbone, taps, images, dataclasses.replace(CONFIG, precision=precision), ALONE, 0).values
+        for precision in ("float32", "bfloat16")
+    )
+    cosines = (full * half).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
+    assert 0.999 < cosines.min() < 1 - 1e-7  # eight bits of mantissa were used, and are enough
+    assert len(list(own_cache.iterdir())) == 2
