@@ -1,4 +1,4 @@
-"""A split in COCO's layout, read once and checked: categories, images, boxes, polygons and run lengths."""
+"""A split in COCO's layout, read once and checked: categories, images and objects."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from evaluate.detection.records import XYWH_ABS, DetectionSet, ImpossibleBoxes, present
+from evaluate.detection.coco_masks import mask_of
+from evaluate.detection.records import XYWH_ABS, DetectionSet, ImpossibleObjects, is_number, present
 
 _WHOLE = {"id", "image_id", "category_id", "iscrowd", "height", "width"}
+_TEXT = {"file_name", "name"}
 SPLITS = {"train": "train2017", "val": "val2017"}
 
 
 def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: float, name: str = "") -> DetectionSet:
     """`root`/train2017 or val2017 with annotations/instances_*.json, called `name` or by its place.
 
-    `masks`: every object must have one. Images that are missing and boxes that are impossible are left out of the
-    records, not of the truth, whose numbers stay comparable. Raises `UserError` for a file that isn't such a list, for
-    anything that refers to nothing, for a mask that doesn't fit, and where more than `share` is left out.
+    `masks`: every object must have one. Images that are missing, boxes that are impossible and masks without a shape
+    are left out of the records and of the truth. Raises `UserError` for a file that isn't such a list, for anything
+    that refers to nothing, for a mask that doesn't fit, and where more than `share` is left out.
     """
     folder, file = root / SPLITS[split], root / "annotations" / f"instances_{SPLITS[split]}.json"
     document, digest = _read(file)
-    categories = {
-        int(entry["id"]): str(entry["name"]) for entry in _entries(file, document, "categories", ("id", "name"))
-    }
+    categories = {entry["id"]: entry["name"] for entry in _entries(file, document, "categories", ("id", "name"))}
     ids = sorted(categories)
     images = {
         entry["id"]: entry for entry in _entries(file, document, "images", ("id", "file_name", "height", "width"))
@@ -34,7 +34,7 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
     found, left_out = present(folder, (entry["file_name"] for entry in images.values()), share)
     numbers = {category: number for number, category in enumerate(ids)}
     by_image: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
-    boxes = ImpossibleBoxes(str(file), share)
+    account, truth = ImpossibleObjects(str(file), share), []
     for annotation in annotations:
         image = images.get(annotation["image_id"])
         what = f"annotation {annotation['id']}"
@@ -45,15 +45,20 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
                 f"{file}, {what}: category {annotation['category_id']} is not among its categories "
                 f"({', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}); mend the file"
             )
-        if boxes.refuses(what, annotation["bbox"], image["width"], image["height"]):
+        if account.refuses_box(what, annotation["bbox"], image["width"], image["height"]):
             continue
         crowd = annotation["iscrowd"]
         record = {"bbox": annotation["bbox"], "bbox_mode": XYWH_ABS, "iscrowd": crowd}
         record["category_id"] = numbers[annotation["category_id"]]
         if masks:
-            record["segmentation"] = _mask(annotation, image, mask_format, crowd, f"{file}, {what}")
+            record["segmentation"] = mask_of(annotation, image, mask_format, f"{file}, {what}")
+            if account.refuses_mask(what, record["segmentation"]):
+                continue
         by_image[annotation["image_id"]].append(record)
-    boxes.check()
+        if split == "val":
+            # What isn't measured isn't left for the evaluation to stumble over.
+            truth.append({key: value for key, value in annotation.items() if masks or key != "segmentation"})
+    account.check()
     records = [
         {
             "file_name": str(folder / image["file_name"]),
@@ -66,10 +71,10 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
         if image["file_name"] in found
     ]
     name = name or f"coco:{root} ({SPLITS[split]})"
-    left = (*left_out, *boxes.names)
+    left = (*left_out, *account.names)
     # Nothing is measured on the training split, whose document takes gigabytes.
-    truth = document if split == "val" else None
-    return DetectionSet(name, records, tuple(categories[i] for i in ids), tuple(ids), digest, left, truth)
+    compared = {**document, "annotations": truth} if split == "val" else None
+    return DetectionSet(name, records, tuple(categories[i] for i in ids), tuple(ids), digest, left, compared)
 
 
 def _read(file: Path) -> tuple[dict[str, Any], str]:
@@ -99,6 +104,11 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
         wrong = [name for name in fields if name in _WHOLE and type(entry[name]) is not int]
         if wrong:
             raise UserError(f"{file}: entry {number} of {key} has no whole number for {wrong[0]}; mend the file")
+        wrong = [name for name in fields if name in _TEXT and (type(entry[name]) is not str or not entry[name])]
+        if wrong:
+            raise UserError(f"{file}: entry {number} of {key} has no text for {wrong[0]}; mend the file")
+        if impossible := _impossible(entry):
+            raise UserError(f"{file}: entry {number} of {key} has {impossible}; mend the file")
         if entry["id"] in seen:
             raise UserError(f"{file}: two of its {key} have the id {entry['id']}; mend the file")
         seen.add(entry["id"])
@@ -108,54 +118,13 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
     return entries
 
 
-def _run_lengths(counts: Any) -> list[int] | None:
-    """The runs of a list, or of COCO's compressed text; None for anything else.
-
-    The text holds 5 bits a character (code − 48), lowest first, bit 5 set where more follow, bit 4 of the last as sign;
-    from the fourth run on it holds differences to the run before the last.
-    """
-    if isinstance(counts, str):
-        runs: list[int] = []
-        value = shift = 0
-        for character in counts:
-            code = ord(character) - 48
-            if not 0 <= code < 64 or shift > 60:
-                return None
-            value |= (code & 0x1F) << shift
-            shift += 5
-            if not code & 0x20:
-                value -= (code & 0x10) and 1 << shift
-                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-                value = shift = 0
-        counts = runs if shift == 0 else None
-    whole = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
-    return counts if whole and counts else None
-
-
-def _mask(annotation: dict[str, Any], image: dict[str, Any], mask_format: str, crowd: int, where: str) -> Any:
-    """Polygons as they are, run lengths in pycocotools' compressed form."""
-    from pycocotools import mask as coco_mask
-
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, dict):
-        size = [image["height"], image["width"]]
-        counts = segmentation.get("counts")
-        if segmentation.get("size") != size:
-            raise UserError(
-                f"{where}: run lengths of size {segmentation.get('size')} on an image of {size}; mend the file"
-            )
-        if mask_format == "polygon" and not crowd:
-            raise UserError(f"{where} has run lengths for a mask; set data.mask_format=bitmask")
-        runs = _run_lengths(counts)
-        if runs is None:
-            raise UserError(f"{where} has no run lengths that can be read in its counts; mend the file")
-        if sum(runs) != size[0] * size[1]:  # pycocotools would read or write past the mask
-            raise UserError(f"{where}: run lengths cover {sum(runs)} pixels of {size[0] * size[1]}; mend the file")
-        return coco_mask.frPyObjects({"size": size, "counts": runs}, *size)
-    polygons = segmentation if isinstance(segmentation, list) else []
-    whole = [
-        polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-    ]
-    if not whole:
-        raise UserError(f"{where} has no mask; mend the file, or set detector.masks=false")
-    return whole
+def _impossible(entry: dict[str, Any]) -> str:
+    """The value of an image or annotation that can't be; empty where all can. Its whole numbers are whole."""
+    for side in ("height", "width"):
+        if entry.get(side, 1) < 1:
+            return f"a {side} of {entry[side]} pixels"
+    if entry.get("iscrowd", 0) not in (0, 1):
+        return f"an iscrowd of {entry['iscrowd']}, neither 0 nor 1"
+    if "area" in entry and not (is_number(entry["area"]) and entry["area"] >= 0):
+        return f"no finite area, but {entry['area']!r}"
+    return ""

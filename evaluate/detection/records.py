@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from core.data.broken import BrokenImages
@@ -34,15 +33,20 @@ class DetectionSet:
     left_out: tuple[str, ...]
     """Which images and boxes, each with its reason."""
     truth: Any
-    """What the evaluation compares with: COCO's document (of the test split), or VOC's folder."""
+    """What the evaluation compares with: COCO's document without the impossible (of the test split), or VOC's objects
+    by image id."""
 
 
 def present(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:
     """Names of the images that are files in `folder`, and a message for each that isn't.
 
-    Raises `UserError` where there is no such folder, or more than `share` of the images are missing.
+    Raises `UserError` where there is no such folder, for a name that leads out of it, and where more than `share` of
+    the images are missing.
     """
     names = list(names)
+    for name in names:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise UserError(f"the image {name!r} lies outside of its folder {folder}; mend the list")
     try:
         there = {entry.name for entry in os.scandir(folder)}
     except OSError as error:
@@ -54,38 +58,58 @@ def present(folder: Path, names: Iterable[str], share: float) -> tuple[set[str],
     return found, account.names
 
 
-class ImpossibleBoxes:
-    """The account of boxes that can't be right."""
+class ImpossibleObjects:
+    """The account of boxes and masks that can't be right."""
 
     def __init__(self, where: str, share: float) -> None:
         self.where, self.share, self.total = where, share, 0
         self.names: list[str] = []
 
-    def refuses(self, name: str, box: Any, width: int, height: int) -> bool:
-        """Whether `box` (left, top, width, height in pixels) of annotation `name` is none, has no area or lies outside.
+    def refuses_box(self, name: str, box: Any, width: int, height: int) -> bool:
+        """Whether `box` (left, top, width, height in pixels) of object `name` has no area or lies outside.
 
-        Published boxes overstep the border by rounding; two pixels pass.
+        Published boxes overstep the border by rounding; two pixels pass. Raises `UserError` for what is no box at all.
         """
         self.total += 1
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            raise UserError(f"{self.where}, {name}: box {box} is not four finite numbers; mend the file")
         reason = _wrong(box, width, height)
-        if reason:
-            self.names.append(f"{self.where}, {name}: box {box} {reason}")
-        return bool(reason)
+        return self._noted(f"{self.where}, {name}: box {box} {reason}" if reason else "")
+
+    def refuses_mask(self, name: str, mask: Any) -> bool:
+        """Whether a polygon of `mask` is less than three points; run lengths pass.
+
+        Raises `UserError` for a polygon that isn't finite numbers.
+        """
+        polygons = mask if isinstance(mask, list) else []
+        for polygon in polygons:
+            if not isinstance(polygon, list) or not all(map(is_number, polygon)):
+                raise UserError(f"{self.where}, {name}: a polygon of its mask is not finite numbers; mend the file")
+        few = next((len(polygon) for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
+        reason = f"a polygon of its mask has {few} numbers, where x and y of three points or more belong"
+        return self._noted(f"{self.where}, {name}: {reason}" if few is not None else "")
+
+    def _noted(self, message: str) -> bool:
+        if message:
+            self.names.append(message)
+        return bool(message)
 
     def check(self) -> None:
         """Raises `UserError` where too many were refused."""
         if len(self.names) > self.share * self.total:
             listed = "; ".join(self.names[:5]) + ("; …" if len(self.names) > 5 else "")
             raise UserError(
-                f"{len(self.names)} of {self.total} boxes are impossible, more than the allowed share {self.share:g}: "
-                f"{listed}; mend or remove them, or raise data.broken_share"
+                f"{len(self.names)} of {self.total} boxes or masks are impossible, more than the allowed share "
+                f"{self.share:g}: {listed}; mend or remove them, or raise data.broken_share"
             )
 
 
-def _wrong(box: Any, width: int, height: int) -> str:
-    numbers = isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
-    if not numbers or not all(math.isfinite(x) for x in box):
-        return "is not four numbers"
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of a size that pixels can have."""
+    return type(value) in (int, float) and abs(value) < 1e12
+
+
+def _wrong(box: list[float], width: int, height: int) -> str:
     left, top, w, h = box
     if w <= 0 or h <= 0:
         return "has no area"

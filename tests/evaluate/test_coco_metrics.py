@@ -1,4 +1,4 @@
-"""COCO's and VOC's numbers: both libraries against each other, Detectron2's evaluator, and cases counted by hand."""
+"""COCO's numbers: both libraries against each other, Detectron2's evaluator, and cases counted by hand."""
 
 # Detectron2 is looked for before what imports it.
 # ruff: noqa: E402
@@ -30,9 +30,7 @@ from evaluate.detection.coco_metrics import NUMBERS, coco_metrics
 from evaluate.detection.datasets import register
 from evaluate.detection.inference import Findings
 from evaluate.detection.records import DetectionSet
-from evaluate.detection.voc_data import open_voc
-from evaluate.detection.voc_metrics import voc_metrics
-from tests.evaluate.test_coco_data import write_voc
+from tests.evaluate.test_coco_data import small, write
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +131,23 @@ def test_an_image_that_can_not_be_decoded_does_not_count(split: DetectionSet) ->
     }
 
 
-def test_vocs_numbers(tmp_path: Path) -> None:
-    """One dog of 20 × 30 pixels. A guess of 20 × 24 overlaps by 0.8: right at 0.5 … 0.75, wrong from 0.85 on."""
-    val = open_voc(write_voc(tmp_path), "val", 0.0)
-    dog = {"image_id": "2007_test", "category_id": val.classes.index("dog"), "score": 0.9}
-    exact = voc_metrics(val, Findings([{**dog, "bbox": [0, 0, 20, 30]}], ["2007_test"], []))
-    # The other 19 classes have no object: Detectron2 counts them as zero.
-    assert exact == {"box_ap": 5.0, "box_ap50": 5.0, "box_ap75": 5.0}
-    close = voc_metrics(val, Findings([{**dog, "bbox": [0, 0, 20, 24]}], ["2007_test"], []))
-    assert close["box_ap50"] == close["box_ap75"] == 5.0
-    assert close["box_ap"] in (pytest.approx(5.0 * 6 / 10), pytest.approx(5.0 * 7 / 10))
-    assert voc_metrics(val, None)["box_ap"] == 0.0
+@pytest.mark.parametrize("by", ["faster-coco-eval", "pycocotools"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_what_was_tolerated_does_not_reach_the_evaluation(tmp_path: Path, by: str, masks: bool) -> None:
+    """A polygon of two numbers would end the evaluation; a box without area could never be found."""
+    if by == "faster-coco-eval":
+        pytest.importorskip("faster_coco_eval")
+    document = small()
+    document["annotations"][0]["bbox"] = [1, 2, 0, 10]
+    document["annotations"] += [{**document["annotations"][2], "id": 4, "segmentation": [[5, 5]]}]
+    split = open_coco(write(tmp_path, small(), document), "val", masks, "polygon", 0.5)
+    assert len(split.left_out) == (2 if masks else 1)
+    truth = [
+        {"image_id": record["image_id"], "score": 1.0, "category_id": one["category_id"], "bbox": one["bbox"]}
+        | ({"segmentation": coco_mask.frPyObjects(one["segmentation"], 30, 40)[0]} if masks else {})
+        for record in split.records
+        for one in record["annotations"]
+    ]
+    metrics = coco_metrics(split, Findings(truth, [7, 9], []), masks, by)
+    assert metrics["box_ap"] == 100.0
+    assert metrics.get("mask_ap", 100.0) == 100.0

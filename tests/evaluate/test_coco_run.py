@@ -28,7 +28,7 @@ from core.data.scene_folders import write_coco
 from core.data.scenes import ScenesConfig
 from core.errors import run_entry_point
 from evaluate.coco import main
-from tests.evaluate.test_coco_data import write_voc
+from tests.evaluate.test_voc import write_voc
 from tests.torchrun import ROOT, python, torchrun
 
 SCRIPT = ROOT / "evaluate" / "coco.py"

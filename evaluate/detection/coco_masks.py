@@ -1,0 +1,60 @@
+"""The mask of one object in COCO's file: polygons, or run lengths as a list or as compressed text; checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.errors import UserError
+
+
+def mask_of(annotation: dict[str, Any], image: dict[str, Any], mask_format: str, where: str) -> Any:
+    """Polygons as they are, run lengths in pycocotools' compressed form.
+
+    Raises `UserError` where there is neither, for run lengths that don't fit the image, and for run lengths of an
+    object that is no crowd where masks are trained on as polygons.
+    """
+    from pycocotools import mask as coco_mask
+
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict):
+        size = [image["height"], image["width"]]
+        counts = segmentation.get("counts")
+        if segmentation.get("size") != size:
+            raise UserError(
+                f"{where}: run lengths of size {segmentation.get('size')} on an image of {size}; mend the file"
+            )
+        if mask_format == "polygon" and not annotation["iscrowd"]:
+            raise UserError(f"{where} has run lengths for a mask; set data.mask_format=bitmask")
+        runs = run_lengths_of(counts)
+        if runs is None:
+            raise UserError(f"{where} has no run lengths that can be read in its counts; mend the file")
+        if sum(runs) != size[0] * size[1]:  # pycocotools would read or write past the mask
+            raise UserError(f"{where}: run lengths cover {sum(runs)} pixels of {size[0] * size[1]}; mend the file")
+        return coco_mask.frPyObjects({"size": size, "counts": runs}, *size)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise UserError(f"{where} has no mask; mend the file, or set detector.masks=false")
+    return segmentation
+
+
+def run_lengths_of(counts: Any) -> list[int] | None:
+    """The runs of a list, or of COCO's compressed text; None for anything else.
+
+    The text holds 5 bits a character (code − 48), lowest first, bit 5 set where more follow, bit 4 of the last as sign;
+    from the fourth run on it holds differences to the run before the last.
+    """
+    if isinstance(counts, str):
+        runs: list[int] = []
+        value = shift = 0
+        for character in counts:
+            code = ord(character) - 48
+            if not 0 <= code < 64 or shift > 60:
+                return None
+            value |= (code & 0x1F) << shift
+            shift += 5
+            if not code & 0x20:
+                value -= (code & 0x10) and 1 << shift
+                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+                value = shift = 0
+        counts = runs if shift == 0 else None
+    whole = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
+    return counts if whole and counts else None
