@@ -47,7 +47,8 @@ def main() -> None:
     from evaluate.detection import inference, state, training
     from evaluate.detection.coco_metrics import coco_metrics, engine
     from evaluate.detection.datasets import open_splits, register
-    from evaluate.detection.detector import build_detector, check_fit, detectron2_config
+    from evaluate.detection.detector import build_detector, detectron2_config
+    from evaluate.detection.fit import check_fit
     from evaluate.detection.pictures import draw
     from evaluate.detection.voc_metrics import voc_metrics
 
@@ -70,6 +71,8 @@ def main() -> None:
         print(_plan(protocol, config, backbone, coverage, train, val, processes, cfg), flush=True)
         refused = other_result(folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest])
     refuse_together(refused)
+    if arguments.dry_run:
+        return
     if processes.main and arguments.restart:
         training.forget(folder)
     with rank_zero_first():

@@ -13,50 +13,16 @@ from torch import nn
 import evaluate.detection.heads
 import evaluate.detection.vit  # noqa: F401
 from converters.detectron2_file import resnet_name
-from core.backbones import Backbone, RawPixels, describe, is_vit
+from core.backbones import Backbone
 from core.coverage import Coverage
 from core.distributed import Processes
 from core.errors import UserError
+from evaluate.detection.fit import DEPTHS
 from evaluate.detection.norms import norm_here
 from evaluate.detection.settings import DetectionConfig, schedule_of
 
-_DEPTHS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
 _LEVELS = ["p2", "p3", "p4", "p5", "p6"]
 _STAGES = ["res2", "res3", "res4", "res5"]
-
-
-def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
-    """Raises `UserError` where the protocol's design can't take the backbone."""
-    design, what = config.detector.design, describe(backbone.config)
-    if isinstance(backbone.model, RawPixels):
-        raise UserError("pixels is no network that a detector could be built on; pass a checkpoint or random:CKPT")
-    if is_vit(backbone.model) != design.startswith("vit"):
-        kind = "ViTs" if design.startswith("vit") else "ResNets"
-        raise UserError(f"{config.name} is a protocol for {kind}, and {backbone.source} is a {what}")
-    model: Any = backbone.model
-    if is_vit(model):
-        if tuple(model.patch_embed.patch_size) != (16, 16):
-            raise UserError(f"{what}: the pyramid's strides 4 … 32 need patches of 16 pixels")
-        depth = len(model.blocks)
-        if max(config.detector.taps) >= depth:
-            fit = ",".join(str(quarter * depth // 4 - 1) for quarter in range(1, 5))
-            raise UserError(
-                f"{what} has {depth} blocks, counted from 0, detector.taps is {list(config.detector.taps)}; give e.g. "
-                f"detector.taps=[{fit}]"
-            )
-        return
-    if backbone.config.stem != "imagenet" or getattr(model, "layer4", None) is None:
-        raise UserError(f"{what}: the detector's ResNets have a 7×7 stem with max pooling and four stages")
-    if design == "resnet_c4" and (
-        backbone.config.name not in _DEPTHS or _DEPTHS[backbone.config.name] < 50 or backbone.config.args
-    ):
-        raise UserError(
-            f"{what} can't be measured under {config.name}: C4's head is a res5 of three bottlenecks, into which only "
-            f"the weights of ResNet-50, 101 and 152 fit; take a protocol with FPN"
-        )
-    unknown = [name for name in model.state_dict() if resnet_name(name) is None]
-    if unknown:
-        raise UserError(f"{what}: Detectron2's ResNet has no place for {len(unknown)} tensors, e.g. {unknown[0]}")
 
 
 def detectron2_config(config: DetectionConfig, backbone: Backbone, classes: int, processes: Processes) -> CfgNode:
@@ -118,9 +84,9 @@ def _set_backbone(cfg: CfgNode, config: DetectionConfig, backbone: Backbone, pro
         return
     resnets = model.RESNETS
     resnets.NORM, resnets.STRIDE_IN_1X1 = norm, False
-    known = backbone.config.name in _DEPTHS and not backbone.config.args
+    known = backbone.config.name in DEPTHS and not backbone.config.args
     if known:
-        resnets.DEPTH = _DEPTHS[backbone.config.name]
+        resnets.DEPTH = DEPTHS[backbone.config.name]
         if resnets.DEPTH < 50:
             resnets.RES2_OUT_CHANNELS = 64
     if detector.design == "resnet_c4":

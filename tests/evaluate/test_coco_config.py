@@ -22,7 +22,8 @@ from core.backbones import Backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
-from evaluate.detection.detector import check_fit, detectron2_config
+from evaluate.detection.detector import detectron2_config
+from evaluate.detection.fit import check_fit
 from evaluate.detection.settings import DetectionConfig, find_protocol, schedule_of
 
 GPUS = Processes(0, 8, torch.device("cuda", 0))
@@ -178,6 +179,26 @@ def test_twice_the_schedule_is_2x() -> None:
         ),
         ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_base_patch8_224(depth=12)", "need patches of 16 pixels"),
         ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(stem=small)", "7×7 stem with max pooling"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnetaa50", "resnetaa50 can't be .* has anti-aliasing in its strided"),
+        (
+            "coco_maskrcnn_r50_fpn_1x_moco",
+            "timm:resnetblur18",
+            "has anti-aliasing in its strided blocks, and Detectron2's",
+        ),
+        (
+            "coco_maskrcnn_r50_fpn_1x_moco",
+            "timm:resnet18(output_stride=8)",
+            r"has dilated convolutions \(output_stride",
+        ),
+        (
+            "coco_maskrcnn_r50_fpn_1x_moco",
+            "timm:resnet50(output_stride=16)",
+            "dilated convolutions .*take the plain ResNet",
+        ),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet50_gn", "has GroupNorm in place of batch norms"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(act_layer=gelu)", "has an activation that is not ReLU"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(replace_stem_pool=true)", "something else than max pooling"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:ecaresnet50t", "7×7 stem|anti-aliasing|no place for|max pooling"),
         ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18d", "Detectron2's ResNet has no place for"),
         ("coco_maskrcnn_r50_fpn_1x_moco", "pixels", "pixels is no network"),
     ],

@@ -1,0 +1,74 @@
+"""Whether a backbone can be what a detection protocol builds on, and the reason where it can't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from converters.detectron2_file import resnet_name
+from core.backbones import Backbone, RawPixels, describe, is_vit
+from core.errors import UserError
+from evaluate.detection.settings import DetectionConfig
+
+DEPTHS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
+"""The ResNets that Detectron2's own builder knows."""
+
+
+def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
+    """Raises `UserError` where the protocol's design can't take the backbone."""
+    design, what = config.detector.design, describe(backbone.config)
+    if isinstance(backbone.model, RawPixels):
+        raise UserError("pixels is no network that a detector could be built on; pass a checkpoint or random:CKPT")
+    if is_vit(backbone.model) != design.startswith("vit"):
+        kind = "ViTs" if design.startswith("vit") else "ResNets"
+        raise UserError(f"{config.name} is a protocol for {kind}, and {backbone.source} is a {what}")
+    model: Any = backbone.model
+    if is_vit(model):
+        if tuple(model.patch_embed.patch_size) != (16, 16):
+            raise UserError(f"{what}: the pyramid's strides 4 … 32 need patches of 16 pixels")
+        depth = len(model.blocks)
+        if max(config.detector.taps) >= depth:
+            fit = ",".join(str(quarter * depth // 4 - 1) for quarter in range(1, 5))
+            raise UserError(
+                f"{what} has {depth} blocks, counted from 0, detector.taps is {list(config.detector.taps)}; give e.g. "
+                f"detector.taps=[{fit}]"
+            )
+        return
+    if backbone.config.stem != "imagenet" or getattr(model, "layer4", None) is None:
+        raise UserError(f"{what}: the detector's ResNets have a 7×7 stem with max pooling and four stages")
+    if design == "resnet_c4" and (
+        backbone.config.name not in DEPTHS or DEPTHS[backbone.config.name] < 50 or backbone.config.args
+    ):
+        raise UserError(
+            f"{what} can't be measured under {config.name}: C4's head is a res5 of three bottlenecks, into which only "
+            f"the weights of ResNet-50, 101 and 152 fit; take a protocol with FPN"
+        )
+    if other := _other_layers(model):
+        raise UserError(
+            f"{what} can't be a Detectron2 backbone: it has {other}, and Detectron2's ResNet would compute "
+            f"other features from its weights; take the plain ResNet"
+        )
+    unknown = [name for name in model.state_dict() if resnet_name(name) is None]
+    if unknown:
+        raise UserError(f"{what}: Detectron2's ResNet has no place for {len(unknown)} tensors, e.g. {unknown[0]}")
+
+
+def _other_layers(resnet: Any) -> str:
+    """What a ResNet of timm computes otherwise than Detectron2's, though its tensors may be the same."""
+    from timm.models.resnet import BasicBlock, Bottleneck
+
+    modules = list(resnet.modules())
+    blocks: list[Any] = [module for module in modules if isinstance(module, BasicBlock | Bottleneck)]
+    if any(not isinstance(getattr(block, "aa", None), nn.Identity | None) for block in blocks):
+        return "anti-aliasing in its strided blocks"
+    if not isinstance(resnet.maxpool, nn.MaxPool2d):
+        return "something else than max pooling in its stem"
+    if any(isinstance(module, nn.Conv2d) and module.dilation != (1, 1) for module in modules):
+        return "dilated convolutions (output_stride below 32)"
+    if not isinstance(resnet.bn1, nn.BatchNorm2d):
+        return f"{type(resnet.bn1).__name__} in place of batch norms"
+    acts = [block.act1 for block in blocks] + [resnet.act1]
+    if not all(isinstance(act, nn.ReLU) for act in acts):
+        return "an activation that is not ReLU"
+    return ""
