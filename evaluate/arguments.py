@@ -40,6 +40,7 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
         default=min(8, os.cpu_count() or 1),
         help="loader processes of a rank (default %(default)s)",
     )
+    parser.add_argument("--dry-run", action="store_true", help="open everything, print the plan and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
     return parser

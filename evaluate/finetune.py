@@ -74,6 +74,8 @@ def main() -> None:
         print("\n".join(plan), flush=True)
         refused = other_result(path, protocol, digest, arguments.seed, data_digests)
     refuse_together(refused)
+    if arguments.dry_run:
+        return
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
     epochs, replaced, left_out = finetune(

@@ -57,6 +57,8 @@ def main() -> None:
         path = (arguments.out or result_folder(protocol, digest, arguments.seed)) / "result.json"
         refused = other_result(path, protocol, digest, arguments.seed, [bank_images.digest(), query_images.digest()])
     refuse_together(refused)
+    if arguments.dry_run:
+        return
 
     bank, own_queries = (
         extract_features(

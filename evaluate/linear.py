@@ -71,6 +71,8 @@ def main() -> None:
         print(_plan(protocol, config, backbone, taps, train, val, processes), flush=True)
         refused = other_result(path, protocol, digest, arguments.seed, data_digests)
     refuse_together(refused)
+    if arguments.dry_run:
+        return
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
 

@@ -89,6 +89,8 @@ def main() -> None:
         plan.append(f"runs on   {device_name(processes.device)}, {processes.world} "
                     f"process{'es' if processes.world > 1 else ''}")  # fmt: skip
         print("\n".join(plan), flush=True)
+    if arguments.dry_run:
+        return
     engine = open_engine(processes)
     rows = []
     bar = tqdm(sources, desc="sets", unit="set", disable=not processes.main)
