@@ -36,12 +36,12 @@ def main() -> None:
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
     from evaluate.detection.imports import check_detectron2
+    from evaluate.detection.scaling import scale_to_processes
     from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
     from evaluate.protocol import full_name, other_result, result_folder
 
     file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))
     config = load_config(DetectionConfig, file, arguments.overrides)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
     check_detectron2()
 
     from evaluate.detection import inference, state, training
@@ -53,6 +53,8 @@ def main() -> None:
     from evaluate.detection.voc_metrics import voc_metrics
 
     processes = join_processes(arguments.device)
+    config, scaling = scale_to_processes(config, processes.world)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
     training.join_detectron2(processes)
     training.check_hardware(config, processes)
     with rank_zero_first():
@@ -68,7 +70,7 @@ def main() -> None:
     }  # fmt: skip
     refused = ""
     if processes.main:
-        print(_plan(protocol, config, backbone, coverage, train, val, processes, cfg), flush=True)
+        print(_plan(protocol, config, scaling, backbone, coverage, train, val, processes, cfg), flush=True)
         refused = other_result(folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest])
     refuse_together(refused)
     if arguments.dry_run:
@@ -108,7 +110,7 @@ def main() -> None:
         backbone=backbone,
         data={"train": _facts(train, broken_train), "val": _facts(val, findings.broken)},
         seed=arguments.seed,
-        settings=to_dict(config),
+        settings=to_dict(config) | {"scaling": scaling, "processes": processes.world},
         started=started,
         device=processes.device,
     )
@@ -144,6 +146,7 @@ def _arguments() -> argparse.Namespace:
 def _plan(
     protocol: str,
     config: DetectionConfig,
+    scaling: str,
     backbone: Backbone,
     coverage: Coverage,
     train: DetectionSet,
@@ -152,27 +155,26 @@ def _plan(
     cfg: Any,
 ) -> str:
     from core.result import device_name
-    from evaluate.detection.settings import schedule_of
+    from evaluate.detection.scaling import schedule_of
 
     norms = {"backbone": cfg.MODEL.SSL.NORM, "pyramid": cfg.MODEL.FPN.NORM, "heads": cfg.MODEL.ROI_BOX_HEAD.NORM}
     said = ", ".join(f"{place} {norm or 'none'}" for place, norm in norms.items())
     wanted = {config.detector.norm, config.detector.pyramid_norm, config.detector.head_norm}
     alone = " (SyncBN is plain BN on one process)" if "SyncBN" in wanted and processes.world == 1 else ""
     sides = config.data.large_scale_jitter or "/".join(map(str, config.data.short_sides))
-    return "\n".join(
-        [
-            f"protocol  {protocol}",
-            f"backbone  {backbone.source}",
-            f"loaded    {coverage.summary()}",
-            f"detector  {config.detector.design}, {'boxes and masks' if config.detector.masks else 'boxes'}, "
-            f"{len(train.classes)} classes; norms: {said}{alone}",
-            f"train     {train.name}: {len(train.records):,} images, short side {sides}",
-            f"test      {val.name}: {len(val.records):,} images, short side {config.data.test_short_side}",
-            f"schedule  {schedule_of(config.solver).said}; {config.solver.optimiser}",
-            f"runs on   {device_name(processes.device)}, {processes.world} "
-            f"process{'es' if processes.world > 1 else ''}{', mixed precision' if config.solver.amp else ''}",
-        ]
-    )
+    lines = [
+        f"protocol  {protocol}",
+        f"backbone  {backbone.source}",
+        f"loaded    {coverage.summary()}",
+        f"detector  {config.detector.design}, {'boxes and masks' if config.detector.masks else 'boxes'}, "
+        f"{len(train.classes)} classes; norms: {said}{alone}",
+        f"train     {train.name}: {len(train.records):,} images, short side {sides}",
+        f"test      {val.name}: {len(val.records):,} images, short side {config.data.test_short_side}",
+        f"schedule  {schedule_of(config.solver)}; {config.solver.optimiser}",
+        f"runs on   {device_name(processes.device)}, {processes.world} "
+        f"process{'es' if processes.world > 1 else ''}{', mixed precision' if config.solver.amp else ''}",
+    ]
+    return "\n".join(lines + ([f"scaled    {scaling}"] if scaling else []))
 
 
 def _facts(split: DetectionSet, broken: list[str]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.detection.fit import DEPTHS
 from evaluate.detection.norms import norm_here
-from evaluate.detection.settings import DetectionConfig, schedule_of
+from evaluate.detection.scaling import schedule_of
+from evaluate.detection.settings import DetectionConfig
 
 _LEVELS = ["p2", "p3", "p4", "p5", "p6"]
 _STAGES = ["res2", "res3", "res4", "res5"]

@@ -9,8 +9,8 @@ from typing import Literal
 from core.data.scenes import ScenesConfig
 from evaluate.protocol import check_name, protocol_file
 
-NEUTRAL_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every"})
-"""Settings that change neither training nor measurement."""
+NEUTRAL_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"})
+"""Settings that change neither training nor measurement; what follows from `solver.processes` is in `global_batch`."""
 
 Norm = Literal["", "BN", "SyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
@@ -130,8 +130,11 @@ class SolverConfig:
     """ViT: learning rate of each block relative to the next one's."""
     batch: int = 16
     """Images per step, over all processes, for which the other numbers are meant."""
+    processes: int = 1
+    """Processes (GPUs) among which `batch` is meant to be shared. With fewer, each keeps its share of it, and learning
+    rate and steps follow by the linear rule, unless `global_batch` is set."""
     global_batch: int | None = None
-    """Images per step in this run; none: `batch`. Learning rate and steps follow by the linear rule."""
+    """Images per step in this run; none: as `batch` and `processes` say. Learning rate and steps follow."""
     iterations: int = 90_000
     """Steps."""
     steps: tuple[int, ...] = (60_000, 80_000)
@@ -150,9 +153,11 @@ class SolverConfig:
     """Steps between two lines of progress."""
 
     def __post_init__(self) -> None:
-        for key in ("batch", "iterations", "checkpoint_every", "log_every"):
+        for key in ("batch", "processes", "iterations", "checkpoint_every", "log_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.batch % self.processes:
+            raise ValueError(f"batch {self.batch} can't be shared evenly among processes {self.processes}; set both")
         if self.global_batch is not None and self.global_batch < 1:
             raise ValueError(f"global_batch must be at least 1 or null, not {self.global_batch}")
         for key in ("lr", "schedule"):
@@ -185,43 +190,3 @@ class DetectionConfig:
             raise ValueError("detector.masks must be false with data.source voc:…, which has boxes only")
         if self.solver.layer_decay != 1 and self.solver.optimiser != "adamw":
             raise ValueError("solver.layer_decay is for solver.optimiser adamw")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The solver's numbers after `schedule` and the linear rule."""
-
-    batch: int
-    """Images per step over all processes."""
-    lr: float
-    """Peak learning rate."""
-    iterations: int
-    """Steps."""
-    steps: tuple[int, ...]
-    """Where the learning rate falls."""
-    warmup: int
-    """Steps of warm-up."""
-    said: str
-    """One line for the plan."""
-
-
-def schedule_of(solver: SolverConfig) -> Schedule:
-    """Batch n times as large: n times the learning rate in an n-th of the steps (arXiv 1706.02677, section 2.1)."""
-    batch = solver.global_batch or solver.batch
-    scale = batch / solver.batch
-
-    def count(number: float) -> int:
-        return max(1, round(number / scale)) if number else 0
-
-    iterations = count(solver.iterations * solver.schedule)
-    # Rounded schedules of a few steps must still fall before they end.
-    steps = tuple(sorted({count(step * solver.schedule) for step in solver.steps}))
-    steps = tuple(step for step in steps if step < iterations)
-    schedule = Schedule(batch, solver.lr * scale, iterations, steps, min(count(solver.warmup), iterations), "")
-    said = (
-        f"{schedule.iterations:,} steps of {batch} images, lr {schedule.lr:g}, falls after "
-        f"{', '.join(f'{step:,}' for step in schedule.steps) or 'none'}, warm-up {schedule.warmup:,}"
-    )
-    if scale != 1:
-        said += f" (linear rule: {batch} for {solver.batch} images, so lr × {scale:g} and steps ÷ {scale:g})"
-    return Schedule(schedule.batch, schedule.lr, iterations, steps, schedule.warmup, said)

@@ -26,7 +26,8 @@ from core.errors import UserError
 from evaluate.detection import optimiser, state
 from evaluate.detection.loaders import training_batches
 from evaluate.detection.records import DetectionSet
-from evaluate.detection.settings import DetectionConfig, schedule_of
+from evaluate.detection.scaling import schedule_of
+from evaluate.detection.settings import DetectionConfig
 
 BROKEN_FILE = "broken_training_images.txt"
 

@@ -24,7 +24,9 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.detection.detector import detectron2_config
 from evaluate.detection.fit import check_fit
-from evaluate.detection.settings import DetectionConfig, find_protocol, schedule_of
+from evaluate.detection.scaling import scale_to_processes, schedule_of
+from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
+from evaluate.protocol import full_name
 
 GPUS = Processes(0, 8, torch.device("cuda", 0))
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -150,10 +152,58 @@ def test_batch_rate_and_steps_change_together() -> None:
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (4, 0.005, 360_000)
     assert (solver.STEPS, solver.WARMUP_ITERS) == ((240_000, 320_000), 4000)
     config = load_config(DetectionConfig, find_protocol("coco_maskrcnn_r50_fpn_1x_mulan"), ["solver.global_batch=4"])
-    assert schedule_of(config.solver).said == (
-        "360,000 steps of 4 images, lr 0.005, falls after 240,000, 320,000, warm-up 4,000 "
-        "(linear rule: 4 for 16 images, so lr × 0.25 and steps ÷ 0.25)"
+    assert str(schedule_of(config.solver)) == (
+        "360,000 steps of 4 images, lr 0.005, falls after 240,000, 320,000, warm-up 4,000"
     )
+    assert scale_to_processes(config, 8) == (
+        config,
+        "batch 16 -> 4: learning rate × 0.25 = 0.005, iterations ÷ 0.25 = 360,000 (warm-up 4,000), as many images as "
+        "before",
+    )
+
+
+MULAN = "coco_maskrcnn_r50_fpn_1x_mulan"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "world", "batch", "suffix"),
+    [
+        (MULAN, [], 8, 16, ""),
+        (MULAN, [], 16, 16, ""),
+        (MULAN, [], 1, 2, " (modified: solver.global_batch=2)"),
+        (MULAN, [], 4, 8, " (modified: solver.global_batch=8)"),
+        (MULAN, ["solver.global_batch=16"], 1, 16, ""),
+        (MULAN, ["solver.global_batch=4"], 1, 4, " (modified: solver.global_batch=4)"),
+        (MULAN, ["solver.processes=1"], 1, 16, ""),
+        ("coco_maskrcnn_vit_b_vitdet", [], 8, 8, " (modified: solver.global_batch=8)"),
+        ("scenes_maskrcnn_r18_fpn_300it", [], 1, 4, ""),
+        ("scenes_maskrcnn_r18_fpn_300it", [], 2, 4, ""),
+    ],
+)
+def test_fewer_processes_keep_their_share_of_the_batch_and_the_name_tells(
+    name: str, overrides: list[str], world: int, batch: int, suffix: str
+) -> None:
+    file = find_protocol(name)
+    config, said = scale_to_processes(load_config(DetectionConfig, file, overrides), world)
+    assert schedule_of(config.solver).batch == batch
+    assert full_name(config, file, NEUTRAL_KEYS) == name + suffix
+    assert bool(said) == bool(suffix)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_fewer_processes_are_what_detectron2_makes_of_its_reference_world_size(world: int) -> None:
+    from detectron2.engine import DefaultTrainer
+
+    given = ["solver.global_batch=16"]
+    theirs = resolved(MULAN, "timm:resnet50", 80, *given)
+    theirs.SOLVER.REFERENCE_WORLD_SIZE = 8
+    theirs = DefaultTrainer.auto_scale_workers(theirs, world).SOLVER
+    config, said = scale_to_processes(load_config(DetectionConfig, find_protocol(MULAN)), world)
+    ours = schedule_of(config.solver)
+    assert (ours.batch, ours.lr, ours.iterations) == (theirs.IMS_PER_BATCH, theirs.BASE_LR, theirs.MAX_ITER)
+    assert (ours.steps, ours.warmup) == (theirs.STEPS, theirs.WARMUP_ITERS)
+    processes = "1 process" if world == 1 else f"{world} processes"
+    assert said.startswith(f"batch 16 -> {2 * world} ({processes} of the 8 that the protocol is for): learning rate × ")
 
 
 def test_twice_the_schedule_is_2x() -> None:
@@ -221,6 +271,7 @@ def test_a_backbone_that_does_not_fit_is_refused(name: str, ckpt: str, message: 
         ("solver.steps=[100000]", "steps must lie before the last iteration 90000"),
         ("solver.steps=[30000,20000]", "steps must be positive and rise"),
         ("solver.layer_decay=0.7", "is for solver.optimiser adamw"),
+        ("solver.batch=12", "batch 12 can't be shared evenly among processes 8; set both"),
         ("solver.global_batch=0", "global_batch must be at least 1"),
         ("detector.drop_path=0.1", "is for ViTs"),
         ("solver.schedule=0", "schedule must be positive"),

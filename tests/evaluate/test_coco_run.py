@@ -162,11 +162,18 @@ def test_one_seed_one_result(place: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_changed_protocol_says_so_and_another_runs_folder_is_not_touched(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, *arguments(place, tmp_path, "solver.global_batch=2", "solver.schedule=0.5"))
+    run(monkeypatch, *arguments(place, tmp_path, "solver.processes=2", "solver.schedule=0.5"))
     said = capsys.readouterr().out
     assert "tiny (modified: solver.global_batch=2, solver.schedule=0.5)" in said
     assert "6 steps of 2 images, lr 0.01" in said
-    assert "linear rule: 2 for 4 images, so lr × 0.5 and steps ÷ 0.5" in said
+    scaled = (
+        "batch 4 -> 2 (1 process of the 2 that the protocol is for): learning rate × 0.5 = 0.01, iterations ÷ 0.5 = 6 "
+        "(warm-up 4), as many images as before"
+    )
+    assert f"scaled    {scaled}\n" in said
+    document = result(tmp_path)
+    assert document["protocol"] == "tiny (modified: solver.global_batch=2, solver.schedule=0.5)"
+    assert (document["settings"]["scaling"], document["settings"]["processes"]) == (scaled, 1)
     before = (tmp_path / "detector.pt").read_bytes()
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr(sys, "argv", ["coco.py", *arguments(place, tmp_path)])
