@@ -93,6 +93,11 @@ def unpack(archive: Path, target: Path) -> Path:
 
     Raises `UserError` for an archive that is something else, and where `target` can't be written.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError(
+            f"this Python {sys.version.split()[0]} can't unpack archives safely; take 3.11.4 or later, or install "
+            f"Detectron2 yourself"
+        )
     try:
         stage = Path(tempfile.mkdtemp(prefix=".detectron2-", dir=target))
     except OSError as error:
@@ -106,14 +111,27 @@ def unpack(archive: Path, target: Path) -> Path:
         if not (package / "__init__.py").is_file():
             raise UserError(f"{archive.name} holds no package detectron2")
         _write_record(package, top / "LICENSE", record)
-        shutil.rmtree(target / record.name, ignore_errors=True)
-        os.rename(record, target / record.name)
-        os.rename(package, target / "detectron2")
+        _place(package, record, target)
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"can't unpack {archive.name} into {target}: {error}; mend that and run this again") from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return target / "detectron2"
+
+
+def _place(package: Path, record: Path, target: Path) -> None:
+    """Both into `target`, or neither: a record without its package would make pip take it for installed."""
+    if (target / package.name).exists():
+        raise UserError(
+            f"{target / package.name} is there but is no package that Python can import; remove it and run this again"
+        )
+    os.rename(package, target / package.name)
+    try:
+        shutil.rmtree(target / record.name, ignore_errors=True)
+        os.rename(record, target / record.name)
+    except BaseException:
+        shutil.rmtree(target / package.name)
+        raise
 
 
 def _wanted(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -10,7 +10,7 @@ from core.errors import UserError
 
 
 def check_detectron2() -> None:
-    """Raises `UserError` with the way to install it where it is missing."""
+    """Raises `UserError` with the way to install it where it is missing or broken."""
     detectron2_mends.announce()
     # Ours are the lines to read; its own say the same at length, and its age shows in warnings of torch.
     for name in ("detectron2", "fvcore"):
@@ -22,7 +22,7 @@ def check_detectron2() -> None:
         import detectron2.engine
         import detectron2.evaluation
         import detectron2.modeling  # noqa: F401
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # the latter: a build that today's NumPy, Pillow or torch break
         raise UserError(
             f"Detectron2 can't be imported ({error}); run pip install -e '.[detection]' and "
             f"python evaluate/install_detectron2.py"

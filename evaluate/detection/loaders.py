@@ -85,7 +85,7 @@ def _mapped(mapper: DatasetMapper, record: dict[str, Any]) -> Any:
         raise BrokenImage(
             record["file_name"], f"is not of {record['width']}×{record['height']} pixels as listed"
         ) from None
-    except Exception:
+    except Exception:  # whatever Pillow's plugins raise: the image is at fault if decoding it alone fails too
         decode_rgb(Path(record["file_name"]), record["file_name"])
         raise
 

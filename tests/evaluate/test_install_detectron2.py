@@ -63,6 +63,48 @@ def test_an_archive_that_reaches_outside_leaves_nothing(
     assert not list(tmp_path.rglob("evil.py"))
 
 
+def whole(tmp_path: Path) -> Path:
+    return archive(tmp_path / "d2.tar.gz", {f"{TOP}/{name}": text for name, text in FILES.items()})
+
+
+def test_the_remains_of_a_package_are_named_and_left(tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    (target / "detectron2").mkdir(parents=True)
+    (target / "detectron2" / "own.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"site/detectron2 is there but is no package .*; remove it and run this again"):
+        unpack(whole(tmp_path), target)
+    assert [str(path.relative_to(target)) for path in sorted(target.rglob("*"))] == ["detectron2", "detectron2/own.txt"]
+
+
+@pytest.mark.parametrize("stopped_at", ["detectron2", "detectron2-0.6.dist-info"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_stopped_half_way_it_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str, error: BaseException
+) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    rename = install_detectron2.os.rename
+
+    def stop(source: Path, destination: Path) -> None:
+        if destination.name == stopped_at:
+            raise error
+        rename(source, destination)
+
+    monkeypatch.setattr(install_detectron2.os, "rename", stop)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        unpack(whole(tmp_path), target)
+    assert list(target.iterdir()) == []
+
+
+def test_a_python_that_unpacks_unsafely_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    monkeypatch.delattr(install_detectron2.tarfile, "data_filter")
+    with pytest.raises(UserError, match=r"can't unpack archives safely; take 3\.11\.4 or later"):
+        unpack(whole(tmp_path), target)
+    assert list(target.iterdir()) == []
+
+
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "site"
     target.mkdir()
