@@ -34,19 +34,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises `UserError` where the disk is full or read-only; what stood at `path` before stays.
     """
+    from safetensors import SafetensorError
+
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
-        with partial.open("rb") as file:  # on disk before it gets its name: a power cut can't leave a hollow file
-            os.fsync(file.fileno())
+        _sync(partial)  # on disk before it gets its name: a power cut can't leave a hollow file
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):  # not every network disk knows it
+            _sync(path.parent)  # and the name, before older files are removed
+    except (OSError, RuntimeError, SafetensorError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer.
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise UserError(
-            f"can't write {path}: {_first_line(error)}; what was there before is unchanged, free space and resume"
+            f"can't write {path}: {reason}; what was there before is unchanged: free space there, or allow writing, "
+            f"and give the same command again"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -173,6 +178,14 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _first_line(error: BaseException) -> str:

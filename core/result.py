@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,12 @@ def device_name(device: torch.device) -> str:
     return f"CPU ({platform.machine()})"
 
 
+@cache
 def git_revision() -> str:
-    """The project's commit, with `-dirty` where files are changed; `unknown` outside a checkout."""
+    """The project's commit, with `-dirty` where files are changed; `unknown` outside a checkout.
+
+    Asked for once: what runs is what was there at the start.
+    """
     root = Path(__file__).resolve().parent.parent
     try:
         return subprocess.run(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from core.checkpoints import write_atomically
 from core.config import save_config, to_dict
 from core.errors import UserError
 
@@ -26,23 +30,45 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            save_config(config, path / "config.yaml")
-            self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+            write_atomically(path / "config.yaml", lambda partial: save_config(config, partial))
+            self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"can't write the run folder {path}: {error.strerror}; choose another with --out") from None
         self._sink = _open_sink(tracker, path, config)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends one line of plain values to metrics.jsonl and hands the numbers to the tracker."""
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        if self._sink is not None:
-            self._sink.write(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+        """Appends one line of plain values to metrics.jsonl and hands the numbers to the tracker.
+
+        Raises `UserError` where the disk is full.
+        """
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        with self._disk_trouble():
+            while line:  # a full disk takes a part first, and refuses the rest
+                line = line[self._metrics.write(line) :]
+            if self._sink is not None:
+                self._sink.write(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+
+    def sync(self) -> None:
+        """Puts all lines on disk: after a power cut a state must not be newer than its metrics."""
+        with self._disk_trouble():
+            os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
         """Flushes everything to disk."""
-        self._metrics.close()
-        if self._sink is not None:
-            self._sink.close()
+        with self._disk_trouble():
+            self._metrics.close()
+            if self._sink is not None:
+                self._sink.close()
+
+    @contextmanager
+    def _disk_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"can't write metrics in {self.path}: {error.strerror}; free space there and give the same command "
+                f"again"
+            ) from None
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
@@ -51,15 +77,14 @@ def drop_metrics_after(path: Path, step: int) -> None:
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a killed run may be cut short
-    partial = file.with_name(f".metrics.{os.getpid()}.partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, file)
+    text = "".join(line + "\n" for line in kept)
+    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 class _TensorBoard:
@@ -84,10 +109,14 @@ class _WandB:
             import wandb
         except ImportError:
             raise UserError("tracker=wandb needs Weights & Biases: pip install 'ssl-transfer[track]'") from None
-        # The folder's name is the run's identity, so a resumed run goes on in the same chart.
+        # Kept in the folder: a resumed run goes on in the same chart, and another folder of the same name doesn't.
+        kept = path / "wandb_id.txt"
+        if not kept.is_file():
+            write_atomically(kept, lambda partial: partial.write_text(uuid.uuid4().hex, encoding="utf-8"))
         self._run = wandb.init(
-            project="ssl-transfer", name=path.name, id=path.name, dir=path, config=to_dict(config), resume="allow"
-        )
+            project="ssl-transfer", name=path.name, id=kept.read_text(encoding="utf-8"), dir=path,
+            config=to_dict(config), resume="allow",
+        )  # fmt: skip
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +49,27 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(7, 0.5)]
+
+
+def test_weights_and_biases_knows_a_folder_again_and_tells_equal_names_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    run = SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    module = SimpleNamespace(init=lambda **given: seen.append(given) or run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for path in (tmp_path / "a/r50", tmp_path / "b/r50", tmp_path / "a/r50"):
+        RunFolder(path, CONFIG, "wandb").close()
+    assert [given["name"] for given in seen] == ["r50"] * 3
+    assert seen[0]["id"] == seen[2]["id"] != seen[1]["id"]
+    assert seen[2]["resume"] == "allow"
+
+
+def test_metrics_on_a_full_disk_are_a_mistake_that_is_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, CONFIG)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), folder._metrics.fileno())
+    with pytest.raises(UserError, match=r"can't write metrics in .*: No space left on device; free space there"):
+        folder.write(1, {"loss": 0.5})
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
