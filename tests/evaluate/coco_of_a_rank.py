@@ -1,4 +1,4 @@
-"""Run under torchrun by test_coco_run.py: evaluate/coco.py, and each rank's digest of the trained detector."""
+"""Run under torchrun by test_coco_resume.py: evaluate/coco.py, and each rank's digest of the trained detector."""
 
 from __future__ import annotations
 
