@@ -1,14 +1,12 @@
-"""converters/families.py: each family's key layout, written from a source model, opens to the same features."""
+"""converters/families.py: each family's key layout of ResNets, written from a source model, gives the same features."""
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -18,38 +16,13 @@ from torch import Tensor, nn
 from converters.open import open_backbone, open_with_account
 from core.backbones import BackboneConfig
 from core.errors import UserError
-
-IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-State = dict[str, Tensor]
+from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
 
 @pytest.fixture(scope="module")
 def resnets() -> list[nn.Module]:
     """Two torchvision ResNet-18 with different weights and running statistics."""
-    return [_trained(torchvision.models.resnet18(num_classes=5), seed) for seed in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def vits() -> list[nn.Module]:
-    """Two timm ViTs of MoCo v3's and DINO's small width, 2 blocks deep."""
-    return [_trained(_vit(), seed) for seed in (1, 2)]
-
-
-def _vit(**arguments: Any) -> nn.Module:
-    return timm.create_model("vit_small_patch16_224", depth=2, img_size=64, num_classes=0, **arguments)
-
-
-def _trained(model: nn.Module, seed: int) -> nn.Module:
-    """Every tensor of the model random: no layer is left in its special initial state."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.fill_(seed)
-        elif name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.5, generator=generator)
-        else:
-            tensor.normal_(0, 0.05, generator=generator)
-    return model.eval()
+    return [trained(torchvision.models.resnet18(num_classes=5), seed) for seed in (1, 2)]
 
 
 def _resnet_map(model: nn.Module) -> Tensor:
@@ -57,16 +30,8 @@ def _resnet_map(model: nn.Module) -> Tensor:
     return model.layer4(model.layer3(model.layer2(model.layer1(x))))
 
 
-def _prefixed(state: State, prefix: str) -> State:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
 def _without_head(model: nn.Module) -> State:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
-
-
-def _mlp(prefix: str) -> State:
-    return {f"{prefix}.0.weight": torch.randn(4, 4), f"{prefix}.1.running_mean": torch.randn(4)}
 
 
 def _children(model: nn.Module) -> State:
@@ -75,17 +40,17 @@ def _children(model: nn.Module) -> State:
 
 def _mulan(a: nn.Module, b: nn.Module) -> dict[str, Any]:
     networks = [
-        _prefixed(_without_head(model), "module.backbone.")
-        | _mlp("module.projector")
-        | _mlp("module.predictors.global")
-        | _mlp("module.predictors.cutout")
+        prefixed(_without_head(model), "module.backbone.")
+        | mlp("module.projector")
+        | mlp("module.predictors.global")
+        | mlp("module.predictors.cutout")
         for model in (a, b)
     ]
     optimizer = {"state": {0: {"mu": torch.randn(2)}}, "param_groups": [{"lr": 0.1}]}
     return {
         "epoch": 7,
         "online_model": networks[0],
-        "target_model": _prefixed({k.removeprefix("module."): v for k, v in networks[1].items()}, ""),
+        "target_model": prefixed({k.removeprefix("module."): v for k, v in networks[1].items()}, ""),
         "optimizer": optimizer,
         "scaler": {"scale": 1.0},
     }
@@ -94,8 +59,8 @@ def _mulan(a: nn.Module, b: nn.Module) -> dict[str, Any]:
 def _dino(a: nn.Module, b: nn.Module) -> dict[str, Any]:
     head = {"head.mlp.0.weight": torch.randn(4, 4), "head.last_layer.weight_g": torch.randn(4, 1)}
     return {
-        "student": _prefixed(_prefixed(_without_head(a), "backbone.") | head, "module."),
-        "teacher": _prefixed(_without_head(b), "backbone.") | head,
+        "student": prefixed(prefixed(_without_head(a), "backbone.") | head, "module."),
+        "teacher": prefixed(_without_head(b), "backbone.") | head,
         "epoch": 100,
         "args": Namespace(arch="vit_small", patch_size=16, output_dir="x"),
         "dino_loss": {"center": torch.zeros(1, 4)},
@@ -103,46 +68,46 @@ def _dino(a: nn.Module, b: nn.Module) -> dict[str, Any]:
 
 
 def _moco_v2(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    state = _prefixed(a.state_dict(), "module.encoder_q.") | _prefixed(b.state_dict(), "module.encoder_k.")
+    state = prefixed(a.state_dict(), "module.encoder_q.") | prefixed(b.state_dict(), "module.encoder_k.")
     return {"epoch": 200, "arch": "resnet50", "state_dict": state | {"module.queue": torch.randn(4, 4)}}
 
 
 def _moco_v3(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    nets = [_without_head(model) | _mlp("fc") for model in (a, b)]
-    state = _prefixed(nets[0], "module.base_encoder.") | _prefixed(nets[1], "module.momentum_encoder.")
-    return {"epoch": 300, "state_dict": state | _mlp("module.predictor"), "scaler": {}, "optimizer": {}}
+    nets = [_without_head(model) | mlp("fc") for model in (a, b)]
+    state = prefixed(nets[0], "module.base_encoder.") | prefixed(nets[1], "module.momentum_encoder.")
+    return {"epoch": 300, "state_dict": state | mlp("module.predictor"), "scaler": {}, "optimizer": {}}
 
 
 def _simsiam(a: nn.Module, _b: nn.Module) -> dict[str, Any]:
-    encoder = _without_head(a) | _mlp("fc")
-    return {"epoch": 100, "state_dict": _prefixed(encoder, "module.encoder.") | _mlp("module.predictor")}
+    encoder = _without_head(a) | mlp("fc")
+    return {"epoch": 100, "state_dict": prefixed(encoder, "module.encoder.") | mlp("module.predictor")}
 
 
 def _solo(a: nn.Module, b: nn.Module, old: bool = False) -> dict[str, Any]:
     word = "encoder" if old else "backbone"
-    state = _prefixed(_without_head(a), f"{word}.") | _prefixed(_without_head(b), f"momentum_{word}.")
-    state |= {"classifier.weight": torch.randn(5, 4)} | _mlp("projector") | _mlp("momentum_projector")
+    state = prefixed(_without_head(a), f"{word}.") | prefixed(_without_head(b), f"momentum_{word}.")
+    state |= {"classifier.weight": torch.randn(5, 4)} | mlp("projector") | mlp("momentum_projector")
     return {"epoch": 999, "pytorch-lightning_version": "1.6", "state_dict": state, "callbacks": {}, "loops": None}
 
 
 def _lightly(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    state = _prefixed(_children(a), "backbone.") | _prefixed(_children(b), "backbone_momentum.")
-    return {"state_dict": state | _mlp("projection_head.layers") | _mlp("prediction_head.layers")}
+    state = prefixed(_children(a), "backbone.") | prefixed(_children(b), "backbone_momentum.")
+    return {"state_dict": state | mlp("projection_head.layers") | mlp("prediction_head.layers")}
 
 
 def _lightly_student(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    state = _prefixed(_children(a), "student_backbone.") | _prefixed(_children(b), "teacher_backbone.")
-    return {"state_dict": state | _mlp("student_head.layers")}
+    state = prefixed(_children(a), "student_backbone.") | prefixed(_children(b), "teacher_backbone.")
+    return {"state_dict": state | mlp("student_head.layers")}
 
 
 def _mmselfsup(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    state = _prefixed(_without_head(a), "backbone.") | _prefixed(_without_head(b), "target_net.module.0.")
-    return {"meta": {"epoch": 200}, "state_dict": state | _mlp("neck.fc0") | _mlp("target_net.module.1.fc0")}
+    state = prefixed(_without_head(a), "backbone.") | prefixed(_without_head(b), "target_net.module.0.")
+    return {"meta": {"epoch": 200}, "state_dict": state | mlp("neck.fc0") | mlp("target_net.module.1.fc0")}
 
 
 def _mm_moco(a: nn.Module, b: nn.Module) -> dict[str, Any]:
-    state = _prefixed(_without_head(a), "encoder_q.0.") | _prefixed(_without_head(b), "encoder_k.0.")
-    return {"meta": {"epoch": 200}, "state_dict": state | _mlp("encoder_q.1.mlp")}
+    state = prefixed(_without_head(a), "encoder_q.0.") | prefixed(_without_head(b), "encoder_k.0.")
+    return {"meta": {"epoch": 200}, "state_dict": state | mlp("encoder_q.1.mlp")}
 
 
 def _timm_ema(a: nn.Module, b: nn.Module) -> dict[str, Any]:
@@ -193,14 +158,14 @@ def test_both_networks_of_a_resnet_family(
     [
         lambda model: model.state_dict(),  # torchvision, and timm's own ResNets
         lambda model: _without_head(model),  # DINO's ResNet-50, backbone.pth of MULAN's code, extracted mm backbones
-        lambda model: {"state_dict": _prefixed(model.state_dict(), "module.")},  # MoCo's linear evaluation
-        lambda model: {"model": _prefixed(model.state_dict(), "_orig_mod.module.")},
+        lambda model: {"state_dict": prefixed(model.state_dict(), "module.")},  # MoCo's linear evaluation
+        lambda model: {"model": prefixed(model.state_dict(), "_orig_mod.module.")},
         lambda model: {"meta": {}, "state_dict": _without_head(model)},
-        lambda model: {"state_dict": _without_head(model) | _mlp("projection_head") | {"prototypes.weight": IMAGES}},
-        lambda model: {"model": _prefixed(_without_head(model), "module.backbone.") | _mlp("module.projector")},
+        lambda model: {"state_dict": _without_head(model) | mlp("projection_head") | {"prototypes.weight": IMAGES}},
+        lambda model: {"model": prefixed(_without_head(model), "module.backbone.") | mlp("module.projector")},
         lambda model: {
             "classy_state_dict": {
-                "base_model": {"model": {"trunk": _prefixed(_without_head(model), "_feature_blocks."), "heads": {}}}
+                "base_model": {"model": {"trunk": prefixed(_without_head(model), "_feature_blocks."), "heads": {}}}
             }
         },
     ],
@@ -212,113 +177,6 @@ def test_files_with_a_single_resnet(
     backbone = open_backbone(str(tmp_path / "weights.pth"))
     assert torch.equal(backbone.model.forward_features(IMAGES), _resnet_map(resnets[0]))
     assert backbone.config.mean == (0.485, 0.456, 0.406)
-
-
-def _moco_positions(side: int, width: int) -> Tensor:
-    """The fixed embedding, entry by entry, from its closed form; the class token's is zero."""
-    table = np.zeros((1 + side * side, width), dtype=np.float32)
-    for row in range(side):
-        for column in range(side):
-            for index in range(width // 4):
-                frequency = 10000 ** (-index / (width // 4))
-                values = (np.sin(row * frequency), np.cos(row * frequency))
-                values += (np.sin(column * frequency), np.cos(column * frequency))
-                table[1 + row * side + column, index :: width // 4] = values
-    return torch.from_numpy(table)[None]
-
-
-def _torchvision_vit_names(state: State) -> State:
-    renamed = {}
-    for name, tensor in state.items():
-        for old, new in (
-            (r"blocks\.(\d+)\.norm(\d)", r"encoder.layers.encoder_layer_\1.ln_\2"),
-            (r"blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.encoder_layer_\1.self_attention.in_proj_"),
-            (r"blocks\.(\d+)\.attn\.proj", r"encoder.layers.encoder_layer_\1.self_attention.out_proj"),
-            (r"blocks\.(\d+)\.mlp\.fc1", r"encoder.layers.encoder_layer_\1.mlp.0"),
-            (r"blocks\.(\d+)\.mlp\.fc2", r"encoder.layers.encoder_layer_\1.mlp.3"),
-            (r"^norm\.", "encoder.ln."),
-            ("cls_token", "class_token"),
-            ("pos_embed", "encoder.pos_embedding"),
-            (r"patch_embed\.proj", "conv_proj"),
-        ):
-            name = re.sub(old, new, name)
-        renamed[name] = tensor
-    return renamed
-
-
-def _mm_vit_names(state: State, library: str) -> State:
-    renamed = {}
-    for name, tensor in state.items():
-        name = name.replace("patch_embed.proj.", "patch_embed.projection.").replace("blocks.", "layers.")
-        name = re.sub(r"^norm\.", "ln1.", re.sub(r"\.norm(\d)\.", r".ln\1.", name))
-        name = name.replace("mlp.fc1.", "ffn.layers.0.0.").replace("mlp.fc2.", "ffn.layers.1.")
-        if library == "mmseg":
-            name = name.replace("attn.qkv.", "attn.attn.in_proj_").replace("attn.proj.", "attn.attn.out_proj.")
-        renamed[name] = tensor
-    return renamed
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: state,  # timm's, and DINO's and MULAN's released weights
-        lambda state: {"model": state | {"head.weight": torch.randn(5, 384), "head.bias": torch.randn(5)}},
-        lambda state: {"student": _prefixed(state, "module.backbone."), "teacher": _prefixed(state, "backbone.")},
-        lambda state: {"model": state | {"mask_token": IMAGES, "decoder_blocks.0.attn.qkv.weight": IMAGES}},
-        lambda state: _torchvision_vit_names(state) | {"heads.head.weight": torch.randn(5, 384)},
-        lambda state: {"meta": {}, "state_dict": _prefixed(_mm_vit_names(state, "mmpretrain"), "backbone.")},
-        lambda state: {"meta": {}, "state_dict": _mm_vit_names(state, "mmseg")},
-    ],
-)
-def test_vit_families(tmp_path: Path, vits: list[nn.Module], wrap: Callable[[State], dict[str, Any]]) -> None:
-    torch.save(wrap(vits[0].state_dict()), tmp_path / "weights.pth")
-    backbone = open_backbone(str(tmp_path / "weights.pth"))
-    assert backbone.config == BackboneConfig("vit_small_patch16_224", {"depth": 2, "img_size": 64})
-    assert "6 attention heads assumed" in backbone.source
-    expected = vits[0].forward_features(IMAGES)
-    torch.testing.assert_close(backbone.model.forward_features(IMAGES), expected, rtol=0, atol=1e-5)
-
-
-def test_torchvisions_own_vit_gives_the_same_class_token(tmp_path: Path) -> None:
-    vit = torchvision.models.VisionTransformer(64, 16, 2, 6, 384, 4 * 384, num_classes=5)
-    _trained(vit, 3)
-    torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    backbone = open_backbone(str(tmp_path / "vit.pth"))
-    vit.heads = nn.Identity()
-    torch.testing.assert_close(backbone.model.forward_features(IMAGES)[:, 0], vit(IMAGES), rtol=0, atol=1e-5)
-
-
-def test_moco_v3_vit_small_has_12_heads(tmp_path: Path) -> None:
-    vit = _trained(_vit(num_heads=12), 1)
-    vit.pos_embed.data = _moco_positions(4, 384)
-    state = _prefixed(vit.state_dict(), "module.base_encoder.") | _mlp("module.base_encoder.head")
-    torch.save({"state_dict": state | _mlp("module.predictor")}, tmp_path / "moco.pth.tar")
-    backbone = open_backbone(str(tmp_path / "moco.pth.tar"))
-    assert backbone.config.args == {"depth": 2, "img_size": 64, "num_heads": 12}
-    expected = vit.forward_features(IMAGES)
-    torch.testing.assert_close(backbone.model.forward_features(IMAGES), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"class_token": False, "global_pool": "avg", "fc_norm": False},
-        {"global_pool": "avg"},  # final norm after pooling
-        {"qkv_bias": False},
-        {"no_embed_class": True, "reg_tokens": 4},
-        {"init_values": 1e-5},
-        {"pre_norm": True},
-        {"mlp_ratio": 2.0},
-        {"patch_size": 8},
-        {"pos_embed": "none"},
-    ],
-)
-def test_vit_variants_are_read_off_the_weights(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    vit = _trained(_vit(**arguments), 1)
-    torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    backbone = open_backbone(str(tmp_path / "vit.pth"))
-    expected = vit.forward_features(IMAGES)
-    torch.testing.assert_close(backbone.model.forward_features(IMAGES), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +211,7 @@ def test_small_stems_have_the_border_of_their_family(
     model = torchvision.models.resnet18()
     model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=border, bias=False)
     model.maxpool = nn.Identity()
-    _trained(model, 1)
+    trained(model, 1)
     torch.save(layout(model, model), tmp_path / "cifar.ckpt")
     backbone = open_backbone(str(tmp_path / "cifar.ckpt"))
     assert backbone.config.stem == stem
