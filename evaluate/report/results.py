@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from core.config import read_yaml
 from core.errors import UserError
@@ -103,3 +106,11 @@ def read_names(folder: Path) -> dict[str, str]:
     if wrong := [row for row, name in names.items() if not isinstance(name, str) or not name.strip()]:
         raise UserError(f"{path}: the name of {wrong[0]!r} must be a text; write `what the table says: name`")
     return names
+
+
+def add_names(folder: Path, names: Mapping[str, str]) -> None:
+    """Adds to `folder`/names.yaml, behind the names that are there; a row that has a name already gets the new one."""
+    from core.checkpoints import write_atomically
+
+    text = yaml.safe_dump({**read_names(folder), **names}, sort_keys=False, allow_unicode=True, width=1000)
+    write_atomically(folder / NAMES_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))

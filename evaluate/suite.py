@@ -1,0 +1,147 @@
+"""All evaluations of several backbones, ending in the table. `python evaluate/suite.py --ckpts runs/demo random`"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+from evaluate.suite_config import PLACES, open_suite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluate.report.results import StoredResult
+    from evaluate.suite_plan import Run
+    from evaluate.suite_runs import Failure
+
+
+def main() -> None:
+    """Plans, leaves out what is done, runs the rest, prints the table; exit code 1 where a run failed."""
+    arguments = _arguments()
+    suite = open_suite(arguments.suite)
+    places = {**suite.places, **{name: getattr(arguments, name) for name in PLACES if getattr(arguments, name)}}
+    evaluations = [each.at(places) for each in suite.evaluations if not each.needs(places)]
+    for evaluation in suite.evaluations:
+        if missing := evaluation.needs(places):
+            print(f"left out  {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
+    if not evaluations:
+        raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")
+    results = arguments.results or Path("results") / Path(arguments.suite).stem
+
+    from evaluate.suite_plan import parse_checkpoints, plan_runs
+
+    checkpoints = parse_checkpoints(arguments.ckpts)
+    stored = _stored(results)
+    runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results)
+    todo = [run for run in runs if not run.complete]
+    if arguments.emit:
+        from evaluate.suite_emit import commands
+
+        print("".join(f"# {line}\n" for line in _plan(runs).splitlines()), end="")
+        print(commands(todo, arguments.emit, arguments.gpus, results))
+        return
+    print(_plan(runs), flush=True)
+    if arguments.dry_run:
+        return
+    failures = _run(todo, stored, arguments)
+    _name_rows(results, runs)
+    if _stored(results):
+        from evaluate.report.texts import markdown
+        from evaluate.table import read_table
+
+        print(f"\n{markdown(read_table(results), Path())}")
+    for failure in failures:
+        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} failed; the same command runs those alone", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argparse.Namespace) -> list[Failure]:
+    from evaluate.suite_progress import Progress
+    from evaluate.suite_runs import make_slots, run_all
+
+    known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
+    progress = Progress(todo, arguments.jobs, known)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
+    try:
+        return run_all(todo, make_slots(arguments.jobs, arguments.device), progress)
+    except KeyboardInterrupt:
+        print(f"\nstopped at {progress.overall()}; the same command goes on", file=sys.stderr)
+        raise
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run a list of evaluations on several backbones and seeds, and print the transfer table. What has "
+        "a result already is not run again; a killed suite goes on with the same command.",
+        epilog="example: python evaluate/suite.py --ckpts 'ours=runs/r50' random timm:resnet50.a1_in1k "
+        "--suite imagenet_r50 --seeds 3 --imagenet /data/imagenet --coco /data/coco",
+    )
+    parser.add_argument(
+        "--ckpts", nargs="+", required=True, metavar="[NAME=]CKPT",
+        help="as --ckpt of the evaluations; random: the first one untrained; {seed} in it stands for the seed; "
+        "NAME: what the table calls it",
+    )  # fmt: skip
+    parser.add_argument("--suite", default="demo", metavar="NAME|YAML", help="configs/suites/NAME.yaml (default demo)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 … N-1 of each run (default 1)")
+    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where results go (default results/SUITE)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
+    for place in PLACES:
+        parser.add_argument(
+            f"--{place}", metavar="ROOT", help=f"where {place} is; without it what needs it is left out"
+        )
+    parser.add_argument("--emit", choices=("torchrun", "slurm"), help="print commands for a cluster instead of running")
+    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="processes of an emitted command (default 8)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    arguments = parser.parse_args()
+    for name in ("seeds", "jobs", "gpus"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} must be 1 or more, not {getattr(arguments, name)}")
+    return arguments
+
+
+def _plan(runs: Sequence[Run]) -> str:
+    done = sum(run.complete for run in runs)
+    lines = [f"{len(runs)} runs, {done} done already"]
+    for run in runs:
+        state = f"done     {' '.join(str(path) for path in run.results)}" if run.complete else "to run"
+        lines.append(f"  {run.title}   {state}")
+    return "\n".join(lines)
+
+
+def _stored(folder: Path) -> list[StoredResult]:
+    from evaluate.report.results import read_results
+
+    return read_results(folder) if any(folder.rglob("result.json")) else []
+
+
+def _name_rows(folder: Path, runs: Sequence[Run]) -> None:
+    """Keeps the names that the command line gave to checkpoints, for this table and every later one."""
+    from evaluate.report.results import add_names, row_of, run_of
+
+    given = {(run.digest, run.seed): run.name for run in runs if run.named}
+    names = {
+        row_of(result.document): given[run_of(result.document)]
+        for key in given
+        for result in _stored(folder)
+        if run_of(result.document) == key
+    }
+    if names:
+        add_names(folder, names)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,75 @@
+"""A suite: a named list of evaluations in YAML, and the places of the data that they need."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from core.config import load_config
+from core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "suites"
+PLACES = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
+"""Data sets on the user's disk that a suite can ask for."""
+_PLACE = re.compile(r"\{(\w+)\}")
+
+Entry = Literal["knn", "linear", "logreg", "finetune", "transfer_sets", "coco", "segment"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    run: Entry
+    """The entry point: evaluate/RUN.py."""
+    protocol: str
+    """A name in configs/evaluate."""
+    data: str = ""
+    """What `--data` (`--sets` of transfer_sets) gets: `folder:{imagenet}`, `coco:{coco}`, `{ade20k}`, …; empty: the
+    protocol's own data."""
+    settings: tuple[str, ...] = ()
+    """`key=value` settings that depart from the protocol; the result's name tells."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the entry point, e.g. `--draw`, `6`."""
+
+    def __post_init__(self) -> None:
+        if wrong := [setting for setting in self.settings if "=" not in setting]:
+            raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
+        if self.arguments and not self.arguments[0].startswith("--"):
+            raise ValueError(f"arguments must start with an option such as --draw, not {self.arguments[0]!r}")
+        if unknown := sorted(set(_PLACE.findall(self.data)) - set(PLACES)):
+            raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(PLACES)}")
+
+    def needs(self, places: Mapping[str, str]) -> list[str]:
+        """The data sets that it asks for and that have no place."""
+        return [name for name in _PLACE.findall(self.data) if name not in places]
+
+    def at(self, places: Mapping[str, str]) -> Evaluation:
+        """The evaluation with its data's places filled in."""
+        return dataclasses.replace(self, data=_PLACE.sub(lambda found: places[found[1]], self.data))
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    evaluations: tuple[Evaluation, ...]
+    """What is measured, in this order."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Where data sets are (imagenet, coco, ade20k, voc, cityscapes), if the command line doesn't say."""
+
+    def __post_init__(self) -> None:
+        if not self.evaluations:
+            raise ValueError("evaluations must hold at least one")
+        if unknown := sorted(set(self.places) - set(PLACES)):
+            raise ValueError(f"places: {unknown[0]!r} is none of {', '.join(PLACES)}")
+
+
+def open_suite(name: str) -> SuiteConfig:
+    """A suite by its name in configs/suites or by its file. `UserError` where there is none."""
+    if name.endswith((".yaml", ".yml")):
+        return load_config(SuiteConfig, Path(name))
+    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"no suite {name!r}; there are {', '.join(known)}, or give a YAML file")
+    return load_config(SuiteConfig, FOLDER / f"{name}.yaml")

@@ -1,0 +1,172 @@
+"""The parts of a suite: checkpoints' names, YAML, processes, progress."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from evaluate import suite_runs
+from evaluate.suite_config import FOLDER, Evaluation, SuiteConfig, open_suite
+from evaluate.suite_plan import Checkpoint, Run, _protocol, parse_checkpoints
+from evaluate.suite_progress import Progress, duration
+from evaluate.suite_runs import Slot, last_line, run_all
+
+
+def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=y.pth").touch()
+    given = ["two globals=runs/a", "timm:resnet18(channels=[8])", "random init=random", "x=y.pth", "b={seed}.pth"]
+    assert parse_checkpoints(given) == [
+        Checkpoint("runs/a", "two globals"),
+        Checkpoint("timm:resnet18(channels=[8])", ""),
+        Checkpoint("random:runs/a", "random init"),
+        Checkpoint("x=y.pth", ""),
+        Checkpoint("{seed}.pth", "b"),
+    ]
+    for wrong in (["random"], ["pixels", "random"], ["runs/a", "runs/a"], ["a=x", "a=y"]):
+        with pytest.raises(UserError):
+            parse_checkpoints(wrong)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_suite_names_protocols_that_exist(file: Path) -> None:
+    assert file.read_text().startswith("# python evaluate/suite.py --ckpts ")
+    for evaluation in open_suite(file.stem).evaluations:
+        placed = evaluation.at({name: f"/data/{name}" for name in evaluation.needs({})})
+        name, _ = _protocol(placed)
+        assert name == evaluation.protocol, "a suite measures protocols as they are"
+        assert "{" not in placed.data
+
+
+def test_settings_of_a_suite(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no config file"):
+        open_suite(str(tmp_path / "none.yaml"))
+    with pytest.raises(ValueError, match=r"data: \{imagnet\} is none of imagenet, coco"):
+        Evaluation("knn", "knn_dino", data="folder:{imagnet}")
+    with pytest.raises(ValueError, match="settings must look like key=value"):
+        Evaluation("knn", "knn_dino", settings=("ks",))
+    with pytest.raises(ValueError, match="at least one"):
+        SuiteConfig(())
+    with pytest.raises(UserError, match="unknown key kss"):
+        _protocol(Evaluation("knn", "knn_dino", settings=("kss=[1]",)))
+    changed = _protocol(Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d,dtd:/d", settings=("epochs=3",)))
+    assert changed == ("transfer_224px (modified: epochs=3)", "cifar10:/d,dtd:/d")
+
+
+def run(folder: Path, code: str, seed: int = 0) -> Run:
+    return Run(Evaluation("knn", "p"), "p", code, "c", False, seed, "online", "d", folder / str(seed))
+
+
+def quiet(runs: list[Run], jobs: int = 1) -> Progress:
+    return Progress(runs, jobs, {}, io.StringIO())
+
+
+@pytest.fixture
+def python_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs execute the code in their `ckpt`; FOLDER in it is their folder."""
+    monkeypatch.setattr(
+        suite_runs, "python_command",
+        lambda run, _device, _workers: [sys.executable, "-c", run.ckpt.replace("FOLDER", repr(str(run.folder)))],
+    )  # fmt: skip
+
+
+RESULT = '{"format": "", "protocol": "p", "metrics": {"top1": 12.34}}'
+WRITE = f"import pathlib; pathlib.Path(FOLDER, 'result.json').write_text('{RESULT}')"
+SLOT = Slot("cpu", 0, {"THREADS": "3"})
+
+
+@pytest.mark.usefixtures("python_code")
+def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path, "print('once\\rtwice\\n\\n'); raise SystemExit('error: no such folder')", 0),
+        run(tmp_path, "import os; assert os.environ['THREADS'] == '3'; " + WRITE, 1),
+        run(tmp_path, "print('all is well')", 2),
+    ]
+    out = io.StringIO()
+    failures = run_all(runs, [SLOT], Progress(runs, 1, {}, out))
+    assert [(failure.run.seed, failure.sentence) for failure in failures] == [
+        (0, "error: no such folder"), (2, "all is well"),
+    ]  # fmt: skip
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "starts    p · c · seed 0"
+    assert lines[1].startswith("FAILED    p · c · seed 0: error: no such folder (")
+    assert lines[3].startswith("done      p · c · seed 1: top-1 12.3 (")
+    assert lines[5].endswith("; 3 of 3 runs, 2 failed")
+
+
+@pytest.mark.usefixtures("python_code")
+def test_several_at_once(tmp_path: Path) -> None:
+    # Each waits for the other's file: one after another they would never end.
+    code = (
+        "import pathlib, time; me = pathlib.Path(FOLDER); (me / 'here').touch(); "
+        "other = me.parent / str(1 - int(me.name)) / 'here'\n"
+        "while not other.exists(): time.sleep(0.05)\n"
+    )
+    runs = [run(tmp_path, code + WRITE, seed) for seed in (0, 1)]
+    assert run_all(runs, [SLOT, SLOT], quiet(runs, 2)) == []
+
+
+@pytest.mark.usefixtures("python_code")
+def test_ctrl_c_lets_the_runs_end_themselves(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, time\n"
+        "pathlib.Path(FOLDER, 'started').touch()\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    pathlib.Path(FOLDER, 'saved').touch()"
+    )
+    runs = [run(tmp_path, code, seed) for seed in (0, 1)]
+
+    def interrupt() -> None:
+        while not (tmp_path / "0/started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs, [SLOT], quiet(runs))
+    assert (tmp_path / "0/saved").exists()
+    assert not (tmp_path / "1").exists()
+
+
+def test_progress_and_eta(tmp_path: Path) -> None:
+    now = [0.0]
+    runs = [run(tmp_path, "", seed) for seed in range(4)]
+    out = io.StringIO()
+    progress = Progress(runs, 2, {}, out, lambda: now[0])
+    assert progress.eta() is None
+    progress.started(runs[0])
+    progress.started(runs[1])
+    now[0] = 100.0
+    progress.ended(runs[0], "top-1 1.0", failed=False)
+    # One runs for 100 of 100 s, two wait for 100 s each, on two slots: both at once.
+    assert progress.eta() == 100.0
+    assert out.getvalue().endswith(
+        "done      p · c · seed 0: top-1 1.0 (1 min 40 s); 1 of 4 runs, about 1 min 40 s left\n"
+    )
+    now[0] = 130.0
+    progress.tick(lambda _: "step 3")
+    assert out.getvalue().count("\n") == 3  # a minute has not passed since the last line
+    now[0] = 161.0
+    progress.tick(lambda _: "step 4")
+    assert out.getvalue().splitlines()[-1].strip() == "p · c · seed 1 since 2 min 41 s: step 4"
+
+
+def test_times_of_stored_results_start_the_eta(tmp_path: Path) -> None:
+    runs = [run(tmp_path, "", seed) for seed in range(4)]
+    assert Progress(runs, 1, {"p": 30.0}, io.StringIO()).eta() == 120.0
+    assert Progress(runs, 2, {"q": 10.0}, io.StringIO()).eta() == 20.0
+    assert [duration(45.2), duration(200), duration(7500)] == ["45 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_last_line(tmp_path: Path) -> None:
+    assert last_line(tmp_path / "none") == "no output yet"
+    (tmp_path / "log").write_text("a\n 10%\r 20%\r\n\n")
+    assert last_line(tmp_path / "log") == "20%"
