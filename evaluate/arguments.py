@@ -54,10 +54,10 @@ def add_data(
     parser.set_defaults(data_key=key)
 
 
-def add_draw(parser: argparse.ArgumentParser) -> None:
-    """The argument of evaluations whose findings can be looked at."""
+def add_draw(parser: argparse.ArgumentParser, what: str = "N pictures of findings beside the truth") -> None:
+    """The argument of evaluations whose findings can be looked at; `what` they draw beside result.json."""
     parser.add_argument(
-        "--draw", type=int, default=0, metavar="N", help="write N pictures of findings beside the truth"
+        "--draw", type=int, default=0, metavar="N", help=f"write {what} into `pictures` beside result.json"
     )
 
 

@@ -13,10 +13,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, evaluation_parser, parse
+from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from core.backbones import Backbone
     from core.data.base import ImageSet
@@ -35,11 +36,21 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import extract_features, feature_size
     from core.result import Result, write_result
-    from evaluate.knn_protocol import NEUTRAL_KEYS, KnnConfig, accuracies, find_neighbours, open_bank_and_queries
+    from evaluate.figures import check_matplotlib
+    from evaluate.knn_protocol import (
+        NEUTRAL_KEYS,
+        KnnConfig,
+        accuracies,
+        class_accuracies,
+        find_neighbours,
+        open_bank_and_queries,
+    )
     from evaluate.labelled import facts
     from evaluate.protocol import full_name, other_result, protocol_file, result_folder
     from evaluate.search import open_engine
 
+    if arguments.draw:
+        check_matplotlib("--draw")
     file = arguments.config or protocol_file(arguments.protocol, "knn")
     config = load_config(KnnConfig, file, arguments.overrides)
     protocol = full_name(config, file, NEUTRAL_KEYS)
@@ -74,7 +85,12 @@ def main() -> None:
     for features in (bank, queries):
         for broken in features.broken:
             print(f"broken, left out: {broken}")
-    metrics = accuracies(neighbours, queries.labels, len(bank.classes), config.ks, config.temperature)
+    metrics: dict[str, Any] = {
+        **accuracies(neighbours, queries.labels, len(bank.classes), config.ks, config.temperature)
+    }
+    metrics["top1_per_class"] = class_accuracies(
+        neighbours, queries.labels, bank.classes, metrics["k"], config.temperature
+    )
     result = Result(
         protocol=protocol,
         metrics=metrics,
@@ -88,14 +104,26 @@ def main() -> None:
     print(_table(metrics, config.ks))
     write_result(path, result)
     print(f"result: {path}")
-    if arguments.neighbours:
-        from evaluate.neighbours import draw_neighbours
+    if not (arguments.draw or arguments.neighbours):
+        return
 
+    from evaluate.feature_map import draw_map
+    from evaluate.neighbours import PictureConfig, draw_neighbours
+    from evaluate.pictures import FOLDER
+
+    measured = f"k-NN top-1 {metrics['top1']:.1f} % (k {metrics['k']})"
+    pictures = path.parent / FOLDER
+    sheets = [(arguments.neighbours, PictureConfig())] if arguments.neighbours else []
+    sheets += [(pictures / "neighbours.png", PictureConfig(arguments.draw, neighbours=4))] if arguments.draw else []
+    for sheet, shown in sheets:
         draw_neighbours(
-            arguments.neighbours, bank_images, query_images, queries, neighbours, config.features.transform,
-            f"{protocol}: queries (left) and their nearest images, top-1 {metrics['top1']:.1f} %", arguments.seed,
+            sheet, bank_images, query_images, queries, neighbours, config.features.transform,
+            f"{protocol}: queries (left) and their nearest images; {measured}", arguments.seed, shown,
         )  # fmt: skip
-        print(f"neighbours: {arguments.neighbours}")
+        print(f"neighbours: {sheet}")
+    if arguments.draw:
+        draw_map(pictures / "map.png", queries, measured)
+        print(f"map of features: {pictures / 'map.png'}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -105,7 +133,10 @@ def _arguments() -> argparse.Namespace:
         default="knn_dino",
     )
     add_data(parser)
-    parser.add_argument("--neighbours", type=Path, metavar="PNG", help="draw some queries with their nearest images")
+    add_draw(parser, "N queries with their nearest images, and a 2-D map of the features")
+    parser.add_argument(
+        "--neighbours", type=Path, metavar="PNG", help="draw eight queries with their nearest images there"
+    )
     arguments = parse(parser)
     if arguments.neighbours and arguments.neighbours.suffix.lower() != ".png":
         raise UserError(f"--neighbours {arguments.neighbours} must end in .png")

@@ -17,7 +17,7 @@ from core.features import FeatureConfig, Features, gather_features
 from evaluate.labelled import SAMPLE_SEED, check_classes
 from evaluate.protocol import check_name
 from evaluate.search import Engine, Neighbours, nearest_over_ranks, open_engine
-from evaluate.vote import vote_accuracy
+from evaluate.vote import vote_accuracy, weighted_hits
 
 NEUTRAL_KEYS = frozenset({"features.batch", "bank_chunk"})
 """Settings that change speed and memory, not the protocol."""
@@ -123,6 +123,15 @@ def accuracies(
     found = vote_accuracy(neighbours.similarities, neighbours.labels, truth, classes, ks, temperature)
     best = max(sorted(ks), key=lambda k: found[f"weighted_top1_k{k}"])
     return {"top1": found[f"weighted_top1_k{best}"], "top5": found[f"weighted_top5_k{best}"], "k": best, **found}
+
+
+def class_accuracies(
+    neighbours: Neighbours, truth: NDArray[np.int64], names: Sequence[str], k: int, temperature: float
+) -> dict[str, float | None]:
+    """Top-1 of the weighted vote among the images of each class, in percent; None for a class without queries."""
+    hits = weighted_hits(neighbours.similarities, neighbours.labels, truth, len(names), k, temperature)
+    right, all_ = (np.bincount(labels, minlength=len(names)) for labels in (truth[hits], truth))
+    return {name: 100.0 * int(r) / int(n) if n else None for name, r, n in zip(names, right, all_, strict=True)}
 
 
 def _check_sizes(bank: str, bank_size: int, queries: str, query_count: int, ks: Sequence[int]) -> None:

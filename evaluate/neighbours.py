@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from core.checkpoints import write_atomically
 from core.data.base import ImageSet
 from core.features import EvalTransformConfig, Features, eval_crop
+from evaluate.pictures import NEIGHBOURS, save_picture
 from evaluate.search import Neighbours
 
 _TILE = 96
@@ -68,7 +68,7 @@ def draw_neighbours(
             _tile(picture, (left, top), bank, int(neighbours.positions[row, column]), transform, colour)
             caption = f"{neighbours.similarities[row, column]:.3f} {bank.classes[label]}"
             _write(draw, (left, top + _TILE + 2), caption, _TILE)
-    write_atomically(path, lambda partial: picture.save(partial, format="PNG"))
+    save_picture(path, picture, NEIGHBOURS, title)
 
 
 def _tile(

@@ -29,11 +29,9 @@ def vote_accuracy(
     top-min(5, classes).
     """
     hits: dict[str, int] = {}
-    for start in range(0, len(truth), _QUERIES):
-        block = slice(start, start + _QUERIES)
+    for block in _blocks(len(truth)):
         cosines = similarities[block].astype(np.float64)
-        # Relative to the nearest neighbour: no temperature overflows, and no ranking changes.
-        weights = np.exp((cosines - cosines[:, :1]) / temperature)
+        weights = _weights(cosines, temperature)
         for k in ks:
             for kind, votes in (("weighted", weights[:, :k]), ("majority", np.ones((len(cosines), k)))):
                 ranks = ranks_of_truth(labels[block, :k], votes, cosines[:, :k], truth[block], classes)
@@ -41,6 +39,32 @@ def vote_accuracy(
                     key = f"{kind}_top{n}_k{k}"
                     hits[key] = hits.get(key, 0) + int((ranks < n).sum())
     return {key: 100.0 * count / len(truth) for key, count in hits.items()}
+
+
+def weighted_hits(
+    similarities: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    truth: NDArray[np.integer[Any]],
+    classes: int,
+    k: int,
+    temperature: float,
+) -> NDArray[np.bool_]:
+    """Whether the weighted vote of the k nearest is right, for each query, [Q]; as `vote_accuracy` counts it."""
+    hits = np.empty(len(truth), dtype=bool)
+    for block in _blocks(len(truth)):
+        cosines = similarities[block, :k].astype(np.float64)
+        ranks = ranks_of_truth(labels[block, :k], _weights(cosines, temperature), cosines, truth[block], classes)
+        hits[block] = ranks < 1
+    return hits
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + _QUERIES) for start in range(0, count, _QUERIES)]
+
+
+def _weights(cosines: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    # Relative to the nearest neighbour: no temperature overflows, and no ranking changes.
+    return np.exp((cosines - cosines[:, :1]) / temperature)
 
 
 def ranks_of_truth(

@@ -12,10 +12,10 @@ import PIL.ImageDraw
 import PIL.ImageOps
 from numpy.typing import NDArray
 
-from core.checkpoints import write_atomically
 from core.data.decode import decode_rgb
 from evaluate.detection.inference import Findings
 from evaluate.detection.records import DetectionSet
+from evaluate.pictures import DETECTIONS, save_picture
 
 _LEAST_SCORE = 0.3
 _LEAST_SIDE = 320
@@ -44,10 +44,19 @@ def draw(folder: Path, split: DetectionSet, findings: Findings, count: int, seed
         picture = PIL.Image.new("RGB", (left.width + right.width + 8, left.height), "white")
         picture.paste(left, (0, 0))
         picture.paste(right, (left.width + 8, 0))
-        path = folder / f"{Path(record['file_name']).stem}.png"
-        write_atomically(path, lambda partial, picture=picture: picture.save(partial, format="PNG"))  # type: ignore[misc]
-        paths.append(path)
+        name = Path(record["file_name"]).stem
+        caption = f"{name}: there {_listed(truth, split.classes)}; found {_listed(found, split.classes)}"
+        paths.append(folder / f"{name}.png")
+        save_picture(paths[-1], picture, DETECTIONS, caption)
     return paths
+
+
+def _listed(entries: list[dict[str, Any]], classes: tuple[str, ...]) -> str:
+    return ", ".join(_label(entry, classes) for entry in entries) or "nothing"
+
+
+def _label(entry: dict[str, Any], classes: tuple[str, ...]) -> str:
+    return classes[entry["category_id"]] + (f" {100 * entry['score']:.0f}" if "score" in entry else "")
 
 
 def _overlaid(image: PIL.Image.Image, entries: list[dict[str, Any]], classes: tuple[str, ...]) -> PIL.Image.Image:
@@ -64,7 +73,7 @@ def _overlaid(image: PIL.Image.Image, entries: list[dict[str, Any]], classes: tu
         left, top, width, height = (zoom * value for value in entry["bbox"])
         colour = _colour(entry, classes)
         pen.rectangle((left, top, left + width, top + height), outline=colour, width=2)
-        label = classes[entry["category_id"]] + (f" {100 * entry['score']:.0f}" if "score" in entry else "")
+        label = _label(entry, classes)
         pen.rectangle(pen.textbbox((left + 2, top + 1), label), fill=colour)
         pen.text((left + 2, top + 1), label, fill="white")
     return shown

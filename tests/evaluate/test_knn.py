@@ -18,6 +18,7 @@ from core.errors import run_entry_point
 from core.features import EvalTransformConfig, Features
 from evaluate.knn import main
 from evaluate.neighbours import draw_neighbours
+from evaluate.pictures import find_pictures
 from evaluate.search import Neighbours
 from tests.evaluate.knn_of_a_rank import KS, measure
 from tests.torchrun import python, torchrun
@@ -61,8 +62,9 @@ def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     image_folder: Path, protocol: Path, tmp_path: Path
 ) -> None:
     script, out = Path(__file__).parents[2] / "evaluate" / "knn.py", tmp_path / "out"
-    given = arguments(image_folder, protocol, "--out", str(out), "--neighbours", str(tmp_path / "near.png"))
-    done = python(str(script), *given)
+    drawn = ["--neighbours", str(tmp_path / "near.png"), "--draw", "2"]
+    given = arguments(image_folder, protocol, "--out", str(out))
+    done = python(str(script), *given, *drawn)
     assert done.returncode == 0, done.stderr
     plan = done.stdout.splitlines()[:7]
     assert plan[0] == "protocol  own"
@@ -74,12 +76,21 @@ def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     assert result["protocol"] == "own"
     assert result["settings"]["ks"] == [1, 5]
     assert {part: facts["images"] for part, facts in result["data"].items()} == {"bank": 12, "queries": 12}
-    assert set(result["metrics"]) == {"top1", "top5", "k"} | {
+    assert set(result["metrics"]) == {"top1", "top5", "k", "top1_per_class"} | {
         f"{kind}_top{n}_k{k}" for kind in ("weighted", "majority") for n in (1, 5) for k in (1, 5)
     }
     assert f"{result['metrics']['weighted_top1_k5']:.2f}" in done.stdout.split("top-5\n")[1]
     with PIL.Image.open(tmp_path / "near.png") as picture:
         assert picture.size == (16 + 6 * 104, 30 + 8 * 120 + 8)
+    pictures, _ = find_pictures(out)
+    assert [(picture.path.name, picture.kind) for picture in pictures] == [
+        ("map.png", "map of features"), ("neighbours.png", "nearest neighbours"),
+    ]  # fmt: skip
+    with PIL.Image.open(pictures[1].path) as picture:
+        assert picture.size == (16 + 5 * 104, 30 + 2 * 120 + 8)
+    for shown in pictures:
+        assert f"k-NN top-1 {result['metrics']['top1']:.1f} % (k {result['metrics']['k']})" in shown.caption
+    assert np.mean(list(result["metrics"]["top1_per_class"].values())) == pytest.approx(result["metrics"]["top1"])
 
     together = torchrun(script, *given)
     assert together.returncode == 0, together.stderr

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from core.distributed import Processes
 from evaluate.knn_protocol import (
+    class_accuracies,
     find_neighbours,
     knn_accuracy,
 )
+from evaluate.search import Neighbours
 from evaluate.vote import ranks_of_truth, vote_accuracy
 from tests.evaluate.unit_features import features, unit_rows
 
@@ -135,3 +137,26 @@ def test_all_ks_come_from_one_search_and_the_headline_is_the_best() -> None:
     best = max(together[f"weighted_top1_k{k}"] for k in (10, 20, 50))
     assert together["top1"] == best == together[f"weighted_top1_k{together['k']}"]
     assert together["top5"] == together[f"weighted_top5_k{together['k']}"]
+
+
+def test_accuracy_of_each_class_counts_the_votes_that_make_the_whole() -> None:
+    bank = features(unit_rows(300, 8, 0), np.arange(300) % 5, 5, "bank")
+    queries = features(unit_rows(700, 8, 1), np.arange(700) % 5 % 4, 5, "queries")  # no query of the last class
+    neighbours, _ = find_neighbours(bank, queries, 10, ALONE)
+    truth = queries.labels
+    names = ("a", "b", "c", "d", "e")
+    found = class_accuracies(neighbours, truth, names, 7, 0.1)
+    whole = vote_accuracy(neighbours.similarities, neighbours.labels, truth, 5, (7,), 0.1)["weighted_top1_k7"]
+    assert found.pop("e") is None
+    counts = np.bincount(truth, minlength=4)
+    assert sum(found[name] / 100 * count for name, count in zip(names, counts, strict=False)) / 700 == pytest.approx(
+        whole / 100
+    )
+    assert len(set(found.values())) > 1
+
+
+def test_accuracy_of_each_class_by_hand() -> None:
+    # Nearest images: right, wrong; then the only query of class 1: wrong.
+    similarities, labels = np.array([[0.9], [0.8], [0.7]]), np.array([[0], [1], [0]])
+    neighbours = Neighbours(similarities, labels, labels)
+    assert class_accuracies(neighbours, np.array([0, 0, 1]), ("a", "b"), 1, 0.1) == {"a": 50.0, "b": 0.0}
