@@ -54,6 +54,8 @@ class GlooBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, …] -> the same shape."""
         if not self.training or not in_group():
+            if self.training:
+                self.num_batches_tracked.add_(1)
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects
 from core.errors import UserError
+from pretrain.collapse import COLLAPSED
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,47 @@ class Report:
     """What all ranks know alike after a log step."""
 
     values: dict[str, float]
-    """Mean loss per view type and in total since the last log step, and images per second over all ranks."""
+    """Since the last log step: mean loss per view type and in total, images per second over all ranks (without the time
+    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections (see
+    pretrain/collapse.py). Of the whole run: the number of broken images."""
     stop: bool
     """Whether some rank was asked to stop."""
     due: bool
     """Whether rank 0 finds a timed checkpoint due."""
     broken: list[str]
     """Broken images not reported before."""
+    overflowing: int
+    """Steps in a row, up to this one, that were skipped as their gradients overflowed in fp16; 0 where they are few or
+    were reported before."""
+
+
+_FEW = 10
+"""Skipped steps in a row in which the loss scaler may be finding its scale."""
+_HOPELESS = 40
+"""Skipped steps in a row: as many halvings lead from the first loss scale, 2¹⁶, to fp16's smallest number, 2⁻²⁴."""
 
 
 class StepLog:
     """Accumulates losses and names of broken images between two log steps."""
 
-    def __init__(self, types: Sequence[str], processes: Processes, broken: BrokenImages, batch: int) -> None:
-        """`types`: view types, in the order of the loss dicts; `batch`: images per step over all ranks."""
+    def __init__(
+        self, types: Sequence[str], processes: Processes, broken: BrokenImages, batch: int, scaled: bool
+    ) -> None:
+        """`types`: view types, in the order of the loss dicts; `batch`: images per step over all ranks.
+
+        `scaled`: whether a loss scaler may skip updates.
+        """
         self._types, self._processes, self._broken, self._batch = types, processes, broken, batch
         self._sums = torch.zeros(len(types), device=processes.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
         self._names: list[str] = []
+        self._scaled, self._updated, self._skipped = scaled, False, 0
+        self._in_a_row, self._told = 0, False
         self._steps, self._since = 0, time.monotonic()
+
+    def note_update(self, *_: object) -> None:
+        """The optimiser's hook: this step was not skipped."""
+        self._updated = True
 
     def add(self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str]) -> None:
         """Notes step `step` without waiting for the device."""
@@ -47,14 +70,21 @@ class StepLog:
         self._sums += values
         self._names += broken
         self._steps += 1
+        if self._scaled:
+            self._skipped += not self._updated
+            self._in_a_row = 0 if self._updated else self._in_a_row + 1
+            self._updated = False
 
-    def report(self, stop: bool, due: bool) -> Report:
-        """Closes the interval; every rank calls it at the same step.
+    def report(self, stop: bool, due: bool, spread: Tensor) -> Report:
+        """Closes the interval; every rank calls it at the same step. `spread`: scalar of this rank's projections.
 
-        Raises `UserError` on all ranks alike for a loss that was not finite and for too many broken images.
+        Raises `UserError` on all ranks alike for a loss that was not finite, for too many broken images and where fp16
+        overflows whatever the loss is scaled by.
         """
-        *means, first_bad = torch.cat([self._sums / self._steps, self._first_bad[None].float()]).tolist()
-        mine = (means, int(first_bad), self._names, stop, due)
+        *means, first_bad, own_spread = torch.cat(
+            [self._sums / self._steps, self._first_bad[None].float(), spread[None].float()]
+        ).tolist()
+        mine = ([*means, own_spread], int(first_bad), self._names, stop, due)
         everyone = gather_objects(mine)
         bad_steps = [bad for _, bad, _, _, _ in everyone if bad >= 0]
         if bad_steps:
@@ -62,13 +92,32 @@ class StepLog:
                 f"the loss is not finite since step {min(bad_steps) + 1}; the last checkpoint is intact: "
                 f"resume from it with a lower optim.lr, with optim.clip or with compute.precision=fp32"
             )
+        if self._in_a_row >= _HOPELESS:  # the same on all ranks, whose gradients are averaged first
+            raise UserError(
+                f"the last {self._in_a_row} steps were skipped, as their gradients overflow in fp16 however the loss "
+                f"is scaled; the last checkpoint is intact: resume from it with compute.precision=bf16 or fp32"
+            )
         broken = self._broken.add([name for _, _, names, _, _ in everyone for name in names])
-        averages = [sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)]
+        *averages, spread_of_all = [
+            sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)
+        ]
         values = {"loss": sum(averages)}
         if len(self._types) > 1:
             values |= {f"loss/{name}": average for name, average in zip(self._types, averages, strict=True)}
-        now = time.monotonic()
-        values["images_per_second"] = self._steps * self._batch / max(now - self._since, 1e-9)
+        values["spread"] = spread_of_all
+        if spread_of_all < COLLAPSED:
+            values["collapsed"] = True
+        if self._scaled:
+            values["skipped_steps"] = self._skipped
+        values["broken_images"] = len(self._broken.names)
+        values["images_per_second"] = self._steps * self._batch / max(time.monotonic() - self._since, 1e-9)
         self._sums.zero_()
-        self._names, self._steps, self._since = [], 0, now
-        return Report(values, any(row[3] for row in everyone), everyone[0][4], broken)
+        self._names, self._steps, self._skipped = [], 0, 0
+        told, self._told = self._told, self._in_a_row >= _FEW
+        overflowing = self._in_a_row if self._told and not told else 0
+        self.restart_clock()
+        return Report(values, any(row[3] for row in everyone), everyone[0][4], broken, overflowing)
+
+    def restart_clock(self) -> None:
+        """The next interval begins now: what was done since the last report was no training."""
+        self._since = time.monotonic()

@@ -85,6 +85,8 @@ class Method:
         if self.target is not None and config.compute.compile:
             self._target_project = torch.compile(self.target.forward)
         self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
+        self.targets: Sequence[Tensor] = []
+        """What the last step predicted, for each global view [B, D] (MoCo v3: of all ranks)."""
         self._sources: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
 
     def networks(self) -> list[nn.Module]:
@@ -107,6 +109,7 @@ class Method:
         """
         groups = self._groups(views)
         targets, passes = self._targets_and_passes(views[GLOBAL], groups)
+        self.targets = targets
         losses: dict[str, Tensor] = {}
         for group, projections in passes:
             terms = {

@@ -11,6 +11,7 @@ import torch
 
 from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
 from core.config import config_digest, to_dict
+from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects, refuse_together
 from core.errors import UserError
 from core.result import git_revision
@@ -29,6 +30,7 @@ def save(
     method: Method,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
+    broken: BrokenImages,
     step: int,
     epoch: int,
 ) -> None:
@@ -43,6 +45,7 @@ def save(
         "config": to_dict(config),
         "epoch": epoch,
         "data": dict(data),
+        "broken": list(broken.names),
         "online": method.online.state_dict(),
         "target": None if method.target is None else method.target.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -75,6 +78,7 @@ def restore(
     method: Method,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
+    broken: BrokenImages,
 ) -> int:
     """Loads the newest state of the run, if there is one, and gives the number of steps done.
 
@@ -92,16 +96,21 @@ def restore(
         )
     if not states:
         return 0
-    state = load_training_state(states[-1])
-    changed = _differences(state["config"], to_dict(config))
+    older = "go on from the one before" if len(states) > 1 else "start again"
+    try:
+        state = load_training_state(states[-1])
+        changed = _differences(state["config"], to_dict(config))
+        trained_on = state["data"]
+    except (UserError, KeyError) as error:
+        raise UserError(f"{states[-1]} is damaged ({error}); remove it to {older}") from None
     refused = [change for change in changed if not change.startswith(CHANGEABLE)]
     if refused:
         raise UserError(
             f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
         )
-    others = processes.main and state["data"] != dict(data)  # only rank 0 has the digest
+    others = processes.main and trained_on != dict(data)  # only rank 0 has the digest
     refuse_together(
-        f"{run} was trained on other images ({state['data']['images']} then, {data['images']} now, or changed ones); "
+        f"{run} was trained on other images ({trained_on['images']} then, {data['images']} now, or changed ones); "
         f"bring back the same data or choose another --out"
         if others
         else ""
@@ -119,11 +128,11 @@ def restore(
         rng = state["rng"]
         if processes.rank < len(rng):
             _set_rng_state(rng[processes.rank], processes.device)
-        return int(state["step"])
+        step, named = int(state["step"]), state.get("broken", [])
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"{states[-1]} is damaged ({str(error).splitlines()[0]}); remove it to go on from the one before"
-        ) from None
+        raise UserError(f"{states[-1]} is damaged ({str(error).splitlines()[0]}); remove it to {older}") from None
+    broken.add(named)
+    return step
 
 
 def _rng_state(device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,8 +25,9 @@ from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
 from pretrain.augment import augment
+from pretrain.collapse import CollapseWatch, spread
 from pretrain.config import PretrainConfig
-from pretrain.log import StepLog
+from pretrain.log import Report, StepLog
 from pretrain.method import Method
 from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
@@ -56,7 +57,8 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     monitor = Monitor(config, processes, workers) if config.monitor.every_epochs else None
 
     data = {"images": len(images), "digest": images.digest() if processes.main else ""}
-    done = state.restore(run, config, data, processes, method, optimiser, scaler)
+    broken = BrokenImages(len(images), config.broken_share)
+    done = state.restore(run, config, data, processes, method, optimiser, scaler, broken)
     batches = GlobalBatches(
         len(images),
         config.batch,
@@ -78,7 +80,9 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         worker_init_fn=_leave_stopping_to_the_trainer,
         generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
     )
-    log = StepLog(method.types, processes, BrokenImages(len(images), config.broken_share), config.batch)
+    log = StepLog(method.types, processes, broken, config.batch, scaled=scaler is not None)
+    optimiser.register_step_post_hook(log.note_update)
+    collapse = CollapseWatch(config)
     folder = None
     if processes.main:
         drop_metrics_after(run, done)
@@ -88,8 +92,8 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     saved = time.monotonic()
     minutes = config.checkpoint.every_minutes or math.inf
 
-    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
-        for batch in loader:
+    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar, _loading(loader) as loaded:
+        for batch in loaded:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
             method.update_target(momentum(config.target.momentum, done, total))
@@ -114,11 +118,11 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
             stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
             # Ranks must agree on when to stop or save, so with several of them this is settled at log steps only.
             if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world == 1 and (stop or due)):
-                report = log.report(stop, due)
+                report = log.report(stop, due, spread(method.targets[0]))
                 stop, due = report.stop, report.due
                 if folder is not None:
                     folder.write(done, {"epoch": done / per_epoch, "lr": peak_lr * factor, **report.values})
-                    _show(bar, report.values, peak_lr * factor, report.broken)
+                    _show(bar, report, peak_lr * factor, collapse.note(done, report.values["spread"]))
             else:
                 stop = due = False
             if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
@@ -128,10 +132,14 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
                     bar.write(f"epoch {epoch}: k-NN top-1 {accuracy:.1f} % ({monitor.what})")
             if stop or due or done == total or (epoch_ends and epoch % config.checkpoint.every_epochs == 0):
                 _refuse_non_finite(parameters, done)
-                state.save(run, config, data, processes, method, optimiser, scaler, done, epoch)
+                if folder is not None:
+                    folder.sync()
+                state.save(run, config, data, processes, method, optimiser, scaler, broken, done, epoch)
                 saved = time.monotonic()
             if stop and done < total:
                 raise Stopped(f"stopped after step {done} of {total}; the same command goes on from there")
+            if epoch_ends or due:
+                log.restart_clock()
     if folder is not None:
         folder.close()
 
@@ -154,6 +162,17 @@ def _leave_stopping_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def _loading(loader: DataLoader) -> Iterator[Iterator[Batch]]:
+    """The loader's batches. Its processes are gone afterwards: they ignore the signal that Python ends them with."""
+    loaded = iter(loader)
+    try:
+        yield loaded
+    finally:
+        if loader.num_workers:
+            loaded._shutdown_workers()  # type: ignore[attr-defined]
+
+
 def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
     """A state that can't go on must not push out one that can."""
     norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters]))
@@ -164,11 +183,20 @@ def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
         )
 
 
-def _show(bar: tqdm, values: Mapping[str, float], lr: float, broken: list[str]) -> None:
+def _show(bar: tqdm, report: Report, lr: float, collapse: str) -> None:
+    values = report.values
     losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if "loss" in key)
     bar.set_postfix_str(f"{losses}  lr {lr:.3g}  {values['images_per_second']:.0f} images/s")
-    for name in broken:
+    for name in report.broken:
         bar.write(f"broken image replaced: {name}", file=sys.stderr)
+    if report.overflowing:
+        bar.write(
+            f"warning: the last {report.overflowing} steps were skipped, as their gradients overflow in fp16; where "
+            f"this goes on, set compute.precision=bf16 or fp32",
+            file=sys.stderr,
+        )
+    if collapse:
+        bar.write(f"warning: {collapse}", file=sys.stderr)
 
 
 def _progress(processes: Processes, total: int, done: int) -> tqdm:
