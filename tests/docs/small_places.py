@@ -1,0 +1,108 @@
+"""Small stand-ins for what the pages' commands name: data sets in their layouts, run folders, foreign files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import timm
+import torch
+
+from core.backbones import BackboneConfig, build_backbone
+from core.checkpoints import EXPORTS, export_backbone
+from core.data.scene_folders import write_coco
+from core.data.scenes import ScenesConfig
+
+
+def make_all(root: Path, photographs: Path) -> None:
+    """`photographs`: a folder of two classes below train and val."""
+    make_imagenet(root / "data/imagenet", photographs, train=51_200, val=8)  # 1 % of it is a batch of 1,024
+    make_imagenet(root / "data/birds", photographs, train=6, val=4)
+    make_coco(root / "data/coco")
+    make_ade20k(root / "data/ADEChallengeData2016")
+    make_voc(root / "data/VOCdevkit/VOC2012")
+    make_runs(root / "runs")
+    make_foreign(root / "foreign")
+
+
+def make_imagenet(root: Path, photographs: Path, train: int, val: int) -> None:
+    """So many images per class, all of them links to a few photographs."""
+    for split, count in (("train", train), ("val", val)):
+        for name in ("cat", "dog"):
+            sources = sorted((photographs / split / name).iterdir())
+            (root / split / name).mkdir(parents=True)
+            kept = [shutil.copy(source, root / split / name / source.name) for source in sources[:count]]
+            for number in range(len(kept), count):
+                os.link(kept[number % len(kept)], root / split / name / f"{number}.jpg")
+
+
+def make_coco(root: Path) -> None:
+    """Scenes with boxes for masks: COCO's own masks are polygons."""
+    write_coco(root, ScenesConfig(size=64, train=8, test=3))
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        for thing in content["annotations"]:
+            left, top, width, height = thing["bbox"]
+            corners = [left, top, left + width, top, left + width, top + height, left, top + height]
+            thing["segmentation"] = [corners]
+        file.write_text(json.dumps(content))
+
+
+def make_ade20k(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("training", "validation"):
+        for number in range(4):
+            for kind, pixels in (("images", (64, 64, 3)), ("annotations", (64, 64))):
+                folder = root / kind / split
+                folder.mkdir(parents=True, exist_ok=True)
+                image = PIL.Image.fromarray(rng.integers(0, 151, pixels, dtype=np.uint8))
+                image.save(folder / f"{number}.{'jpg' if kind == 'images' else 'png'}")
+
+
+def make_voc(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, folder in (
+        ("train", "SegmentationClass"),
+        ("aug", "SegmentationClassAug"),
+        ("val", "SegmentationClass"),
+    ):
+        for below in ("JPEGImages", folder, "ImageSets/Segmentation"):
+            (root / below).mkdir(parents=True, exist_ok=True)
+        names = [f"{split}_{number}" for number in range(4)]
+        for name in names:
+            PIL.Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / f"JPEGImages/{name}.jpg")
+            PIL.Image.fromarray(rng.integers(0, 21, (64, 64), dtype=np.uint8)).save(root / folder / f"{name}.png")
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def make_runs(root: Path) -> None:
+    """Exported backbones with random weights, as run folders hold them."""
+    for name, architecture in (("r50", "resnet50"), ("vit_s", "vit_small_patch16_224")):
+        torch.manual_seed(0)
+        config = BackboneConfig(architecture)
+        (root / name).mkdir(parents=True)
+        for file in EXPORTS.values():
+            facts = {"method": "byol", "epoch": 0, "data": "folder:data/imagenet", "recipe_sha256": "0" * 64}
+            export_backbone(root / name / file, build_backbone(config), config, facts)
+
+
+def make_foreign(root: Path) -> None:
+    """MoCo v2's and DINO's layouts of keys around random weights."""
+    root.mkdir(parents=True)
+    torch.manual_seed(0)
+    resnet = timm.create_model("resnet50", num_classes=0).state_dict()
+    moco = {f"module.encoder_{which}.{name}": tensor for which in "qk" for name, tensor in resnet.items()}
+    heads = {f"module.encoder_{which}.fc.{layer}.weight": torch.randn(8, 8) for which in "qk" for layer in (0, 2)}
+    torch.save({"state_dict": moco | heads, "epoch": 800, "arch": "resnet50"}, root / "moco_v2_800ep.pth.tar")
+    vit = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    networks = {
+        network: {f"{prefix}{name}": tensor for name, tensor in vit.items()} | {f"{head}.weight": torch.randn(4, 4)}
+        for network, prefix, head in (
+            ("student", "module.backbone.", "module.head.last_layer"), ("teacher", "backbone.", "head.last_layer"),
+        )
+    }  # fmt: skip
+    torch.save(networks, root / "dino_vits16.pth")

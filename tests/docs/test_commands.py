@@ -1,0 +1,94 @@
+"""The commands of the pages, as written, on small data; those for whole data sets and many GPUs up to their plan.
+
+A `bash` block is run line by line. A `bash full` block is one for which small data can't do: its lines are run with
+`--dry-run`, on one process whatever torchrun is told. A block that follows a line with nothing but a file's name is
+that file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.small_places import make_all
+from tests.torchrun import ROOT
+
+PAGES = ("reproduce", "checkpoints", "converting", "add_a_protocol", "add_a_pretext_task", "cluster")
+BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)( full)?\n(.*?)^```$", re.M | re.S)
+Blocks = list[tuple[str, str, str, str]]
+
+
+def blocks_of(page: str) -> Blocks:
+    """File name, language, ` full` or nothing, and text of each block."""
+    return BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+
+
+def full_commands() -> list[str]:
+    return [
+        line
+        for page in PAGES
+        for _, language, full, text in blocks_of(page)
+        if language == "bash" and full
+        for line in text.splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """A checkout of the project, in which the pages' data, run folders and foreign files lie."""
+    root = tmp_path_factory.mktemp("checkout")
+    for folder in ("core", "converters", "pretrain", "evaluate", "configs"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    make_all(root, image_folder)
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_as_written(page: str, place: Path) -> None:
+    commands, path = 0, f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for file, language, full, text in blocks_of(page):
+        if file:
+            (place / file).write_text(text, encoding="utf-8")
+        if language != "bash" or full:
+            continue
+        for line in text.splitlines():
+            done = subprocess.run(
+                ["bash", "-c", line], cwd=place, capture_output=True, text=True, timeout=300, check=False,
+                env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            commands += 1
+    assert commands, f"docs/{page}.md has no command"
+
+
+@pytest.mark.parametrize("line", full_commands())
+def test_commands_for_whole_data_sets_up_to_their_plan(
+    line: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line)
+    assert words[0] in ("python", "torchrun")
+    script = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", [*words[script:], "--dry-run", "--device", "cpu"])
+    importlib.import_module(words[script].removesuffix(".py").replace("/", ".")).main()
+    said = capsys.readouterr().out
+    assert re.search(r"^(protocol|run|\d+ runs)\b", said, re.M)
+    # One process where the protocol has eight is said in its name; nothing else may be.
+    assert "(modified" not in re.sub(r" \(modified: solver\.global_batch=\d+\)", "", said)
+
+
+def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert f"docs/{page.name}" in readme, f"README.md doesn't link docs/{page.name}"
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links {target}"
