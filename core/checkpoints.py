@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -36,9 +38,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     from safetensors import SafetensorError
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial, lock = path.with_name(f".{path.name}.{os.getpid()}.partial"), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_forsaken(path)
+        lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # a disk without locks: then nobody removes what isn't theirs
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write(partial)
         _sync(partial)  # on disk before it gets its name: a power cut can't leave a hollow file
         os.replace(partial, path)
@@ -56,6 +62,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def read_tensors(path: Path) -> Any:
@@ -178,6 +186,14 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_forsaken(path: Path) -> None:
+    """Removes what processes that were killed left of `path` half written: no living process holds it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError), left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _sync(path: Path) -> None:

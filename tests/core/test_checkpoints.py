@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from core.backbones import BackboneConfig, build_backbone
 from core.checkpoints import (
@@ -130,3 +132,26 @@ def test_partial_or_diverged_weights_change_nothing(state: dict[str, torch.Tenso
     with pytest.raises(UserError, match=r"w\.pth"):
         load_completely(model, state, "w.pth")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    forsaken, held, of_another = (tmp_path / name for name in (".a.1.partial", ".a.2.partial", ".b.1.partial"))
+    for path in (forsaken, held, of_another):
+        path.write_text("half")
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomically(tmp_path / "a", lambda partial: partial.write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2.partial", ".b.1.partial", "a"]
+    assert (tmp_path / "a").read_text() == "whole"
+
+
+def test_a_full_disk_is_told_for_exports_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: IoError(Os { code: 28, message: No space left on device })")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(UserError, match=r"can't write .*b\.safetensors: .*No space left on device.*: free space there"):
+        export_backbone(tmp_path / "b.safetensors", build_backbone(NARROW), NARROW, {})
+    assert list(tmp_path.iterdir()) == []
