@@ -12,9 +12,9 @@ import warnings
 
 from core.errors import UserError
 
-SAFE = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PIP_REQUIRE_VIRTUALENV": "1"}
+SAFE = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INDEX": "1"}
 """Environment under which torch loads nothing but tensors and plain values, whatever its caller asks for (mmengine
-repeats a refused load without that protection), and pip, which mmengine's hub calls, refuses to touch the system."""
+repeats a refused load without that protection), and under which a pip started from here finds nothing to install."""
 
 
 def import_mmseg() -> None:
@@ -42,15 +42,22 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             import mmseg.datasets
             import mmseg.models  # noqa: F401
+            from mmengine.utils import package_utils
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of the other two
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
             f"opencv-python-headless in the place of opencv-python, else pip install 'ssl-transfer[segmentation]'"
         ) from None
+    else:
+        package_utils.call_command = _refuse_command  # mmengine's one way to pip: its hub installs what a config needs
     finally:
         if lite:  # mmengine looks there for whether operators exist
             del sys.modules[operators]
+
+
+def _refuse_command(command: list[str]) -> None:
+    raise UserError(f"nothing is installed from within a run; {' '.join(command)} is yours to call")
 
 
 class _WithoutOperators(types.ModuleType):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from evaluate.segmentation.protocol import SegmentConfig
 
 _DEFAULT = "scenes_fcn_r18_400it"
-_COUNTED = 2000  # training labels that the majority class is taken from
 
 
 def main() -> None:
@@ -38,22 +37,31 @@ def main() -> None:
     from core.backbones import RawPixels
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.distributed import gather_objects, join_processes, rank_zero_first, refuse_together
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
     from evaluate.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.segmentation.checks import check_apart, check_split
     from evaluate.segmentation.engine_settings import engine_settings
-    from evaluate.segmentation.labels import check_files, count_classes, majority_baseline, spread
+    from evaluate.segmentation.labels import majority_baseline
     from evaluate.segmentation.layouts import check_class_list, class_names, find_root, list_split, split_facts
     from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
-    from evaluate.segmentation.run import ENGINE_FOLDER, prepare_folder, train_and_test
+    from evaluate.segmentation.run import (
+        ENGINE_FOLDER,
+        broken_in_training,
+        finished_result,
+        forget_engine,
+        prepare_folder,
+        train_and_test,
+    )
     from evaluate.segmentation.scaling import batch_per_process, scale_to_batch
 
     file = arguments.config or protocol_file(arguments.protocol, *KINDS)
-    config, scaling = scale_to_batch(load_config(SegmentConfig, file, arguments.overrides), arguments.batch)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
+    config = load_config(SegmentConfig, file, arguments.overrides)
     import_mmseg()
     processes = join_processes(arguments.device)
+    config, scaling = scale_to_batch(config, arguments.batch, processes.world)
+    protocol = full_name(config, file, NEUTRAL_KEYS)
     batch_per_process(config.batch, processes.world)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
@@ -62,37 +70,50 @@ def main() -> None:
         root = find_root(config.data)
     pairs = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
     names = class_names(root, config.data)
+    digest = tensors_digest(backbone.model.state_dict())
+    out = arguments.out or result_folder(protocol, digest, arguments.seed)
     settings = engine_settings(
-        config, backbone, root, names, processes, arguments.seed, arguments.workers, Path(), resume=False
+        config, backbone, root, names, processes, arguments.seed, arguments.workers, out / ENGINE_FOLDER
     )
-    refused, checkpoint, out, facts, baseline = "", "", Path(), {}, None
+    own = to_dict(config) | {"processes": processes.world}
+    refused, facts, left_out, baseline, ended, start = "", {}, {}, None, None, None
     if processes.main:
         try:
             check_class_list(root, config.data)
-            for split in ("train", "val"):
-                check_files(pairs[split], config.data, progress=sys.stderr.isatty())
-            train, test = ([label for _, label in pairs[split]] for split in ("train", "val"))
-            baseline = majority_baseline(
-                count_classes(spread(train, _COUNTED), config.data, "training labels", sys.stderr.isatty()),
-                count_classes(test, config.data, "test labels", sys.stderr.isatty()),
-            )
+            check_apart(pairs)
             facts = {split: split_facts(root, config.data.layout, split, pairs[split]) for split in ("train", "val")}
-            digest = tensors_digest(backbone.model.state_dict())
-            out = arguments.out or result_folder(protocol, digest, arguments.seed)
             digests = [part["digest"] for part in facts.values()]
-            print(_plan(protocol, config, scaling, backbone, facts, processes, names, baseline), flush=True)
             if refused := other_result(out / "result.json", protocol, digest, arguments.seed, digests):
                 raise UserError(refused)
-            identity = {
-                "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": digests,
-                "settings": config_digest(config), "processes": processes.world,
-            }  # fmt: skip
-            checkpoint = prepare_folder(out, identity, arguments.resume)
+            if not (arguments.resume and (ended := finished_result(out, own))):
+                shown = sys.stderr.isatty()
+                train = check_split(pairs["train"], config.data, "training", whole=False, progress=shown)
+                test = check_split(pairs["val"], config.data, "test", whole=True, progress=shown)
+                baseline = majority_baseline(train.counts, test.counts)
+                for split, checked in (("train", train), ("val", test)):
+                    left_out[split] = checked.left_out
+                    facts[split]["broken"] = list(checked.broken)
+                print(_plan(protocol, config, scaling, backbone, facts, processes, names, baseline), flush=True)
+                identity = {
+                    "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": digests,
+                    "settings": config_digest(config), "processes": processes.world,
+                }  # fmt: skip
+                if not arguments.dry_run:
+                    start = prepare_folder(out, identity, arguments.resume, train.broken)
         except UserError as error:
             refused = str(error)
-    refused, checkpoint, out = gather_objects((refused, checkpoint, out))[0]
-    if refused:  # all ranks stop, so that none waits for one that has gone
-        raise UserError(refused)
+    refuse_together(refused)
+    if arguments.dry_run:
+        return
+    left_out, ended, start = gather_objects((left_out, ended, start))[0]
+    if ended:
+        if processes.main:
+            print(f"finished already, on {ended['date']}; without --resume it is trained and measured again")
+            print(_table(ended["metrics"]))
+            print(f"result: {out / 'result.json'}")
+        return
+    settings["train_dataloader"]["dataset"]["left_out"] = left_out["train"]
+    settings["test_dataloader"]["dataset"]["left_out"] = left_out["val"]
 
     from evaluate.segmentation.segmentor import build_segmentor
 
@@ -100,17 +121,17 @@ def main() -> None:
     folder = None
     if processes.main:
         print(f"backbone: {account}", flush=True)
-        if checkpoint:
-            done = int(Path(checkpoint).stem.removeprefix("iter_"))
-            drop_metrics_after(out, done)
-            print(f"resumes from {checkpoint} (iteration {done:,})", flush=True)
+        drop_metrics_after(out, start.iteration)
+        if start.checkpoint:
+            training = "" if start.iteration < config.schedule.iterations else ": trained to the end, only measured now"
+            print(f"resumes from {start.checkpoint} (iteration {start.iteration:,}){training}", flush=True)
         elif arguments.resume:
             print("no checkpoint to resume from yet: starts from the beginning", flush=True)
-            drop_metrics_after(out, -1)
         folder = RunFolder(out, config)
+    started -= start.seconds  # so that the result tells the time of all parts
     metrics, trained = train_and_test(
-        settings | {"work_dir": str(out / ENGINE_FOLDER)}, model, out, checkpoint, config.log_every,
-        folder.write if folder else _nothing, processes,
+        settings, model, out, start.checkpoint, started, config.log_every, folder.write if folder else _nothing,
+        processes,
     )  # fmt: skip
     if not processes.main:
         return
@@ -122,13 +143,18 @@ def main() -> None:
         "majority_mIoU": baseline.mean_iou,
         "majority_aAcc": baseline.pixel_accuracy,
     }
+    facts["train"]["broken"] = broken_in_training(out)
+    for split, what in (("train", "training"), ("val", "test")):
+        if broken := facts[split]["broken"]:
+            more = "; …" if len(broken) > 20 else ""
+            print(f"{len(broken)} left out of {what}: {'; '.join(broken[:20])}{more}")
     result = Result(
         protocol=protocol,
         metrics=metrics,
         backbone=backbone,
         data=facts,
         seed=arguments.seed,
-        settings=to_dict(config) | {"scaling": scaling, "processes": processes.world, "loaded": account},
+        settings=own | {"scaling": scaling, "loaded": account},
         started=started,
         device=processes.device,
     )
@@ -143,8 +169,10 @@ def main() -> None:
         title = f"{protocol}, mIoU {metrics['mIoU']:.1f} %"
         dataset = DATASETS.build(settings["test_dataloader"]["dataset"])
         picture = out / "predictions.png"
-        draw_predictions(picture, trained, dataset, pairs["val"], config.data, arguments.draw, title)
+        seen = [pair for position, pair in enumerate(pairs["val"]) if position not in left_out["val"]]
+        draw_predictions(picture, trained, dataset, seen, config.data, arguments.draw, title)
         print(f"predictions: {picture}")
+    forget_engine(out)  # last: until here a killed run goes on with --resume
 
 
 def _nothing(_iteration: int, _values: dict[str, float]) -> None:
@@ -161,7 +189,7 @@ def _arguments() -> argparse.Namespace:
     )
     add_data(parser, "data.root", "the data set's folder (none for the built-in scenes)")
     add_draw(parser)
-    parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations follow linearly")
+    parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations follow")
     parser.add_argument("--resume", action="store_true", help="go on where a killed run stopped, or start")
     return parse(parser)
 

@@ -8,7 +8,8 @@ from typing import Any
 from core.backbones import Backbone
 from core.distributed import Processes
 from core.errors import UserError
-from evaluate.segmentation.layouts import Split, parts
+from evaluate.segmentation.broken_file import BROKEN_FILE
+from evaluate.segmentation.layouts import Split
 from evaluate.segmentation.network_settings import model_settings
 from evaluate.segmentation.protocol import SegmentConfig
 from evaluate.segmentation.scaling import batch_per_process
@@ -23,7 +24,6 @@ def engine_settings(
     seed: int,
     workers: int,
     work_dir: Path,
-    resume: bool,
 ) -> dict[str, Any]:
     """What `mmengine.Config` takes. `names`: the classes; `root`: the data; `workers`: loader processes of a rank.
 
@@ -38,7 +38,7 @@ def engine_settings(
     test = loader | {
         "batch_size": config.inference.batch,
         "sampler": {"type": "DefaultSampler", "shuffle": False},
-        "dataset": _data(config, root, names, "val"),
+        "dataset": _data(config, root, names, "val", work_dir),
     }
     return {
         "default_scope": "mmseg",
@@ -51,14 +51,12 @@ def engine_settings(
         },
         "randomness": {"seed": seed},
         "log_level": "ERROR",
-        "resume": resume,
-        "load_from": None,
         "model": model_settings(config, backbone, norm),
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel"} | ({} if on_gpu else {"device_ids": None}),
         "train_dataloader": loader | {
             "batch_size": batch_per_process(config.batch, processes.world),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
-            "dataset": _data(config, root, names, "train"),
+            "dataset": _data(config, root, names, "train", work_dir),
         },
         "test_dataloader": test,
         "test_evaluator": {"type": "ConfusionMetric"},
@@ -76,23 +74,19 @@ def engine_settings(
     }  # fmt: skip
 
 
-def _data(config: SegmentConfig, root: Path, names: tuple[str, ...], split: Split) -> dict[str, Any]:
-    sets = [
-        {
-            "type": "BaseSegDataset",
-            "data_root": str(root),
-            "data_prefix": {"img_path": part.images, "seg_map_path": part.labels},
-            "ann_file": part.listed,
-            "img_suffix": part.image_suffix,
-            "seg_map_suffix": part.label_suffix,
-            "metainfo": {"classes": names},
-            "reduce_zero_label": config.data.zero_is_nothing,
-            "pipeline": _training_pipeline(config) if split == "train" else _test_pipeline(config),
-            "test_mode": split == "val",
-        }
-        for part in parts(config.data.layout, split)
-    ]
-    return sets[0] if len(sets) == 1 else {"type": "ConcatDataset", "datasets": sets}
+def _data(config: SegmentConfig, root: Path, names: tuple[str, ...], split: Split, work_dir: Path) -> dict[str, Any]:
+    return {
+        "type": "LayoutDataset",
+        "layout": config.data.layout,
+        "split": split,
+        "data_root": str(root),
+        "metainfo": {"classes": names},
+        "reduce_zero_label": config.data.zero_is_nothing,
+        "report": str(work_dir / BROKEN_FILE),
+        "broken_share": config.data.broken_share,
+        "pipeline": _training_pipeline(config) if split == "train" else _test_pipeline(config),
+        "test_mode": split == "val",
+    }
 
 
 def _training_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
@@ -102,9 +96,8 @@ def _training_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
         scaled = {"type": "RandomResize", "scale": crop.scale, "ratio_range": crop.ratio, "keep_ratio": True}
     share = crop.most_of_one_class
     return [
-        {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations"},
-        {"type": "CheckLabels", "layout": config.data.layout, "classes": config.data.classes},
+        {"type": "ReadImage"},
+        _labels(config),
         scaled,
         {"type": "RandomCrop", "crop_size": (crop.size, crop.size), "cat_max_ratio": share},
         {"type": "RandomFlip", "prob": 0.5},
@@ -116,12 +109,16 @@ def _training_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
 def _test_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
     scale = config.inference.scale
     return [
-        {"type": "LoadImageFromFile"},
+        {"type": "ReadImage"},
         *([{"type": "Resize", "scale": scale, "keep_ratio": True}] if scale is not None else []),
         # After the resizing: predictions are compared at the labels' own size.
-        {"type": "LoadAnnotations"},
+        _labels(config),
         {"type": "PackSegInputs"},
     ]
+
+
+def _labels(config: SegmentConfig) -> dict[str, Any]:
+    return {"type": "ReadLabels", "layout": config.data.layout, "classes": config.data.classes}
 
 
 def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
             raise UserError(
                 f"optim.layer_decay is for ViTs, not for {backbone.config.name}; set optim.layer_decay=null"
             )
-        wrapper["constructor"] = "LearningRateDecayOptimizerConstructor"
+        wrapper["constructor"] = "QuietLayerDecay"
         layers = {"num_layers": len(blocks), "decay_rate": optim.layer_decay, "decay_type": "layer_wise"}
         wrapper["paramwise_cfg"] = layers
     elif not optim.decay_norms:

@@ -87,8 +87,13 @@ class PlainCheckpointHook(Hook):
 
     priority = "LOWEST"
 
+    def __init__(self, started: float) -> None:
+        """`started`: time.time() at the start of the run, less the wall time of its parts before."""
+        self.started = started
+
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Replaces the message hub's state by plain values."""
+        """Replaces the message hub's state by plain values, and adds the run's wall time."""
+        checkpoint["meta"]["seconds"] = time.time() - self.started
         hub = checkpoint["message_hub"]
         info = {key: _plain(value) for key, value in hub["runtime_info"].items()}
         keys = {key: bool(kept) for key, kept in hub["resumed_keys"].items() if key in info}

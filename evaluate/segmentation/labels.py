@@ -1,58 +1,71 @@
-"""Label files: whether they can be what they should, how often each class occurs, and what the majority class gets."""
+"""Label files: whether they can be what they should, what they hold, and what the majority class gets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from core.errors import UserError
+from core.errors import BrokenImage, UserError
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 IGNORED = 255
 """Label of pixels that count neither in training nor in the metrics."""
+# What Pillow's format plugins let escape on malformed files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, IndexError, KeyError, MemoryError,
+               OverflowError, ZeroDivisionError, PIL.Image.DecompressionBombError)  # fmt: skip
 
 
-def check_files(pairs: Sequence[tuple[Path, Path]], config: SegmentDataConfig, progress: bool = False) -> None:
-    """Reads the headers of all files. Raises `UserError` naming the first pair that can't be used: not an image, labels
-    in colour or of 16 bits, a palette where the layout has grey labels, image and label of different sizes."""
-    for image, label in tqdm(pairs, desc="checking files", unit="image", disable=not progress):
-        size, _ = _header(image)
-        label_size, mode = _header(label)
-        if mode == "P" and config.layout != "voc12aug":
-            raise UserError(
-                f"{label} is a palette PNG, whose numbers may be colours and no classes; the labels of "
-                f"{config.layout} are grey: save the class numbers with PIL.Image.fromarray(…) in mode L"
-            )
-        if mode not in ("L", "P"):
-            raise UserError(f"{label} is of mode {mode}, labels are 8-bit class numbers; save them in mode L")
-        if size != label_size:
-            raise UserError(
-                f"{image} is {size[0]}×{size[1]} and its label {label.name} {label_size[0]}×{label_size[1]} pixels; "
-                f"make both of one size"
-            )
+def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> None:
+    """Reads the headers of both files.
+
+    Raises `BrokenImage` for one that is no image, and `UserError` for a pair that can't be used: labels in colour or of
+    16 bits, a palette where the layout has grey labels, image and label of different sizes.
+    """
+    size, _ = _header(image)
+    label_size, mode = _header(label)
+    if mode == "P" and config.layout != "voc12aug":
+        raise UserError(
+            f"{label} is a palette PNG, whose numbers may be colours and no classes; the labels of "
+            f"{config.layout} are grey: save the class numbers with PIL.Image.fromarray(…) in mode L"
+        )
+    if mode not in ("L", "P"):
+        raise UserError(f"{label} is of mode {mode}, labels are 8-bit class numbers; save them in mode L")
+    if size != label_size:
+        raise UserError(
+            f"{image} is {size[0]}×{size[1]} and its label {label.name} {label_size[0]}×{label_size[1]} pixels; "
+            f"make both of one size"
+        )
 
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:
     try:
         with PIL.Image.open(file) as picture:
             return picture.size, picture.mode
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{file} is not a readable image ({error}); replace it or remove it from the split") from None
+    except _UNREADABLE as error:
+        raise _broken(file, error) from None
+
+
+def _broken(file: Path, error: BaseException) -> BrokenImage:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return BrokenImage(str(file), "is not an image")
+    return BrokenImage(str(file), (str(error).splitlines() or [type(error).__name__])[0])
 
 
 def read_label(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
-    """Class of each pixel, 0 … classes − 1 or 255 for ignored, [H, W]. Raises `UserError` for any other value."""
+    """Class of each pixel, 0 … classes − 1 or 255 for ignored, [H, W].
+
+    Raises `BrokenImage` for a file that can't be decoded, and `UserError` for any other value.
+    """
     try:
         with PIL.Image.open(file) as picture:
             stored = np.array(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{file} is not a readable image ({error}); replace it or remove it from the split") from None
+    except _UNREADABLE as error:
+        raise _broken(file, error) from None
     if config.zero_is_nothing:
         stored = np.where((stored == 0) | (stored == IGNORED), IGNORED, stored - np.uint8(1)).astype(np.uint8)
     check_values(stored, config, str(file))
@@ -69,18 +82,6 @@ def check_values(classes: NDArray[np.uint8], config: SegmentDataConfig, file: st
             f"{file} holds the label {int(wrong.max()) + first}, but {config.classes} classes are "
             f"{first} … {config.classes - 1 + first} ({nothing} for no label); mend the labels or set data.classes"
         )
-
-
-def count_classes(
-    files: Iterable[Path], config: SegmentDataConfig, what: str = "", progress: bool = False
-) -> NDArray[np.int64]:
-    """Pixels of each class over all files, [classes]; ignored pixels are not counted."""
-    counts = np.zeros(256, np.int64)
-    for file in tqdm(files, desc=f"counting {what}", unit="label", disable=not progress):
-        counts += np.bincount(read_label(file, config).ravel(), minlength=256)
-    if not counts[: config.classes].any():
-        raise UserError(f"no pixel of the {what} has a class, all are ignored; check the labels")
-    return counts[: config.classes]
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,3 @@ def majority_baseline(train: NDArray[np.int64], test: NDArray[np.int64]) -> Base
     present = test > 0
     present[label] = True
     return Baseline(label, 100 * float(share / present.sum()), 100 * float(share))
-
-
-def spread(files: Sequence[Path], most: int) -> list[Path]:
-    """At most `most` of the files, evenly spread."""
-    if len(files) <= most:
-        return list(files)
-    return [files[i] for i in np.linspace(0, len(files) - 1, most).astype(int)]

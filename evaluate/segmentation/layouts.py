@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,10 +99,26 @@ def _found(folder: Path, suffix: str) -> list[str]:
 
 
 def _listed(file: Path) -> list[str]:
+    """The names in a list of images, one a line; blank lines are none."""
     try:
-        return file.read_text(encoding="utf-8").split()
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"can't read the list of images {file} ({error.strerror}); complete the data") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the list of images {file} is no text in UTF-8; complete the data") from None
+    names: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not (name := line.strip()):
+            continue
+        if re.search(r"\s|/|\\|\.(jpe?g|png)$", name, re.IGNORECASE):
+            raise UserError(
+                f"line {number} of {file} is {name!r}, not the name of an image without folder, ending and further "
+                f"columns; take the layout's own list, or mend this one"
+            )
+        if name in names:
+            raise UserError(f"{file} names {name} twice, in lines {names[name]} and {number}; mend the list")
+        names[name] = number
+    return list(names)
 
 
 def _missing(layout: str, file: Path, what: str, image: Path) -> str:

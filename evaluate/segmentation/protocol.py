@@ -12,7 +12,9 @@ CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Numbers of classes of the layouts that fix it."""
 KINDS = ("ade20k", "cityscapes", "scenes_fcn", "voc_fcn")
 """What the names of the protocols in configs/evaluate begin with."""
-NEUTRAL_KEYS = frozenset({"data.root", "inference.batch", "log_every", "checkpoint_every"})
+NEUTRAL_KEYS = frozenset(
+    {"data.root", "data.broken_share", "inference.batch", "log_every", "checkpoint_every", "schedule.processes"}
+)
 """Settings that change a place, speed or memory, not the protocol."""
 
 
@@ -26,12 +28,16 @@ class SegmentDataConfig:
     """Number of classes, without the ignored label."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """How the built-in scenes look; of no effect on other layouts."""
+    broken_share: float = 0.001
+    """Largest share of the images of a split that may be undecodable, or have labels that are."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.classes <= 254:
             raise ValueError(f"classes must be 2 … 254, not {self.classes}")
         if self.classes != CLASSES.get(self.layout, self.classes):
             raise ValueError(f"classes must be {CLASSES[self.layout]} for the layout {self.layout}, not {self.classes}")
+        if not 0 <= self.broken_share < 1:
+            raise ValueError(f"broken_share must be 0 … 1, not {self.broken_share}")
 
     @property
     def zero_is_nothing(self) -> bool:
@@ -61,6 +67,8 @@ class NetworkConfig:
             raise ValueError(f"taps must be ascending block numbers from 0, not {list(self.taps)}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be 0 … 1, not {self.drop_path}")
+        if self.frozen and self.drop_path:
+            raise ValueError(f"drop_path must be 0 for a frozen backbone, not {self.drop_path}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,9 @@ class SegmentOptimConfig:
 class SegmentScheduleConfig:
     iterations: int = 160_000
     """Optimiser steps."""
+    processes: int = 1
+    """Processes (GPUs) among which `batch` is meant to be shared. With fewer, each keeps its share of it, and learning
+    rate and iterations follow by the linear rule, unless `--batch` is given."""
     warmup: int = 1500
     """Iterations of linear warm-up from 1e-6 of the rate; 0: none."""
     power: float | None = 1.0
@@ -133,6 +144,8 @@ class SegmentScheduleConfig:
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {self.iterations}")
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, not {self.processes}")
         if not 0 <= self.warmup < self.iterations:
             raise ValueError(f"warmup must be 0 … iterations ({self.iterations}), not {self.warmup}")
         if (self.power is None) != bool(self.steps):
@@ -214,6 +227,9 @@ class SegmentConfig:
         for key in ("batch", "log_every", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.batch % self.schedule.processes:
+            shared = f"among schedule.processes {self.schedule.processes}"
+            raise ValueError(f"batch {self.batch} can't be shared evenly {shared}; set both")
         if self.head.kind == "linear" and self.head.auxiliary:
             raise ValueError("head.auxiliary must be 0 for the linear head, which has no auxiliary one")
         if self.inference.mode == "slide" and self.inference.stride > self.crop.size:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,37 @@ from torch import nn
 from core.checkpoints import read_tensors, write_atomically
 from core.distributed import Processes, gather_objects, wait_for_all
 from core.errors import UserError
+from evaluate.segmentation.broken_file import BROKEN_FILE, read_lines
 
 ENGINE_FOLDER = "engine"
 """Below the result's folder: the engine's checkpoints and its resolved config, while training."""
 SEGMENTOR = "segmentor.pth"
 """Below the result's folder: the trained model, once training has ended."""
 _IDENTITY = "identity.json"
+_ENDED = ".engine-of-an-ended-run"
 
 
-def prepare_folder(out: Path, identity: dict[str, Any], resume: bool) -> str:
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: str = ""
+    """The file that it goes on from; empty for the beginning."""
+    iteration: int = -1
+    """What of the metrics stays: lines up to this iteration."""
+    seconds: float = 0.0
+    """Wall time of the parts before."""
+
+
+def prepare_folder(out: Path, identity: dict[str, Any], resume: bool, broken: Iterable[str] = ()) -> Start:
     """Makes the engine's folder, or finds the checkpoint that `--resume` goes on from; only the main process calls it.
 
-    Gives its path ("" for a new run). `identity`: what must be equal in a run that goes on. Raises `UserError` for an
-    unfinished run that would be overwritten, for another run's, and for a checkpoint that holds more than plain values.
+    `identity`: what must be equal in a run that goes on; `broken`: training images to be named in the folder. Raises
+    `UserError` for an unfinished run that would be overwritten, for another run's, and for a checkpoint that holds more
+    than plain values.
     """
     work = out / ENGINE_FOLDER
+    shutil.rmtree(out / _ENDED, ignore_errors=True)
     newest = _newest(work)
     if newest is None:
         if work.is_dir() and any(work.iterdir()) and not (work / _IDENTITY).is_file():
@@ -37,7 +54,8 @@ def prepare_folder(out: Path, identity: dict[str, Any], resume: bool) -> str:
         shutil.rmtree(work, ignore_errors=True)
         text = json.dumps(identity, indent=1, sort_keys=True)
         write_atomically(work / _IDENTITY, lambda partial: partial.write_text(text, encoding="utf-8"))
-        return ""
+        (work / BROKEN_FILE).write_text("".join(f"{name}\n" for name in broken), encoding="utf-8")
+        return Start()
     if not resume:
         raise UserError(f"{work} holds an unfinished run; go on with --resume, or remove that folder to start again")
     try:
@@ -48,9 +66,43 @@ def prepare_folder(out: Path, identity: dict[str, Any], resume: bool) -> str:
     if different:
         raise UserError(f"{work} holds another run (different: {', '.join(different)}); choose another --out")
     document = read_tensors(newest)  # refuses what the engine must not see
-    if not isinstance(document, dict) or not {"state_dict", "optimizer", "meta"} <= document.keys():
+    if (
+        not isinstance(document, dict)
+        or not {"state_dict", "optimizer", "meta"} <= document.keys()
+        or not {"iter", "seconds"} <= document["meta"].keys()
+    ):
         raise UserError(f"{newest} is no checkpoint of a segmentation run; remove {work} to start again")
-    return str(newest)
+    return Start(str(newest), document["meta"]["iter"], document["meta"]["seconds"])
+
+
+def finished_result(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a run that has ended, None where there is none or it is being replaced.
+
+    Raises `UserError` where it was got with other `settings`.
+    """
+    file = out / "result.json"
+    if not file.is_file() or (out / ENGINE_FOLDER).is_dir():
+        return None
+    document = json.loads(file.read_text(encoding="utf-8"))
+    mine, theirs = json.loads(json.dumps(settings)), document["settings"]
+    different = sorted(key for key in mine if theirs.get(key) != mine[key])
+    if different:
+        raise UserError(
+            f"{file} is of a finished run with other settings (different: {', '.join(different)}); choose another "
+            f"--out, or leave out --resume to measure again"
+        )
+    return document
+
+
+def broken_in_training(out: Path) -> list[str]:
+    """The training images that were left out, each with what is wrong with it."""
+    return read_lines(out / ENGINE_FOLDER / BROKEN_FILE)
+
+
+def forget_engine(out: Path) -> None:
+    """Removes what could be resumed, once the result is written; killed within, it leaves nothing half there."""
+    (out / ENGINE_FOLDER).rename(out / _ENDED)
+    shutil.rmtree(out / _ENDED)
 
 
 def _newest(work: Path) -> Path | None:
@@ -69,23 +121,27 @@ def train_and_test(
     model: nn.Module,
     out: Path,
     checkpoint: str,
+    started: float,
     every: int,
     record: Callable[[int, dict[str, float]], object],
     processes: Processes,
 ) -> tuple[dict[str, Any], nn.Module]:
     """Runs the engine; gives the metrics of `scores` and the trained model, the same on all processes.
 
-    `checkpoint`: where to go on, or "". The trained model is left in `out/segmentor.pth`.
+    `checkpoint`: where to go on, or ""; `started`: time.time() at the start, less the time of the parts before. The
+    trained model is left in `out/segmentor.pth`.
     """
     from mmengine.config import Config
     from mmengine.runner import Runner
 
     import evaluate.segmentation.autocast
+    import evaluate.segmentation.dataset
+    import evaluate.segmentation.layer_decay
     import evaluate.segmentation.metric
     import evaluate.segmentation.transforms  # noqa: F401, what the settings name is registered here
     from evaluate.segmentation.hooks import PlainCheckpointHook, ProgressHook, TestProgressHook
 
-    hooks = [ProgressHook(every, record, processes.main), PlainCheckpointHook()]
+    hooks = [ProgressHook(every, record, processes.main), PlainCheckpointHook(started)]
     if processes.main:
         hooks.append(TestProgressHook())
     settings = settings | {"load_from": checkpoint or None, "resume": bool(checkpoint)}
@@ -115,9 +171,7 @@ def _own_sentence(text: str) -> str:
 
 
 def _keep_segmentor(out: Path, iterations: int) -> None:
-    """Keeps the weights of the last checkpoint, and removes what could be resumed."""
-    work = out / ENGINE_FOLDER
-    document = read_tensors(work / f"iter_{iterations}.pth")
+    """Keeps the weights of the last checkpoint."""
+    document = read_tensors(out / ENGINE_FOLDER / f"iter_{iterations}.pth")
     kept = {key: document[key] for key in ("meta", "state_dict")}
     write_atomically(out / SEGMENTOR, lambda partial: torch.save(kept, partial))
-    shutil.rmtree(work)

@@ -46,7 +46,11 @@ def build_segmentor(
         model.backbone.requires_grad_(False)
         account += "; frozen"
     if config.sync_norm and processes.world > 1 and processes.device.type == "cpu":
-        model = synchronise_norms(model, processes.device)
+        for name, part in model.named_children():
+            if not (
+                config.network.frozen and name == "backbone"
+            ):  # whose norms the engine keeps still, if it knows them
+                setattr(model, name, synchronise_norms(part, processes.device))
     return model, account
 
 

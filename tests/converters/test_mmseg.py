@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -216,3 +217,27 @@ def test_the_engine_runs_no_code_from_a_crafted_checkpoint(tmp_path: Path) -> No
     pickle.loads(pickle.dumps(_Attack(mark)))
     assert mark.exists()
     assert "mmseg" in sys.modules
+
+
+@needs_mmseg
+def test_the_engine_installs_nothing(tmp_path: Path) -> None:
+    """Its hub starts `python -m pip install` for a config of a package that isn't there, whatever `python` is."""
+    mark = tmp_path / "ran"
+    (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    code = (
+        "import os; os.environ['PATH'] = {path!r} + os.pathsep + os.environ['PATH']\n"
+        "{safe}\n"
+        "from mmengine.hub import get_config\n"
+        "get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')\n"
+    )
+    guarded = code.format(path=str(tmp_path), safe="from converters.openmmlab import import_mmseg; import_mmseg()")
+    done = python("-c", guarded)
+    assert done.returncode != 0
+    assert (
+        "UserError: nothing is installed from within a run; python -m pip install mmdet is yours to call" in done.stderr
+    )
+    assert not mark.exists()
+    assert python("-c", code.format(path=str(tmp_path), safe="")).returncode != 0
+    assert mark.exists()  # what it does by itself
+    assert os.environ["PIP_NO_INDEX"] == "1"

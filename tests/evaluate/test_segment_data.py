@@ -12,13 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from core.data.scenes import ScenesConfig
 from core.errors import UserError
-from evaluate.segmentation.labels import (
-    check_files,
-    count_classes,
-    majority_baseline,
-    read_label,
-    spread,
-)
+from evaluate.segmentation.checks import check_apart, check_split, spread
+from evaluate.segmentation.labels import majority_baseline, read_label
 from evaluate.segmentation.layouts import check_class_list, find_root, list_split, split_facts
 from evaluate.segmentation.protocol import SegmentDataConfig
 
@@ -47,14 +42,18 @@ def ade(tmp_path: Path) -> Path:
 def _check(root: Path, config: SegmentDataConfig = ADE) -> None:
     root = find_root(SegmentDataConfig(config.layout, str(root), config.classes))
     check_class_list(root, config)
-    for split in ("train", "val"):
-        pairs = list_split(root, config.layout, split)  # type: ignore[arg-type]
-        check_files(pairs, config)
-        count_classes([label for _, label in pairs], config, "labels")
+    pairs = {split: list_split(root, config.layout, split) for split in ("train", "val")}  # type: ignore[arg-type]
+    check_apart(pairs)
+    for split in pairs:
+        check_split(pairs[split], config, split, whole=split == "val")
 
 
 def _delete(name: str) -> Callable[[Path], None]:
     return lambda root: (root / name).unlink()
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-40])
 
 
 def _write(name: str, pixels: np.ndarray, mode: str | None = None) -> Callable[[Path], None]:
@@ -83,7 +82,16 @@ _LABEL = "annotations/training/2.png"
         (_write(_LABEL, np.ones((12, 16), np.uint8), "P"), r"2\.png is a palette PNG, whose numbers may be colours"),
         (_write(_LABEL, np.ones((12, 16, 3), np.uint8)), r"2\.png is of mode RGB, labels are 8-bit class numbers"),
         (_write(_LABEL, np.ones((12, 16), np.uint16)), r"2\.png is of mode I;16, labels are 8-bit"),
-        (lambda root: (root / _LABEL).write_bytes(b"no image"), r"2\.png is not a readable image"),
+        (
+            lambda root: (root / _LABEL).write_bytes(b"no image"),
+            r"1 of 4 images are broken.*2\.png: is not an image; mend",
+        ),
+        (
+            _cut("annotations/training/2.png"),
+            r"1 of 4 images are broken.*training/2\.png: .*; mend or remove them, or ra",
+        ),
+        (_cut("annotations/validation/2.png"), r"1 of 3 images are broken.*validation/2\.png: "),
+        (_cut("images/validation/2.jpg"), r"1 of 3 images are broken.*2\.jpg: image file is truncated"),
         (_list_of_nine, r"objectInfo150\.txt lists 9 classes, the protocol has 5; .* or data\.classes=9"),
     ],
 )
@@ -123,12 +131,64 @@ def test_voc_with_augmented_labels_and_palettes(tmp_path: Path) -> None:
     assert find_root(config) == root
     train = list_split(root, "voc12aug", "train")
     assert [label.parent.name for _, label in train] == ["SegmentationClass", "SegmentationClassAug"]
-    check_files(train, config)
     assert (read_label(train[0][1], config) == 20).all()  # the palette's index, not its colour
-    assert count_classes([label for _, label in train], config).tolist() == [0] * 20 + [48]
+    assert check_split(train, config, "training", whole=False).counts.tolist() == [0] * 20 + [48]
     (lists / "aug.txt").unlink()
     with pytest.raises(UserError, match=r"can't read the list of images .*aug\.txt"):
         list_split(root, "voc12aug", "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("2007_000032\n2007_000039\n", ["2007_000032", "2007_000039"]),
+        ("\ufeff2007_000032\r\n\r\n  2007_000039  ", ["2007_000032", "2007_000039"]),
+        ("", []),
+        ("a\nb 1\n", r"line 2 of .*train\.txt is 'b 1', not the name of an image without folder, ending and further"),
+        ("/JPEGImages/a.jpg /SegmentationClass/a.png\n", "line 1 of .*, not the name of an image"),
+        ("a.jpg\n", r"line 1 of .* is 'a\.jpg'"),
+        ("../a\n", r"line 1 of .* is '\.\./a'"),
+        ("a\nb\n\na\n", r"train\.txt names a twice, in lines 1 and 4"),
+    ],
+)
+def test_lists_are_read_line_by_line(tmp_path: Path, content: str, found: list[str] | str) -> None:
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("2007_000032", "2007_000039", "a", "b", "c"):
+        _save(tmp_path / f"JPEGImages/{name}.jpg", np.zeros((6, 8, 3), np.uint8))
+        for labels in ("SegmentationClass", "SegmentationClassAug"):
+            _save(tmp_path / labels / f"{name}.png", np.zeros((6, 8), np.uint8))
+    lists = tmp_path / "ImageSets/Segmentation"
+    (lists / "train.txt").write_text(content, encoding="utf-8", newline="")
+    (lists / "aug.txt").write_text("c\n")
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            list_split(tmp_path, "voc12aug", "train")
+        return
+    assert [image.stem for image, _ in list_split(tmp_path, "voc12aug", "train")] == [*found, "c"]
+    (lists / "val.txt").write_text("b\n")
+    pairs = {split: list_split(tmp_path, "voc12aug", split) for split in ("train", "val")}  # type: ignore[arg-type]
+    check_apart(pairs)
+    (lists / "val.txt").write_text("b\nc\n")  # as the list of SBD has it, which knows no test images
+    pairs["val"] = list_split(tmp_path, "voc12aug", "val")
+    with pytest.raises(UserError, match=r"1 test images are among the training images, e\.g\. .*c\.jpg"):
+        check_apart(pairs)
+    (lists / "val.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"the list of images .*val\.txt is no text in UTF-8"):
+        list_split(tmp_path, "voc12aug", "val")
+
+
+def test_a_few_broken_files_are_named_and_left_out(ade: Path) -> None:
+    config = SegmentDataConfig("ade20k", str(ade), 5, broken_share=0.5)
+    _cut("images/validation/0.jpg")(ade)
+    _cut(_LABEL)(ade)
+    test = check_split(list_split(ade, "ade20k", "val"), config, "test", whole=True)
+    assert test.left_out == (0,)
+    assert [name.partition(": ")[0] for name in test.broken] == [str(ade / "images/validation/0.jpg")]
+    labels = [read_label(ade / f"annotations/validation/{number}.png", config) for number in (1, 2)]
+    assert test.counts.sum() == sum(int((label != 255).sum()) for label in labels)
+    train = check_split(list_split(ade, "ade20k", "train"), config, "training", whole=False)
+    assert (train.left_out, len(train.broken)) == ((2,), 1)
 
 
 def test_cityscapes_without_train_ids(tmp_path: Path) -> None:
@@ -149,7 +209,7 @@ def test_scenes_lie_as_ade20k(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     check_class_list(root, config)
     pairs = list_split(root, "scenes", "train")
     assert len(pairs) == 3
-    counts = count_classes([label for _, label in pairs], config)
+    counts = check_split(pairs, config, "training", whole=False).counts
     assert counts.sum() == 3 * 32 * 32  # no pixel without a label
     assert counts[0] > 0
     assert (counts[1:] > 0).any()
@@ -164,8 +224,9 @@ def test_zero_and_255_are_no_labels(tmp_path: Path) -> None:
     city = SegmentDataConfig("cityscapes", classes=19)
     assert read_label(tmp_path / "x.png", city).tolist() == [[0, 1, 5, 255]]
     _save(tmp_path / "x.png", np.zeros((1, 4), np.uint8))
+    _save(tmp_path / "x.jpg", np.zeros((1, 4, 3), np.uint8))
     with pytest.raises(UserError, match="no pixel of the test labels has a class"):
-        count_classes([tmp_path / "x.png"], ADE, "test labels")
+        check_split([(tmp_path / "x.jpg", tmp_path / "x.png")], ADE, "test", whole=True)
 
 
 def test_the_majority_class_by_scikit_learn() -> None:
@@ -184,6 +245,5 @@ def test_the_majority_class_by_scikit_learn() -> None:
 
 
 def test_spread() -> None:
-    files = [Path(str(number)) for number in range(10)]
-    assert spread(files, 20) == files
-    assert spread(files, 3) == [Path("0"), Path("4"), Path("9")]
+    assert spread(3, 20) == [0, 1, 2]
+    assert spread(10, 3) == [0, 4, 9]

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
@@ -27,14 +29,15 @@ from converters.open import open_backbone
 from core.backbones import Backbone
 from core.config import load_config
 from core.distributed import Processes
-from core.errors import UserError
+from core.errors import BrokenImage, UserError
 from evaluate.protocol import protocol_file
+from evaluate.segmentation.broken_file import note_broken, read_lines
 from evaluate.segmentation.engine_settings import engine_settings
 from evaluate.segmentation.hooks import PlainCheckpointHook
 from evaluate.segmentation.metric import ConfusionMetric, scores
 from evaluate.segmentation.protocol import KINDS, SegmentConfig
 from evaluate.segmentation.segmentor import build_segmentor
-from evaluate.segmentation.transforms import CheckLabels, RandomScale
+from evaluate.segmentation.transforms import RandomScale, ReadImage, ReadLabels
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 TINY_VIT = "timm:vit_small_patch16_224(img_size=64, depth=12, embed_dim=48, num_heads=3)"
@@ -46,7 +49,7 @@ def _config(name: str, *overrides: str) -> SegmentConfig:
 
 def _build(config: SegmentConfig, backbone: Backbone) -> tuple[Any, str, dict[str, Any]]:
     names = tuple(map(str, range(config.data.classes)))
-    settings = engine_settings(config, backbone, Path("/d"), names, ALONE, 0, 0, Path("/w"), resume=False)
+    settings = engine_settings(config, backbone, Path("/d"), names, ALONE, 0, 0, Path("/w"))
     model, account = build_segmentor(config, settings["model"], backbone, ALONE, 0)
     return model, account, settings
 
@@ -132,10 +135,11 @@ def test_positions_and_final_norm_are_accounted_for() -> None:
     assert {"decode.loss_ce", "aux.loss_ce"} <= losses.keys()
 
 
-def test_layers_learn_at_decaying_rates() -> None:
+def test_layers_learn_at_decaying_rates(capsys: pytest.CaptureFixture[str]) -> None:
     config = _config("ade20k_upernet_vit_s_160k", "crop.size=64", "inference.stride=64", "head.channels=16")
     model, _, settings = _build(config, open_backbone(TINY_VIT))
     groups = build_optim_wrapper(model, settings["optim_wrapper"]).optimizer.param_groups
+    assert capsys.readouterr().out == ""
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert len(rates) == len(list(model.parameters()))
 
@@ -187,14 +191,59 @@ def test_resnet_protocols_build_and_run(name: str) -> None:
 # Transforms and hooks
 
 
-def test_labels_are_checked_while_training() -> None:
-    check = CheckLabels("ade20k", 5)
-    good = {"gt_seg_map": np.array([[0, 4, 255]], np.uint8), "ori_shape": (1, 3), "seg_map_path": "x.png"}
-    assert check(good) is good
-    with pytest.raises(UserError, match=r"x\.png holds the label 6, but 5 classes are 1 … 5"):
-        check(good | {"gt_seg_map": np.array([[5, 4, 255]], np.uint8)})
+def test_labels_are_read_and_checked(tmp_path: Path) -> None:
+    read, file = ReadLabels("ade20k", 5), tmp_path / "x.png"
+    common = {"ori_shape": (2, 2), "seg_map_path": str(file), "reduce_zero_label": True}
+    PIL.Image.fromarray(np.array([[0, 1], [5, 255]], np.uint8)).save(file)
+    assert read(common | {"seg_fields": []})["gt_seg_map"].tolist() == [[255, 0], [4, 255]]
     with pytest.raises(UserError, match=r"x\.png is not of its image's size"):
-        check(good | {"ori_shape": (3, 1)})
+        read(common | {"seg_fields": [], "ori_shape": (4, 1)})
+    PIL.Image.fromarray(np.array([[0, 1], [6, 255]], np.uint8)).save(file)
+    with pytest.raises(UserError, match=r"x\.png holds the label 6, but 5 classes are 1 … 5"):
+        read(common | {"seg_fields": []})
+    file.write_bytes(file.read_bytes()[:45])
+    with pytest.raises(BrokenImage, match=r"x\.png: .*(truncated|broken)"):
+        read(common | {"seg_fields": []})
+
+
+def test_images_are_read_whole_and_upright_as_their_labels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # "turn me by 90°": the labels' pixels are those of the file
+    PIL.Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    found = ReadImage()({"img_path": str(tmp_path / "x.png")})
+    assert np.array_equal(found["img"], pixels[..., ::-1])
+    assert found["img_shape"] == found["ori_shape"] == (20, 30)
+    PIL.Image.fromarray(pixels).save(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-200])
+    with pytest.raises(BrokenImage, match=r"x\.jpg: image file is truncated"):
+        ReadImage()({"img_path": str(tmp_path / "x.jpg")})
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_frozen_norms_stand_still(world: int) -> None:
+    config = _config("scenes_fcn_r18_400it", "network.frozen=true")
+    backbone = open_backbone("timm:resnet18(channels=[8,16,32,64])")
+    processes = Processes(0, world, torch.device("cpu"))
+    settings = engine_settings(config, backbone, Path("/d"), tuple("123456789"), processes, 0, 0, Path("/w"))
+    model, account = build_segmentor(config, settings["model"], backbone, processes, 0)
+    assert account == "126 of 126 tensors loaded; frozen"
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    model.loss(torch.randn(2, 3, 64, 64), _samples(2, 9))["decode.loss_ce"].backward()
+    moved = {name.partition(".")[0] for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])}
+    assert moved == {"decode_head"}
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+
+
+def test_only_so_many_broken_images_are_left_out(tmp_path: Path) -> None:
+    report = tmp_path / "broken.txt"
+    for _ in range(2):  # a broken image is met again in every epoch
+        note_broken(report, "a.jpg: truncated", 20, 0.1)
+        note_broken(report, "b.jpg: truncated", 20, 0.1)
+    assert read_lines(report) == ["a.jpg: truncated", "b.jpg: truncated"]
+    with pytest.raises(UserError, match=r"3 of 20 images are broken, more than the allowed share 0\.1: a\.jpg: trunc"):
+        note_broken(report, "c.jpg: no image", 20, 0.1)
 
 
 def test_random_scale_is_relative_to_the_image() -> None:
@@ -219,8 +268,9 @@ def test_checkpoints_are_made_plain() -> None:
         "runtime_info": {"iter": np.int64(3), "nested": {"lr": [np.float64(0.5)]}},
         "resumed_keys": {"iter": True, "train/loss": True},
     }
-    document = {"message_hub": hub}
-    PlainCheckpointHook().before_save_checkpoint(None, document)
+    document: dict[str, Any] = {"message_hub": hub, "meta": {}}
+    PlainCheckpointHook(time.time() - 100).before_save_checkpoint(None, document)
+    assert 100 <= document["meta"]["seconds"] < 110
     assert document["message_hub"] == {
         "log_scalars": {},
         "runtime_info": {"iter": 3, "nested": {"lr": [0.5]}},
@@ -230,7 +280,7 @@ def test_checkpoints_are_made_plain() -> None:
 
 
 def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
-    from evaluate.segmentation.run import ENGINE_FOLDER, prepare_folder
+    from evaluate.segmentation.run import ENGINE_FOLDER, Start, prepare_folder
 
     mine = tmp_path / ENGINE_FOLDER / "mine.txt"
     mine.parent.mkdir()
@@ -239,5 +289,5 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
         prepare_folder(tmp_path, {"protocol": "x"}, resume=False)
     assert mine.read_text() == "precious"
     mine.unlink()
-    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == ""
-    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == ""  # killed before its first checkpoint
+    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == Start()
+    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == Start()  # killed before its first checkpoint

@@ -29,19 +29,18 @@ def _engine(name: str, processes: Processes = FOUR_GPUS, *overrides: str) -> dic
     config = _config(name, *overrides)
     backbone = open_backbone(f"timm:{config.network.backbone}")
     names = tuple(map(str, range(config.data.classes)))
-    return engine_settings(config, backbone, Path("/data"), names, processes, 0, 2, Path("/work"), resume=False)
+    return engine_settings(config, backbone, Path("/data"), names, processes, 0, 2, Path("/work"))
 
 
 def _pipeline(engine: dict[str, Any], loader: str = "train_dataloader") -> dict[str, dict[str, Any]]:
-    dataset = engine[loader]["dataset"]
-    return {step["type"]: step for step in dataset.get("datasets", [dataset])[0]["pipeline"]}
+    return {step["type"]: step for step in engine[loader]["dataset"]["pipeline"]}
 
 
 def test_all_load_under_their_own_names() -> None:
     assert {file.stem for file in FILES} == {
         "ade20k_upernet_r50_160k", "ade20k_upernet_vit_s_160k", "ade20k_upernet_vit_b_160k", "ade20k_semfpn_vit_s_40k",
-        "ade20k_linear_vit_b", "voc_fcn_r50_20k_densecl", "voc_fcn_r50_30k_moco", "cityscapes_fcn_r50_40k_densecl",
-        "cityscapes_fcn_r50_90k_moco", "scenes_fcn_r18_400it",
+        "ade20k_linear_r50", "ade20k_linear_vit_s", "ade20k_linear_vit_b", "voc_fcn_r50_20k_densecl",
+        "voc_fcn_r50_30k_moco", "cityscapes_fcn_r50_40k_densecl", "cityscapes_fcn_r50_90k_moco", "scenes_fcn_r18_400it",
     }  # fmt: skip
     for file in FILES:
         config = load_config(SegmentConfig, file)
@@ -161,13 +160,20 @@ def test_semantic_fpn_as_selfpatch() -> None:
     assert _pipeline(engine)["RandomCrop"]["crop_size"] == (512, 512)
 
 
-def test_linear_on_frozen_features() -> None:
-    config, engine = _config("ade20k_linear_vit_b"), _engine("ade20k_linear_vit_b")
+@pytest.mark.parametrize(("size", "channels"), [("vit_b", 4 * 768), ("vit_s", 4 * 384), ("r50", 15 * 256)])
+def test_linear_on_frozen_features(size: str, channels: int) -> None:
+    config, engine = _config(f"ade20k_linear_{size}"), _engine(f"ade20k_linear_{size}")
     assert config.network.frozen
-    assert engine["optim_wrapper"]["optimizer"]["lr"] == 8e-4
-    head = engine["model"]["decode_head"]
-    assert (head["num_convs"], head["channels"], head["dropout_ratio"]) == (0, 4 * 768, 0.0)
-    assert "neck" not in engine["model"]
+    assert engine["optim_wrapper"]["optimizer"] == {
+        "type": "AdamW", "betas": (0.9, 0.999), "lr": 8e-4, "weight_decay": 0.05,
+    }  # fmt: skip
+    model, head = engine["model"], engine["model"]["decode_head"]
+    assert (head["num_convs"], head["channels"], head["dropout_ratio"]) == (0, channels, 0.0)
+    assert not {"neck", "auxiliary_head"} & model.keys()
+    assert model["test_cfg"] == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
+    assert engine["train_cfg"]["max_iters"] == 160_000
+    if size == "r50":
+        assert model["backbone"]["norm_eval"]
 
 
 def test_norms_and_precision_follow_the_processes() -> None:
@@ -188,16 +194,16 @@ def test_norms_and_precision_follow_the_processes() -> None:
 
 def test_the_linear_rule() -> None:
     config = _config("ade20k_upernet_vit_s_160k")
-    scaled, said = scale_to_batch(config, 4)
+    scaled, said = scale_to_batch(config, 4, 1)
     assert (scaled.batch, scaled.optim.lr) == (4, 7.5e-6)
     assert (scaled.schedule.iterations, scaled.schedule.warmup) == (640_000, 6000)
     assert said == (
         "batch 16 -> 4: learning rate × 0.25 = 7.5e-06, iterations ÷ 0.25 = 640,000 (warm-up 6,000), as many images "
         "as before"
     )
-    assert scale_to_batch(config, None) == (config, "")
-    assert scale_to_batch(config, 16) == (config, "")
-    stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8)
+    assert scale_to_batch(config, None, 8) == scale_to_batch(config, None, 16) == (config, "")
+    assert scale_to_batch(config, 16, 1) == (config, "")
+    stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8, 1)
     assert (stepped.optim.lr, stepped.schedule.iterations, stepped.schedule.steps) == (0.0015, 60_000, (42_000, 54_000))
     file = protocol_file("voc_fcn_r50_30k_moco", *KINDS)
     assert full_name(stepped, file, NEUTRAL_KEYS) == (
@@ -205,7 +211,17 @@ def test_the_linear_rule() -> None:
         "schedule.steps=[42000,54000], batch=8)"
     )
     with pytest.raises(UserError, match="--batch must be at least 1"):
-        scale_to_batch(config, 0)
+        scale_to_batch(config, 0, 1)
+    with pytest.raises(UserError, match=r"--batch 2000000 leaves 1 of 160,000 iterations, too few .* \(warmup must be"):
+        scale_to_batch(config, 2_000_000, 1)
+    alone, why = scale_to_batch(config, None, 1)
+    assert (alone.batch, alone.optim.lr, alone.schedule.iterations) == (2, 3.75e-6, 1_280_000)
+    assert why.startswith(
+        "batch 16 -> 2 (1 process of the 8 that the protocol is for): learning rate × 0.125 = 3.75e-06"
+    )
+    assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", *KINDS), NEUTRAL_KEYS).endswith("batch=2)")
+    scenes = _config("scenes_fcn_r18_400it")
+    assert scale_to_batch(scenes, None, 1) == scale_to_batch(scenes, None, 4) == (scenes, "")
     assert batch_per_process(16, 4) == 4
     with pytest.raises(UserError, match=r"16 can't be shared among 3 processes; pass .* --batch 15"):
         batch_per_process(16, 3)
@@ -214,6 +230,7 @@ def test_the_linear_rule() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("schedule.processes=3", "batch 16 can't be shared evenly among schedule.processes 3; set both"),
         ("data.classes=8", "classes must be 9 for the layout scenes, not 8"),
         ("network.taps=[3,3]", r"taps must be ascending block numbers from 0, not \[3, 3\]"),
         ("schedule.steps=[10]", "give either a power or steps"),
@@ -240,4 +257,4 @@ def test_what_does_not_go_together(overrides: list[str], message: str) -> None:
     config = _config("scenes_fcn_r18_400it", *overrides)
     alone = Processes(0, 1, torch.device("cpu"))
     with pytest.raises(UserError, match=message):
-        engine_settings(config, open_backbone("timm:resnet18"), Path(), ("a",) * 9, alone, 0, 0, Path(), resume=False)
+        engine_settings(config, open_backbone("timm:resnet18"), Path(), ("a",) * 9, alone, 0, 0, Path())
