@@ -18,7 +18,7 @@ def torchrun(script: Path, *arguments: str, processes: int = 2, timeout: int = 2
             *(str(script), *arguments),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *_path()])},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -37,3 +37,8 @@ def python(*arguments: str, timeout: int = 240) -> subprocess.CompletedProcess[s
         timeout=timeout,
         check=False,
     )
+
+
+def _path() -> list[str]:
+    """Where else Python looks: another distribution of a package under test may lie there."""
+    return [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
