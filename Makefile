@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds demo-seed test test-slow test-gpu lint clean
+.PHONY: help install demo demo-seeds test test-slow test-gpu lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,30 +28,50 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) evaluate/install_detectron2.py
 	@touch $@
 
-demo: install ## data, pre-training and k-NN on two small sets, with a table at the end
-	@$(MAKE) --no-print-directory demo-seed SEED=0 RUN=runs/demo RESULTS=results/demo
-	@$(PY) evaluate/table.py results/demo
+demo: install ## the whole story on small data: pre-train, measure, compare; ends with report/index.html
+	@echo "== pre-training, $(JOBS) at once: three recipes on scenes, one on Fashion-MNIST"
+	@$(MAKE) --no-print-directory -j$(JOBS) \
+		pretrained-demo-fashion-mnist pretrained-demo pretrained-demo-shared pretrained-demo-2globals
+	@echo "== k-NN, linear, detection and segmentation, $(JOBS) at once"
+	@$(PY) evaluate/suite.py --suite demo --jobs $(JOBS) --results results/demo --ckpts \
+		'random init=random:runs/demo' 'two global views=runs/demo-2globals' \
+		'shared predictor, multi-crop=runs/demo-shared' 'per-view + cutout=runs/demo' pixels
+	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --jobs $(JOBS) --results results/demo --ckpts \
+		'random init (Fashion-MNIST)=random:runs/demo-fashion-mnist' \
+		'per-view + cutout (Fashion-MNIST)=runs/demo-fashion-mnist' pixels
+	@$(PY) evaluate/table.py results/demo --out report/table.md
 
-demo-seeds: install ## the demo with three seeds: mean and spread
-	@for seed in 0 1 2; do \
-		$(MAKE) --no-print-directory demo-seed SEED=$$seed RUN=runs/demo-seed$$seed RESULTS=results/demo-seeds || exit; \
-	done
-	@$(PY) evaluate/table.py results/demo-seeds
+demo-seeds: install ## k-NN of the demo's main recipe on both sets with three seeds: mean and spread
+	@$(MAKE) --no-print-directory -j$(JOBS) $(SEEDS:%=pretrained-demo-seed%-fashion-mnist) $(SEEDS:%=pretrained-demo-seed%)
+	@$(PY) evaluate/suite.py --suite demo_knn_scenes --seeds 3 --jobs $(JOBS) --results results/demo-seeds --ckpts \
+		'random init=random:runs/demo-seed{seed}' 'per-view + cutout=runs/demo-seed{seed}' pixels
+	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --seeds 3 --jobs $(JOBS) --results results/demo-seeds --ckpts \
+		'random init (Fashion-MNIST)=random:runs/demo-seed{seed}-fashion-mnist' \
+		'per-view + cutout (Fashion-MNIST)=runs/demo-seed{seed}-fashion-mnist' pixels
 
-# Pre-trains on both sets and scores raw pixels, untrained weights and the result; runs that are finished are kept.
-demo-seed:
-	@echo "== pre-training on scenes, seed $(SEED)"
-	@$(PY) pretrain/run.py --config configs/pretrain/demo_scenes.yaml --out $(RUN) seed=$(SEED)
-	@echo "== pre-training on Fashion-MNIST, seed $(SEED)"
-	@$(PY) pretrain/run.py --config configs/pretrain/demo_fashion_mnist.yaml --out $(RUN)-fashion-mnist seed=$(SEED)
-	@echo "== k-NN accuracy, seed $(SEED)"
-	@for ckpt in pixels random:$(RUN) $(RUN); do \
-		$(PY) evaluate/knn.py --protocol knn_scenes_64px --ckpt $$ckpt --seed $(SEED) \
-			--out $(RESULTS)/scenes/$$(echo $$ckpt | tr ':/' '--')-seed$(SEED) || exit; \
-	done
-	@for ckpt in pixels random:$(RUN)-fashion-mnist $(RUN)-fashion-mnist; do \
-		$(PY) evaluate/knn.py --protocol knn_fashion_mnist_32px --ckpt $$ckpt --seed $(SEED) \
-			--out $(RESULTS)/fashion-mnist/$$(echo $$ckpt | tr ':/' '--')-seed$(SEED) || exit; \
+# What runs at once: with a GPU one thing, else one for each core, four at most.
+CORES := $(shell nproc 2>/dev/null || echo 1)
+JOBS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo $$(($(CORES) < 4 ? $(CORES) : 4)))
+SEEDS := 0 1 2
+RECIPE_demo := demo_scenes
+RECIPE_demo-2globals := demo_scenes_2globals
+RECIPE_demo-shared := demo_scenes_shared_multicrop
+RECIPE_demo-fashion-mnist := demo_fashion_mnist
+$(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed) := demo_scenes)$(eval SEED_demo-seed$(seed) := $(seed)))
+$(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fashion_mnist)$(eval \
+	SEED_demo-seed$(seed)-fashion-mnist := $(seed)))
+
+# Pre-trains runs/NAME; a finished run is kept. One that was trained by another recipe or on other images is moved to
+# runs/replaced, and the demo's results with it, as they would stand beside the new ones.
+pretrained-%: SHELL := /bin/bash
+pretrained-%:
+	@set -o pipefail; mkdir -p runs; log=runs/.$*.log; for try in 1 2; do \
+		OMP_NUM_THREADS=$$(($(CORES) / $(JOBS))) $(PY) pretrain/run.py --config configs/pretrain/$(RECIPE_$*).yaml \
+			--out runs/$* seed=$(or $(SEED_$*),0) 2>&1 | stdbuf -oL tr '\r' '\n' | tee $$log | sed -u '/^ *$$/d; s/^/[$*] /' && exit 0; \
+		[ $$try = 1 ] && grep -q "holds a run with another config\|was trained on other images" $$log || exit 1; \
+		old=runs/replaced/$$(date +%Y%m%d-%H%M%S); mkdir -p $$old; mv runs/$* $$old/$*; \
+		for results in results/demo results/demo-seeds; do [ ! -d $$results ] || mv $$results $$old; done 2>/dev/null; \
+		echo "== runs/$* came from another recipe or other images: it and the demo's results are in $$old, starts anew"; \
 	done
 
 test: install ## all tests that take seconds each

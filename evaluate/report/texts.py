@@ -84,6 +84,11 @@ def notes(table: TransferTable) -> list[str]:
     said = ["all numbers in percent; mean ± standard deviation where there are several runs"]
     marks = "".join(_marked(column) for column in table.columns)
     said += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
+    if any(len(cell.paths) == 1 for cell in table.cells.values()):
+        said.append(
+            "a number of ours without ± is a single run: rows that differ by less than runs of other seeds do are not "
+            "ranked by it"
+        )
     if any(cell.delta is not None for cell in table.cells.values()):
         said.append("in brackets with a sign: difference to the published number of the same row and protocol")
     for y, row in enumerate(table.rows):

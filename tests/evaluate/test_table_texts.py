@@ -41,6 +41,8 @@ def test_markdown() -> None:
         "- all numbers in percent; mean ± standard deviation where there are several runs",
         "- † scaled down to run on a small machine: no paper has numbers of this protocol",
         "- ‡ settings of the protocol were changed: compare with nothing but itself",
+        "- a number of ours without ± is a single run: rows that differ by less than runs of other seeds do are not "
+        "ranked by it",
         "- in brackets with a sign: difference to the published number of the same row and protocol",
         "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark",
     ]
