@@ -18,6 +18,7 @@ def check_detectron2() -> None:
         logging.getLogger(name).addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*torch.meshgrid.*")
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # decoded masks, then copied
     try:
         import detectron2.engine
         import detectron2.evaluation
