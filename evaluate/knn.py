@@ -118,7 +118,7 @@ def main() -> None:
     for sheet, shown in sheets:
         draw_neighbours(
             sheet, bank_images, query_images, queries, neighbours, config.features.transform,
-            f"{protocol}: queries (left) and their nearest images; {measured}", arguments.seed, shown,
+            f"{protocol}: queries (left), nearest images; {measured}", arguments.seed, shown,
         )  # fmt: skip
         print(f"neighbours: {sheet}")
     if arguments.draw:

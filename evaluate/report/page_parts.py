@@ -1,0 +1,163 @@
+"""The page's curves, scores of classes and pictures, and what is said where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluate.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
+from evaluate.report.bars import PerClass, per_class
+from evaluate.report.charts import Line, bar_chart, line_chart
+from evaluate.report.curves import LOSS, MONITOR, VIEW, Run, find_run
+from evaluate.report.measured import Group, Measured
+from evaluate.report.pictures import Shelf, embed, shelves
+from evaluate.report.transfer_table import TransferTable
+
+_SHELF_TITLES = {
+    DETECTIONS: "Detections: truth on the left, findings on the right",
+    LABEL_MAPS: "Label maps: image, truth, prediction",
+    NEIGHBOURS: "Nearest neighbours: queries in the first column, frames green where the class is the same",
+    MAP: "Map of features: what lies close together is alike; sizes and distances of clusters mean little",
+    "": "Other pictures",
+}
+
+
+def curve_panels(table: TransferTable, measured: Sequence[Measured]) -> dict[str, Any]:
+    """`panels`, `curve_rows` and `curve_sentences` of the template."""
+    runs: dict[Path, tuple[int, Run]] = {}
+    reasons: dict[str, dict[int, None]] = {}
+    for one in measured:
+        found = find_run(one.result.document["checkpoint"])
+        if isinstance(found, Run):
+            runs.setdefault(found.folder, (one.row, found))
+        else:
+            reasons.setdefault(found, {})[one.row] = None
+    keys = dict.fromkeys(key for _, run in runs.values() for key in run.series)
+    views = [key for key in keys if key.startswith(VIEW)]
+    # With one view type its loss is the whole loss; with several the sum tells nothing more.
+    alone = any(LOSS in run.series and not _views(run) for _, run in runs.values())
+    shown = [*views, *([LOSS] if alone else []), *([MONITOR] if MONITOR in keys else [])]
+    panels = []
+    for number, key in enumerate(shown):
+        lines = [
+            Line(row, *run.series[key])
+            for row, run in sorted(runs.values(), key=lambda one: one[0])
+            if key in run.series and (key != LOSS or not _views(run))
+        ]
+        title, unit = _panel(key)
+        ends = "; ".join(f"{table.rows[line.row].name}: {line.ys[-1]:.2f} at epoch {line.xs[-1]:g}" for line in lines)
+        text = f"{title} over epochs. At the end: {ends}."
+        panels.append({"title": title, "chart": line_chart(f"curve{number}", text, lines, "epoch", unit)})
+    said = [
+        f"{run.damaged} of {run.lines} lines of {run.folder / 'metrics.jsonl'} are damaged and left out."
+        for _, run in runs.values()
+        if run.damaged
+    ]
+    said += [f"{folder / 'metrics.jsonl'} holds no curves yet." for folder, (_, run) in runs.items() if not run.series]
+    if runs and MONITOR not in keys:
+        said.append(
+            "No run watched k-NN accuracy while it trained (monitor.every_epochs=0), so there is no such curve."
+        )
+    said += [f"No training curves of {_named(table, rows)}: {reason}." for reason, rows in reasons.items()]
+    if not measured:
+        said.append("No training curves: nothing was measured here.")
+    rows = sorted({row for row, _ in runs.values()})
+    return {"panels": panels, "curve_rows": rows, "curve_sentences": said}
+
+
+def class_charts(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
+    """`classes` and `class_rows` of the template."""
+    found = [(group, one) for group in groups for one in per_class(group)]
+    return {
+        "classes": [_class_chart(table, group, one, f"class{number}") for number, (group, one) in enumerate(found)],
+        "class_rows": sorted({bars.row for _, one in found for bars in one.groups}),
+    }
+
+
+def picture_shelves(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
+    """`pictures` and `picture_sentences` of the template."""
+    parts, said = [], []
+    without: list[str] = []
+    for group in groups:
+        found, unreadable = shelves(group)
+        said += [f"A picture can't be read: {one}." for one in unreadable]
+        if found:
+            shown = [_shelf(table, shelf) for shelf in found]
+            parts.append({"protocol": group.protocol, "data": group.data, "shelves": shown})
+        else:
+            without.append(group.protocol)
+    if without:
+        said.append(
+            f"No pictures of {', '.join(dict.fromkeys(without))}. k-NN, detection and segmentation write some when "
+            f"they are called with --draw 4."
+        )
+    if not groups:
+        said.append("No pictures: nothing was measured here.")
+    return {"pictures": parts, "picture_sentences": said}
+
+
+def _views(run: Run) -> bool:
+    return any(key.startswith(VIEW) for key in run.series)
+
+
+def _panel(key: str) -> tuple[str, str]:
+    if key == MONITOR:
+        return "k-NN accuracy of the monitor (a small sample)", "top-1, %"
+    if key == LOSS:
+        return "Loss of runs with one view type", "loss"
+    return f"Loss of view type {key.removeprefix(VIEW)}", "loss"
+
+
+def _class_chart(table: TransferTable, group: Group, one: PerClass, name: str) -> dict[str, Any]:
+    rows = [bars.row for bars in one.groups]
+    said = [f"{len(one.names)} of {one.total} classes, those in which backbones differ most."]
+    said = said if len(one.names) < one.total else []
+    if any(spread for bars in one.groups for spread in bars.spreads):
+        said.append("Whiskers: one standard deviation over seeds.")
+    if one.missing:
+        said.append(f"Not in the results of {_named(table, one.missing)}.")
+    text = f"Bars, {one.title}, of {_named(table, rows)}; the numbers stand below in a table."
+    lines = [
+        {"name": class_name, "values": [_number(bars.values[place]) for bars in one.groups]}
+        for place, class_name in enumerate(one.names)
+    ]
+    return {
+        "protocol": group.protocol,
+        "data": group.data,
+        "title": one.title[0].upper() + one.title[1:],
+        "chart": bar_chart(name, text, one.names, one.groups, "%"),
+        "sentence": " ".join(said),
+        "rows": rows,
+        "lines": lines,
+    }
+
+
+def _shelf(table: TransferTable, shelf: Shelf) -> dict[str, Any]:
+    said = []
+    if shelf.more:
+        said.append(f"{shelf.more} more beside each result.json, in {FOLDER}.")
+    if shelf.missing:
+        said.append(f"No such pictures of {_named(table, shelf.missing)}.")
+    names = [
+        [
+            {
+                "row": one.row,
+                "seed": one.seed,
+                "caption": one.picture.caption,
+                "alt": f"{shelf.kind or name} of {table.rows[one.row].name}",
+                "embedded": embed(one.picture.path),
+            }
+            for one in shown
+        ]
+        for name, shown in shelf.names
+    ]
+    return {"title": _SHELF_TITLES[shelf.kind], "names": names, "sentence": " ".join(said)}
+
+
+def _named(table: TransferTable, rows: Iterable[int]) -> str:
+    return ", ".join(table.rows[row].name for row in rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,120 @@
+"""The page's transfer table: what stands in its heads, cells and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluate.report.measured import Measured
+from evaluate.report.results import TITLES
+from evaluate.report.texts import MODIFIED, SCALED_DOWN
+from evaluate.report.transfer_table import Cell, Column, TransferTable
+
+_SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"
+_MODIFIED = "settings of the protocol were changed, so that it compares with nothing but itself"
+
+
+def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str, Any]:
+    """`heads`, `rows`, `described`, `marks`, `sources` and `caveats` of the template."""
+    numbers = {(one.row, one.result.path): one.number for one in measured}
+    marks, heads = _heads(table.columns)
+    rows: list[dict[str, Any]] = [
+        {
+            "number": y,
+            "name": row.name,
+            "source": row.source,
+            "published": row.published,
+            "cells": [_cell(y, table.cells.get((y, x)), numbers) for x in range(len(table.columns))],
+        }
+        for y, row in enumerate(table.rows)
+    ]
+    return {
+        "heads": heads,
+        "rows": rows,
+        "described": [row for row in rows if not row["published"] and row["source"] != row["name"]],
+        "marks": marks,
+        "sources": _sources(table),
+        "caveats": _caveats(table),
+    }
+
+
+def _heads(columns: Sequence[Column]) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """Marks, and one head for each protocol and state of the data with its metrics."""
+    marks: dict[str, dict[str, str]] = {}
+    heads: list[dict[str, Any]] = []
+    states: dict[str, set[str]] = {}
+    for column in columns:
+        states.setdefault(column.protocol, set()).add(column.data)
+    before = None
+    for column in columns:
+        kind = (column.protocol, column.data)
+        if kind == before:
+            heads[-1]["metrics"].append(TITLES[column.metric])
+            continue
+        before = kind
+        name, _, changes = column.protocol.partition(" (modified: ")
+        own = []
+        if column.scaled_down:
+            scaled = {"sign": SCALED_DOWN, "anchor": "small", "meaning": _SCALED_DOWN, "detail": ""}
+            own.append(marks.setdefault(SCALED_DOWN, scaled))
+        if column.modified:
+            number = sum(mark["sign"].startswith(MODIFIED) for mark in marks.values()) + 1
+            changed = {
+                "sign": f"{MODIFIED}{number}", "anchor": f"modified-{number}", "meaning": f"{name}: {_MODIFIED}",
+                "detail": changes.removesuffix(")"),
+            }  # fmt: skip
+            own.append(marks.setdefault(column.protocol, changed))
+        data = column.data if len(states[column.protocol]) > 1 else ""
+        heads.append({"pieces": name.split("_"), "data": data, "marks": own, "metrics": [TITLES[column.metric]]})
+    return list(marks.values()), heads
+
+
+def _cell(row: int, cell: Cell | None, numbers: dict[tuple[int, Any], int]) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    published = cell.published
+    url = _address(published.url) if published is not None else ""
+    distinct = len(set(cell.seeds)) == len(cell.seeds)
+    said = cell.seeds if distinct else range(1, len(cell.seeds) + 1)
+    links = [
+        {"target": f"#result-{numbers[row, path]}", "text": text} for path, text in zip(cell.paths, said, strict=True)
+    ]
+    return {
+        "mean": f"{cell.mean:.1f}",
+        "std": "" if cell.std is None else f"{cell.std:.1f}",
+        "kind": "seeds" if distinct else "runs",
+        "links": links or [{"target": url, "text": ""}],
+        "delta": "" if cell.delta is None else f"{cell.delta:+.1f}".replace("-", "−"),
+        "published": "" if published is None else f"{published.value:.1f}",
+        "url": url,
+    }
+
+
+def _sources(table: TransferTable) -> list[dict[str, Any]]:
+    sources = []
+    for y, row in enumerate(table.rows):
+        numbers = [table.cells[y, x].published for x in range(len(table.columns)) if (y, x) in table.cells]
+        found = [number for number in numbers if number is not None]
+        if row.published and found:
+            notes = list(dict.fromkeys(number.note for number in found if number.note))
+            url = _address(found[0].url)
+            sources.append({"row": y, "name": row.name, "text": row.source, "url": url, "notes": notes})
+    return sources
+
+
+def _caveats(table: TransferTable) -> list[str]:
+    """What the numbers can't tell."""
+    own = [cell for cell in table.cells.values() if cell.paths]
+    single = sum(len(cell.paths) == 1 for cell in own)
+    if not single:
+        return []
+    which = "Every measured number rests" if single == len(own) else f"{single} of {len(own)} measured numbers rest"
+    return [
+        f"{which} on a single run. Where two of them differ by no more than runs of other seeds do (the ± of a cell "
+        f"with several), they don't rank the backbones."
+    ]
+
+
+def _address(url: str) -> str:
+    """The address of a paper; nothing that a browser would run."""
+    return url if url.startswith(("https://", "http://")) else ""
