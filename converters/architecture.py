@@ -48,7 +48,7 @@ def parse_architecture(text: str) -> BackboneConfig:
         raise UserError(f"{text!r} is not an architecture; write e.g. resnet50 or 'resnet18(channels=[16,32,64,128])'")
     try:
         args = yaml.safe_load("{" + re.sub(r"(\w+)\s*=\s*", r"\1: ", match[2] or "") + "}")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
         args = None
     if not isinstance(args, dict) or None in args.values():
         raise UserError(f"the arguments in {text!r} can't be read; write e.g. 'resnet18(channels=[16,32,64,128])'")
@@ -85,7 +85,8 @@ def settle(
     wanted = parse_architecture(arch)
     if inferred is not None and wanted == BackboneConfig(inferred.name) and not _SIZES & inferred.args.keys():
         return inferred, note
-    model = build_backbone(wanted)
+    with torch.device("meta"):  # only its shapes are asked for
+        model = build_backbone(wanted)
     coverage = compare(model, tensors)
     if not coverage.complete:
         if inferred is None:
@@ -113,7 +114,7 @@ def _infer_resnet(tensors: Mapping[str, Tensor], source: str, padded_stem: bool)
             f"for others give timm's name with --arch, e.g. resnet50d"
         )
     numbers = sorted(
-        {(int(m[1]), int(m[2])) for m in (re.match(r"layer(\d+)\.(\d+)\.", name) for name in tensors) if m}
+        {(int(m[1]), int(m[2])) for m in (re.match(r"layer(\d{1,3})\.(\d{1,3})\.", name) for name in tensors) if m}
     )
     layers = [sum(stage == number for stage, _ in numbers) for number in range(1, max(numbers)[0] + 1)]
     bottleneck = "layer1.0.conv3.weight" in tensors
@@ -153,7 +154,7 @@ def _infer_vit(tensors: Mapping[str, Tensor], source: str) -> tuple[BackboneConf
     if patches.ndim != 4 or patches.shape[1] != 3 or patches.shape[2] != patches.shape[3]:
         raise UserError(f"{source} holds a ViT with patches of shape {list(patches.shape)}; known are square RGB ones")
     width, patch = patches.shape[0], patches.shape[2]
-    depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m)
+    depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d{1,3})\.", name) for name in tensors) if m)
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in tensors else 4 * width
     grid, args = _position_grid(tensors, source)
     if grid is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.checkpoints import write_atomically
 from core.errors import UserError
+from core.plain_values import plain
 
 _RULES = (
     (r"conv1\.weight", "stem.conv1.weight"),
@@ -63,8 +64,12 @@ def read_detectron2(path: Path) -> dict[str, Any]:
     other name is refused. Raises `UserError` for such a file and for a damaged one.
     """
     try:
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path} is no regular file; copy the weights to one")
         with path.open("rb") as file:
-            document = _tensors(_Unpickler(file, encoding="latin1").load())
+            document = plain(_Unpickler(file, encoding="latin1").load(), str(path), _tensor)
+    except UserError:
+        raise
     except _Refused as refused:
         raise UserError(
             f"{path} holds more than arrays and plain values ({refused}) and such files are not executed; save its "
@@ -192,7 +197,8 @@ _PARTS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# The variant in Python: the other reserves memory for as many memorised objects as a number in the file says.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         make = _PARTS.get(f"{module}.{name}")
         if make is None:
@@ -200,14 +206,10 @@ class _Unpickler(pickle.Unpickler):
         return _Part(make)
 
 
-def _tensors(value: Any) -> Any:
-    """The document with tensors in the place of array stand-ins."""
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise ValueError("an array without contents")
-        return torch.from_numpy(value.value)
-    if isinstance(value, dict):
-        return {key: _tensors(below) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_tensors(below) for below in value]
-    return value
+def _tensor(value: Any) -> Any:
+    """A tensor in the place of an array's stand-in."""
+    if not isinstance(value, _Array):
+        return value
+    if value.value is None:
+        raise ValueError("an array without contents")
+    return torch.from_numpy(value.value)

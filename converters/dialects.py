@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -134,13 +135,19 @@ _WITHOUT_RELU = ("2.0.conv1.weight", "0.weight")
 def find_networks(names: Iterable[str], source: str) -> dict[str, Dialect]:
     """Prefix -> dialect of every ResNet or ViT among tensor names; the prefix is empty or ends with a dot."""
     names = list(names)
+    ordered = sorted(names)
+
+    def begins(start: str) -> bool:
+        place = bisect.bisect_left(ordered, start)
+        return place < len(ordered) and ordered[place].startswith(start)
+
     found: dict[str, Dialect] = {}
     for name in names:
         for dialect in DIALECTS:
             prefix = _prefix(name, dialect.landmark)
-            if prefix is not None and any(other.startswith(prefix + dialect.companion) for other in names):
+            if prefix is not None and begins(prefix + dialect.companion):
                 found[prefix] = dialect
-        if (prefix := _prefix(name, _WITHOUT_RELU[0])) is not None and prefix + _WITHOUT_RELU[1] in names:
+        if (prefix := _prefix(name, _WITHOUT_RELU[0])) is not None and begins(prefix + _WITHOUT_RELU[1]):
             raise UserError(
                 f"{source} holds lightly's own ResNetGenerator network below {prefix!r}, which lacks the ReLU after "
                 f"the stem and so can't be converted; train a torchvision ResNet there"

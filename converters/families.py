@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ Network = Literal["online", "target"]
 
 # Wrappers of DataParallel, DDP and torch.compile stand anywhere in a name, containers of a state dict at its beginning.
 _WRAPPERS = {"module", "_orig_mod"}
+_LONGEST_NAME = 1000
 _CONTAINERS = {"state_dict", "model", "model_state", "model_state_dict", "network"}
 
 
@@ -152,9 +154,11 @@ def _flatten(document: Any, source: str) -> tuple[dict[str, Tensor], dict[str, s
         raise UserError(f"{source} holds a {type(document).__name__}, not a dictionary of tensors; save a state dict")
     tensors: dict[str, Tensor] = {}
     originals: dict[str, str] = {}
-    waiting: list[tuple[str, Any]] = [("", document)]
+    waiting: deque[tuple[str, Any]] = deque([("", document)])
     while waiting:
-        path, value = waiting.pop(0)
+        path, value = waiting.popleft()
+        if len(path) > _LONGEST_NAME:
+            raise UserError(f"{source} holds a name of {len(path):,} characters ({path[:40]}…); rename its tensors")
         if isinstance(value, Tensor):
             parts = [part for part in path.split(".") if part not in _WRAPPERS]
             while len(parts) > 1 and parts[0] in _CONTAINERS:

@@ -29,7 +29,7 @@ from core.checkpoints import (
     training_states,
 )
 from core.config import from_dict
-from core.coverage import load_completely
+from core.coverage import build_and_load, load_completely
 from core.errors import UserError
 
 
@@ -123,15 +123,14 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
         if state[network] is None:
             raise UserError(f"{path} holds no {network} network, only online; ask for that")
         settings = state["config"]
-        config = from_dict(BackboneConfig, settings["backbone"])
+        config = from_dict(BackboneConfig, settings["backbone"], str(path))
         prefix = "backbone."
         tensors = {name.removeprefix(prefix): t for name, t in state[network].items() if name.startswith(prefix)}
         facts = {"method": settings["objective"]["name"], "epoch": state["epoch"], "step": state["step"]}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is a damaged training state (no {error}); take an older one") from None
+        raise UserError(f"{path} is a damaged training state ({error}); take an older one") from None
     agree(config, arch, str(path))
-    model = build_backbone(config)
-    coverage = load_completely(model, tensors, str(path))
+    model, coverage = build_and_load(config, tensors, str(path))
     origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), "network": network}
     origin["coverage"] = coverage.summary()
     origin |= {key: str(value) for key, value in facts.items()}
@@ -141,8 +140,7 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
 def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
     found = recognise(document, str(path), network)
     config, note = settle(found.tensors, arch, str(path), found.padded_stem)
-    model = build_backbone(config)
-    coverage = load_completely(model, found.tensors, str(path))
+    model, coverage = build_and_load(config, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
     notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])
     origin = {"family": found.family, "file_sha256": file_digest(path), "network": found.network}

@@ -51,6 +51,16 @@ class Backbone:
     """Facts for the result file: network, method, epoch, file digest."""
 
 
+# What timm takes beside a model's own arguments: a file of weights, a place to fetch them from, another kind of model.
+_NOT_OF_THE_MODEL = {
+    *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path"),
+    *("pretrained_filter_fn", "cache_dir", "scriptable", "exportable", "no_jit", "feature_cfg", "features_only"),
+    *("out_indices", "kwargs_filter", "num_classes", "drop_path_rate", "in_chans"),
+}
+_MOST_BLOCKS = 1000
+"""Deeper networks would be built for minutes before anything could be said about them."""
+
+
 def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     """A randomly initialised timm model without a classification head (torch's global RNG).
 
@@ -69,13 +79,19 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     family = timm.models.model_entrypoint(config.name).__module__.rsplit(".", 1)[-1]
     if family not in ("resnet", "vision_transformer"):
         raise UserError(f"{config.name} is of timm's family {family}; backbones here are ResNets or plain ViTs")
+    if refused := sorted(_NOT_OF_THE_MODEL & config.args.keys()):
+        raise UserError(f"backbone.args may only shape the network, {refused[0]} does not; leave it out")
+    if (depth := _blocks(config.args)) > _MOST_BLOCKS:
+        raise UserError(f"backbone.args ask for {depth} blocks of {config.name}; at most {_MOST_BLOCKS} are built")
     defaults: dict[str, Any] = {} if family == "resnet" else {"dynamic_img_size": True}
     try:
         model = timm.create_model(
             config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **(defaults | config.args)
         )
-    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError) as error:
-        raise UserError(f"backbone.args {config.args} don't fit {config.name}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError,
+            MemoryError, NotImplementedError) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"backbone.args {config.args} don't fit {config.name}: {reason}") from None
     if not isinstance(model, ResNet | VisionTransformer):
         raise UserError(f"{config.name} is a {type(model).__name__}; backbones here are ResNets or plain ViTs")
     if config.stem != "imagenet":
@@ -83,6 +99,12 @@ def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
             raise UserError(f"backbone.stem={config.stem} is for ResNets; {config.name} has patches")
         _shrink_stem(model, padding=2 if config.stem == "small_padded" else 1)
     return model
+
+
+def _blocks(args: dict[str, Any]) -> int:
+    layers = args.get("layers")
+    numbers = [args.get("depth"), *(layers if isinstance(layers, list | tuple) else ())]
+    return sum(number for number in numbers if isinstance(number, int))
 
 
 def _shrink_stem(resnet: Any, padding: int) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,15 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.backbones import Backbone, BackboneConfig, build_backbone, to_metadata
+from core.archives import fault_of, is_zip
+from core.backbones import Backbone, BackboneConfig, to_metadata
 from core.bookkeeping import STAND_INS
 from core.config import from_dict
-from core.coverage import load_completely
+from core.coverage import build_and_load
 from core.errors import UserError
+from core.plain_values import plain
 
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
 BACKBONE_FORMAT = "ssl-transfer/backbone/1"
 EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetensors"}
+_HEADER_DIGEST = "header_sha256"
+_ABOUT_THE_FILE = ("format", "backbone", "sha256", _HEADER_DIGEST)
 _STATE_NAME = re.compile(r"step_(\d{9})\.pt")
 
 
@@ -70,11 +75,19 @@ def read_tensors(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
 
     Bookkeeping of other projects (see core/bookkeeping.py) comes as inert stand-ins. Raises `UserError` for a missing,
-    damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values.
+    damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Where the file
+    has checksums (all that torch writes since version 1.6), every byte is checked against them.
     """
+    _refuse_special(path)
     try:
-        with torch.serialization.safe_globals(list(STAND_INS)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if is_zip(path) and (fault := fault_of(path)):
+            raise UserError(f"{path} is not a readable checkpoint ({fault})")
+        with torch.serialization.safe_globals(list(STAND_INS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about what a file asks of it
+            document = torch.load(path, map_location="cpu", weights_only=True)
+        return plain(document, str(path))
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
     except IsADirectoryError:
@@ -91,7 +104,8 @@ def read_tensors(path: Path) -> Any:
             f"{path} is not a readable checkpoint (its pickled part is damaged or not a checkpoint)"
         ) from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError,
-            OSError, AssertionError, MemoryError, OverflowError, struct.error) as error:  # fmt: skip
+            OSError, AssertionError, MemoryError, OverflowError, RecursionError, NotImplementedError, NameError,
+            ImportError, struct.error) as error:  # fmt: skip
         # A truncated or foreign file can trip the reader anywhere.
         raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
 
@@ -141,6 +155,7 @@ def export_backbone(
         "sha256": tensors_digest(tensors),
         **{key: str(value) for key, value in facts.items()},
     }
+    header[_HEADER_DIGEST] = _header_digest(header)
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
@@ -148,28 +163,44 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header metadata of a safetensors file; `UserError` where it can't be read."""
     from safetensors import SafetensorError, safe_open
 
+    _refuse_special(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    # Types that this torch lacks escape as whatever the look-up raises.
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError,
+            OverflowError) as error:  # fmt: skip
         raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)})") from None
 
 
 def load_exported(path: Path) -> Backbone:
-    """The backbone in a file of `export_backbone`, its tensors checked against the digest in the header."""
+    """The backbone in a file of `export_backbone`, tensors and header checked against the digests in the header.
+
+    Files of earlier versions have a digest of the tensors alone.
+    """
     tensors, header = read_safetensors(path)
     if header.get("format") != BACKBONE_FORMAT:
         raise UserError(f"{path} was not exported by ssl-transfer (no {BACKBONE_FORMAT} in its header)")
+    if header.get(_HEADER_DIGEST, _header_digest(header)) != _header_digest(header):
+        raise UserError(f"{path} is damaged: its header does not give the sha256 that it holds; export it again")
     if tensors_digest(tensors) != header.get("sha256"):
         raise UserError(f"{path} is damaged: its tensors do not give the sha256 in its header; export it again")
-    config = from_dict(BackboneConfig, json.loads(header["backbone"]))
-    model = build_backbone(config)
-    coverage = load_completely(model, tensors, str(path))
-    origin = {key: value for key, value in header.items() if key not in ("format", "backbone", "sha256")}
+    try:
+        settings = json.loads(header["backbone"])
+    except (KeyError, ValueError, RecursionError):
+        raise UserError(f"{path} is damaged: its header doesn't say which backbone it is; export it again") from None
+    config = from_dict(BackboneConfig, settings, str(path))
+    model, coverage = build_and_load(config, tensors, str(path))
+    origin = {key: value for key, value in header.items() if key not in _ABOUT_THE_FILE}
     origin["coverage"] = coverage.summary()
     return Backbone(config, model, f"{path} (exported backbone)", origin)
+
+
+def _header_digest(header: Mapping[str, str]) -> str:
+    rest = sorted((key, value) for key, value in header.items() if key != _HEADER_DIGEST)
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -186,6 +217,12 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_special(path: Path) -> None:
+    """Raises `UserError` for a pipe or a device, from which reading may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is no regular file; copy the checkpoint to one")
 
 
 def _remove_forsaken(path: Path) -> None:

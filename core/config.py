@@ -16,6 +16,10 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.errors import UserError
+from core.plain_values import check_size
+
+_MOST = 2**20
+"""Bytes of a YAML file, and characters and entries of what it means; the longest of ours has a few thousand."""
 
 Config = TypeVar("Config")
 
@@ -36,6 +40,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+        if key_node.value == "<<":
+            raise yaml.constructor.ConstructorError(
+                None, None, "merged keys (<<) are not read, write the keys out", key_node.start_mark
+            )
         if key_node.value in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
@@ -55,19 +63,25 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
     """
     values = read_yaml(file) if file is not None else {}
     overridden = [_apply_override(values, override) for override in overrides]
-    return _validate(kind, values, file, overridden)
+    return _validate(kind, values, str(file or ""), overridden)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in `file`; `UserError` where there is no such file or it isn't a YAML mapping."""
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: builds plain values only
+        with file.open("rb") as opened:
+            content = opened.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise UserError(f"{file} is longer than {_MOST:,} bytes, which no config is; is it another file?")
+        values = yaml.load(content.decode("utf-8"), _Loader)  # a SafeLoader: builds plain values only
     except FileNotFoundError:
         near = sorted(str(other) for other in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise UserError(f"no config file {file}{'; there are: ' + ', '.join(near) if near else ''}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the config file {file}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except UserError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # impossible dates and numbers too
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -81,9 +95,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`, with the same checks as `load_config`."""
-    return _validate(kind, values, None, [])
+def from_dict(kind: type[Config], values: dict[str, Any], source: str = "") -> Config:
+    """The inverse of `to_dict`, with the same checks as `load_config`; `source` names the file in messages."""
+    return _validate(kind, values, source, [])
 
 
 def save_config(config: Any, file: Path) -> None:
@@ -102,7 +116,7 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
         raise UserError(f"override {override!r} must look like key=value, e.g. optim.lr=0.2")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
         raise UserError(f"the value in override {override!r} is not valid YAML; quote it") from None
     *path, last = key.split(".")
     node = values
@@ -115,13 +129,14 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
     return key
 
 
-def _validate(kind: type[Config], values: dict[str, Any], file: Path | None, overridden: Sequence[str]) -> Config:
+def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden: Sequence[str]) -> Config:
     # pydantic hands the setting down to nested dataclasses, so only the outermost needs it.
     kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    check_size(values, file or "the command line", _MOST)
     try:
         text = json.dumps(values, default=str)
     except (ValueError, RecursionError, TypeError):
-        raise UserError(f"{file or 'the command line'} refers to itself (YAML anchors); write the values out") from None
+        raise UserError(f"{file or 'the command line'} is nested too deeply or has keys that are no text") from None
     try:
         # Through JSON, strictness is about meaning (no "3" for 3) and lists stand for tuples, as in YAML.
         return TypeAdapter(kind).validate_json(text, strict=True)
@@ -129,13 +144,13 @@ def _validate(kind: type[Config], values: dict[str, Any], file: Path | None, ove
         raise UserError(_sentence(kind, error.errors()[0], file, overridden)) from None
 
 
-def _sentence(kind: type, problem: Any, file: Path | None, overridden: Sequence[str]) -> str:
+def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     from_command_line = bool(key) and any(
         key == given or key.startswith(given + ".") or given.startswith(key) for given in overridden
     )
-    place = "on the command line" if from_command_line else f"in {file}" if file is not None else "in the defaults"
+    place = "on the command line" if from_command_line else f"in {file}" if file else "in the defaults"
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         allowed = _keys_at(kind, location[:-1])
         close = difflib.get_close_matches(location[-1], allowed, n=1)
@@ -143,7 +158,7 @@ def _sentence(kind: type, problem: Any, file: Path | None, overridden: Sequence[
         return f"unknown key {key} {place}; {hint}allowed here: {', '.join(allowed)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should be", "must be")
-    given = "" if isinstance(problem["input"], dict) else f", not {json.dumps(problem['input'], default=str)}"
+    given = "" if isinstance(problem["input"], dict) else f", not {json.dumps(problem['input'], default=str)[:200]}"
     return f"{key + ' ' if key else ''}{place}: {message}{given}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from core.backbones import BackboneConfig, build_backbone
 from core.errors import UserError
 
 
@@ -63,14 +64,64 @@ def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 def load_completely(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Coverage:
     """Loads `state` into `model`, all of it or nothing.
 
-    Raises `UserError` with the four counts where anything is left over on either side, and where a tensor
-    holds values that are not finite. `source` names the file in the message.
+    Raises `UserError` with the four counts where anything is left over on either side, and where a tensor is no plain
+    one, is of another kind of number than its place, or holds values that are not finite there. `source` names the
+    file in the message.
     """
-    coverage = compare(model, state)
-    if not coverage.complete:
-        raise UserError(f"{source} does not cover the backbone: {coverage.summary()}")
+    coverage = _complete(model, state, source)
+    own = model.state_dict()
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        place = own[name]
+        if tensor.is_floating_point() != place.is_floating_point() or tensor.is_complex():
+            raise UserError(
+                f"{source} holds {name} as {_short(tensor)}, where {_short(place)} belongs; save the weights as "
+                f"floating-point numbers"
+            )
+        # Finite where it is going to be used: 1e300 is not, as float32.
+        if place.is_floating_point() and not bool(torch.isfinite(tensor.to(place.dtype)).all()):
             raise UserError(f"{source} holds values that are not finite in {name}; the file is damaged or diverged")
     model.load_state_dict(dict(state), strict=True)
     return coverage
+
+
+def build_and_load(config: BackboneConfig, state: Mapping[str, Tensor], source: str) -> tuple[nn.Module, Coverage]:
+    """The backbone with `state` as its weights, as `load_completely` has it.
+
+    What a file says of its architecture reserves no memory: the weights are compared with a sketch of the network
+    first, and they must be as large as they say.
+    """
+    check_plain(state, source)
+    with torch.device("meta"):
+        sketch = build_backbone(config)
+    _complete(sketch, state, source)
+    model = build_backbone(config)
+    return model, load_completely(model, state, source)
+
+
+def check_plain(state: Mapping[str, Tensor], source: str) -> None:
+    """Raises `UserError` for sparse, quantised or absent tensors, and for those that share or repeat their numbers."""
+    held: dict[int, int] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{source} holds a {type(tensor).__name__} for {name}, not a tensor; save the state dict")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise UserError(f"{source} holds {name} as no plain tensor of numbers; save it as one")
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = max(storage.nbytes(), held.get(storage.data_ptr(), 0))
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if claimed > sum(held.values()):
+        raise UserError(
+            f"{source} holds tensors of {claimed:,} bytes that share or repeat {sum(held.values()):,}; save copies "
+            f"(tensor.clone())"
+        )
+
+
+def _complete(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Coverage:
+    coverage = compare(model, state)
+    if not coverage.complete:
+        raise UserError(f"{source} does not cover the backbone: {coverage.summary()}")
+    return coverage
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -26,6 +26,7 @@ from core.distributed import Processes, gather_objects, gather_rows
 from core.errors import BrokenImage, UserError
 
 _GATHERED_ROWS = 8192
+_LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class EvalTransformConfig:
     """Side in pixels of the central square that the backbone sees."""
 
     def __post_init__(self) -> None:
-        if self.crop < 1:
-            raise ValueError(f"crop must be at least 1 pixel, not {self.crop}")
-        if self.resize < self.crop:
-            raise ValueError(f"resize must be at least crop ({self.crop} pixels), not {self.resize}")
+        if not 1 <= self.crop <= _LARGEST_SIDE:
+            raise ValueError(f"crop must be 1 … {_LARGEST_SIDE} pixels, not {self.crop}")
+        if not self.crop <= self.resize <= _LARGEST_SIDE:
+            raise ValueError(f"resize must be crop ({self.crop}) … {_LARGEST_SIDE} pixels, not {self.resize}")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def drop_metrics_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the last line of a killed run may be cut short
     text = "".join(line + "\n" for line in kept)
     write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.archives import fault_of
 from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
 from core.config import to_dict
@@ -141,11 +143,27 @@ def _reserve(path: Path, shape: tuple[int, int], dtype: str) -> str:
 
 
 def _complete(folder: Path, key: dict[str, Any]) -> bool:
+    """Whether the folder holds features of this key, whole and sound; what is not is made again."""
+    if not (folder / "facts.json").is_file():
+        return False
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-        return facts["key"] == key and list(values.shape) == facts["shape"] and (folder / "index.npz").is_file()
-    except (OSError, ValueError, KeyError, TypeError):
+        if facts["key"] != key or fault_of(folder / "index.npz"):
+            return False
+        found, rows = _open(folder), key["images"]
+        columns = (found.rows, found.labels, found.positions)
+        return (
+            list(found.values.shape) == facts["shape"]
+            and found.values.dtype.name == key["storage"]
+            and len(found.values) == rows
+            and all(c.dtype == np.int64 and c.ndim == 1 and len(c) == len(found.rows) for c in columns)
+            and all(len(c) == 0 or (c.min() >= 0 and c.max() < rows) for c in (found.rows, found.positions))
+            and (len(found.labels) == 0 or -1 <= int(found.labels.min()) <= int(found.labels.max()) < rows)
+            and all(isinstance(name, str) for name in facts["broken"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, OverflowError,
+            RecursionError, SyntaxError) as error:  # fmt: skip
+        print(f"the cached features in {folder} are damaged and made again ({error})", file=sys.stderr)
         return False
 
 

@@ -19,7 +19,7 @@ from core.features import extract_features, normalised
 from core.schedules import learning_rate_factor
 from core.sync_norm import synchronise_norms
 from evaluate.finetune_protocol import FinetuneConfig, parameter_groups
-from evaluate.hits import Hits, Scores
+from evaluate.hits import Hits, Scores, scores_of
 from evaluate.training_views import view_batches
 from evaluate.unfinished import Unfinished
 
@@ -97,8 +97,11 @@ def finetune(
     done: list[list[Scores]] = [[]]  # by learning rate, by epoch
     state = unfinished.load()
     if state:
-        done = [[Scores(*map(tuple, epoch)) for epoch in rate] for rate in state["history"]]
-        broken.add(state["broken"])
+        with unfinished.restoring():
+            done = [[scores_of(epoch, 1) for epoch in rate] for rate in state["history"]]
+            if not 1 <= len(done) <= len(config.lrs) or max(map(len, done)) > config.epochs:
+                raise ValueError("scores of other learning rates or epochs")
+            broken.add(map(str, state["broken"]))
         if processes.main:
             print(f"resuming after epoch {len(done[-1])} of learning rate {config.lrs[len(done) - 1]:g}")
     left_out: tuple[str, ...] = ()
@@ -112,7 +115,8 @@ def finetune(
             lr = config.lrs[len(done) - 1]
             network = Network(backbone, start, len(train.classes), config, lr, seed, processes)
             if state:
-                network.restore(state["network"])
+                with unfinished.restoring():
+                    network.restore(state["network"])
                 state = None
             left_out = _train_one(
                 network, backbone, train, val, config, seed, processes, workers, unfinished, broken, done, bar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -127,10 +127,18 @@ class HeadGrid:
         }
 
     def restore(self, state: dict[str, list[Tensor]]) -> None:
-        """The inverse of `state`; `RuntimeError` or `KeyError` for a state of another grid."""
+        """The inverse of `state`; `ValueError` or `KeyError` for a state of another grid."""
         for name, own in self.state().items():
             for mine, saved in zip(own, state[name], strict=True):
-                mine.copy_(saved)
+                copy_exactly(mine, saved, name)
+
+
+def copy_exactly(mine: Tensor, saved: Any, name: str) -> None:
+    """Copies a saved tensor into one of ours; `ValueError` where torch would repeat it to fill the place, or where it
+    isn't finite."""
+    if not isinstance(saved, Tensor) or saved.shape != mine.shape or not bool(torch.isfinite(saved).all()):
+        raise ValueError(f"{name} is no finite tensor of shape {list(mine.shape)}")
+    mine.copy_(saved)
 
 
 def _start(width: int, classes: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ class Scores:
     """Share of images whose class is among the five highest logits (all, where there are at most five classes)."""
     mean_per_class: tuple[float, ...]
     """Mean over the classes that have images of each class's own top-1."""
+
+
+def scores_of(row: Any, heads: int) -> Scores:
+    """Scores from a saved row of top-1, top-5 and mean per class; `ValueError` for anything else."""
+    columns = [tuple(map(float, column)) for column in row]
+    if [len(column) for column in columns] != [heads] * 3 or not all(0 <= v <= 100 for c in columns for v in c):
+        raise ValueError(f"no accuracies of {heads} heads")
+    return Scores(*columns)
 
 
 class Hits:

@@ -20,7 +20,7 @@ from core.features import frozen, normalised
 from core.schedules import learning_rate_factor
 from evaluate.feature_cache import CachedFeatures
 from evaluate.heads import HeadGrid
-from evaluate.hits import Hits, Scores
+from evaluate.hits import Hits, Scores, scores_of
 from evaluate.linear_protocol import LinearConfig
 from evaluate.standardise import Standardiser
 from evaluate.taps import Taps
@@ -127,7 +127,8 @@ def train_grid(
     """
     history = History()
     if state := unfinished.load():
-        _restore(state, grid, standardiser, history, broken)
+        with unfinished.restoring():
+            _restore(state, grid, standardiser, history, broken, config.epochs)
         if processes.main:
             print(f"resuming after epoch {len(history.epochs)} of {config.epochs}")
     done, total = len(history.epochs) * per_epoch, config.epochs * per_epoch
@@ -165,9 +166,16 @@ def _state(grid: HeadGrid, standardiser: Standardiser, history: History, broken:
 
 
 def _restore(
-    state: dict[str, Any], grid: HeadGrid, standardiser: Standardiser, history: History, broken: BrokenImages
+    state: dict[str, Any],
+    grid: HeadGrid,
+    standardiser: Standardiser,
+    history: History,
+    broken: BrokenImages,
+    epochs: int,
 ) -> None:
     grid.restore(state["grid"])
     standardiser.restore(state["standardiser"])
-    history.epochs = [Scores(*(tuple(column) for column in row)) for row in state["history"]]
-    broken.add(state["broken"])
+    history.epochs = [scores_of(row, grid.heads) for row in state["history"]]
+    if not 1 <= len(history.epochs) <= epochs:
+        raise ValueError(f"scores of {len(history.epochs)} epochs")
+    broken.add(map(str, state["broken"]))

@@ -99,7 +99,8 @@ def fit_all(
     on_device = (torch.from_numpy(x).to(processes.device), torch.from_numpy(y).to(processes.device))
     solver, cs = solver_of(config, processes.device), config.cs()
     state = unfinished.load()
-    rows: list[dict[str, float]] = list(state["rows"]) if state else []
+    with unfinished.restoring():
+        rows = [_checked(row) for row in state["rows"]] if state else []
     if rows and processes.main:
         print(f"resuming after {len(rows)} of {len(cs)} fits")
     bar = tqdm(total=len(cs), initial=len(rows), desc=f"C, by {solver}", unit="fit", disable=not processes.main,
@@ -119,6 +120,12 @@ def fit_all(
             bar.update(len(together))
             unfinished.save({"rows": rows})
     return rows
+
+
+def _checked(row: dict[str, float]) -> dict[str, float]:
+    if not all(0 <= row[key] <= 100 for key in ("top1", "top5", "mean_per_class")) or not row["C"] > 0:
+        raise ValueError("a fit without its accuracies")
+    return {key: row[key] for key in ("C", "top1", "top5", "mean_per_class", "iterations", "converged")}
 
 
 def _scores(fit: Fit, features: torch.Tensor, truth: torch.Tensor, classes: int) -> dict[str, float]:

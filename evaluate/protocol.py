@@ -31,8 +31,10 @@ def protocol_file(name: str, *kinds: str) -> Path:
 
 def check_name(name: str) -> None:
     """`ValueError` for a protocol name that can't be part of a file name."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"name must consist of letters, digits, '_', '-' and '.', not {name!r}")
+    if not re.fullmatch(r"(?!\.)[\w.-]{1,100}", name):
+        raise ValueError(
+            f"name must be 1 … 100 letters, digits, '_', '-' and '.', not the last at its beginning, not {name!r}"
+        )
 
 
 def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
@@ -78,7 +80,7 @@ def other_result(path: Path, protocol: str, backbone_sha256: str, seed: int, dat
             there["seed"],
             sorted(part["digest"] for part in there["data"].values()),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{path} exists and is not a result of this project; choose another folder with --out"
     names = ("protocol", "backbone", "seed", "data")
     different = [name for name, a, b in zip(names, mine, theirs, strict=True) if a != b]

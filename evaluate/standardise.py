@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.distributed import sum_over_ranks
 from evaluate.feature_cache import CachedFeatures
+from evaluate.heads import copy_exactly
 
 Standardisation = Literal["none", "train", "batch_norm"]
 _ROWS = 65536
@@ -90,9 +91,9 @@ class BatchStandardiser:
         return {"mean": self._mean, "variance": self._variance}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        self._mean.copy_(state["mean"])
-        self._variance.copy_(state["variance"])
+        """The inverse of `state`; `ValueError` or `KeyError` for a state of other inputs."""
+        for name, own in (("mean", self._mean), ("variance", self._variance)):
+            copy_exactly(own, state[name], name)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Mean and factor that validation uses, [F] each."""

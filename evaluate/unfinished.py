@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,24 @@ class Unfinished:
             raise UserError(
                 f"{self._path} belongs to another unfinished measurement; remove it or choose another folder with --out"
             )
-        self._before = float(state["seconds"])
+        if not isinstance(seconds := state.get("seconds"), int | float) or not 0 <= seconds < 1e12:
+            raise self._damaged("no wall time")
+        self._before = float(seconds)
         return state
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """For the block that takes a loaded state apart: what doesn't fit there becomes a `UserError`."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, reason: str) -> UserError:
+        first = (reason.splitlines() or ["it lacks something"])[0][:200]
+        return UserError(f"{self._path} is damaged ({first}); remove it to start this measurement again")
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the file, atomically."""

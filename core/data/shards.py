@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from core.archives import fault_of
 from core.checkpoints import write_atomically
 from core.data.cache import cache_folder
 from core.data.decode import EXTENSIONS, decode_rgb
@@ -22,6 +23,9 @@ from core.errors import BrokenImage, UserError
 
 _MAX_MEMBER = 256 * 2**20
 _OPEN_FILES = 32
+_LONGEST_KEY = 1000
+_MOST_SHARDS = 10**6
+_COLUMNS = {"offset": "i8", "size": "i8", "label": "i8", "key": "S"}
 
 
 class Shards:
@@ -89,8 +93,10 @@ class Shards:
 def expand_shards(pattern: str) -> list[Path]:
     """`in1k-{000..127}.tar` and glob patterns -> existing files, in order. `UserError` names the first absent one."""
     texts = [pattern]
-    while brace := re.search(r"\{(\d+)\.\.(\d+)\}", texts[0]):
+    while brace := re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", texts[0]):
         first, last = brace.groups()
+        if len(texts) * (int(last) - int(first)) > _MOST_SHARDS:
+            raise UserError(f"the ranges in {pattern} name more than {_MOST_SHARDS:,} shards; give a smaller one")
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
         texts = [text[: brace.start()] + number + text[brace.end() :] for text in texts for number in numbers]
         if not texts:
@@ -108,9 +114,8 @@ def _cached_index(shard: Path) -> dict[str, np.ndarray]:
     stat = shard.stat()
     key = hashlib.sha256(f"1 {shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
     cached = cache_folder() / "shards" / f"{key}.npz"
-    if cached.is_file():
-        with np.load(cached, allow_pickle=False) as arrays:
-            return dict(arrays)
+    if cached.is_file() and (index := _read_index(cached)) is not None:
+        return index
     index = _index(shard)
 
     def write(partial: Path) -> None:
@@ -121,25 +126,48 @@ def _cached_index(shard: Path) -> dict[str, np.ndarray]:
     return index
 
 
+def _read_index(cached: Path) -> dict[str, np.ndarray] | None:
+    """A kept index; None for a damaged one, which is then made again."""
+    if fault_of(cached):
+        return None
+    try:
+        with np.load(cached, allow_pickle=False) as arrays:
+            index = {name: arrays[name] for name in _COLUMNS}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError):
+        return None
+    sound = all(index[name].ndim == 1 and index[name].dtype.str.strip("<|").startswith(kind.rstrip("8"))
+                and len(index[name]) == len(index["key"]) for name, kind in _COLUMNS.items())  # fmt: skip
+    return index if sound else None
+
+
 def _index(shard: Path) -> dict[str, np.ndarray]:
     offsets: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
+        end = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
+                # A size below zero would send the reader back, for ever.
+                if member.size < 0 or member.offset_data + (member.size if member.isreg() else 0) > end:
+                    raise tarfile.ReadError(f"member {member.name[:100]!r} has the impossible size {member.size}")
                 if not member.isreg():
                     continue  # links and devices: nothing a data set needs
                 folder, _, base = member.name.rpartition("/")
                 stem, dot, extension = base.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 extension = (dot + extension).lower()
+                if len(os.fsencode(key)) > _LONGEST_KEY:  # all keys are kept in columns as wide as the longest
+                    raise UserError(f"{shard} has a member with a name of {len(key):,} characters; rename it")
                 if extension in EXTENSIONS:
                     offsets[key] = (member.offset_data, member.size)
                 elif extension in (".cls", ".json") and member.size <= 2**20:
                     content = tar.extractfile(member)
                     assert content is not None
                     labels[key] = _label(content.read(), extension, f"{shard}::{member.name}")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError, TypeError, IndexError, KeyError, RecursionError,
+            OverflowError, MemoryError) as error:  # fmt: skip
         raise UserError(
             f"{shard} is not a readable tar file ({error}); compressed shards must be unpacked first"
         ) from None

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.decode import decode_rgb
+from core.data.matlab_files import check_unpacked_size
 from core.errors import UserError
 
 Metric = Literal["top1", "mean_per_class"]
@@ -40,6 +41,11 @@ class TransferSet:
 def _parts(key: str, *values: Any) -> tuple[dict[str, Any], ...]:
     return tuple({key: value} for value in values)
 
+
+_UNCHECKED = frozenset({"FGVCAircraft", "StanfordCars"})
+"""torchvision unpacks what it fetches for the first without comparing it with a digest, and can't fetch the second."""
+_LARGEST_LIST = 64 * 2**20
+"""Bytes that a list of images and labels may unpack to; those of Stanford Cars have about 1 MB."""
 
 SETS = {
     "cifar10": TransferSet("CIFAR10", _parts("train", True), _parts("train", False)),
@@ -70,6 +76,7 @@ class TorchvisionSet:
         self._root = root
         self._images: list[Any] = [image for part in loaded for image in _images(part)]
         self._labels = np.concatenate([_labels(part) for part in loaded])
+        self._refuse_outsiders()
         if self._images and isinstance(self._images[0], Path) and not known.val:  # listed as the disk has them
             order = sorted(range(len(self._images)), key=lambda index: str(self._images[index]))
             self._images, self._labels = [self._images[index] for index in order], self._labels[order]
@@ -79,6 +86,12 @@ class TorchvisionSet:
         self.name = f"{kind}:{split}"
         if not known.val:
             self._divide(known.train_per_class, split == "train")
+
+    def _refuse_outsiders(self) -> None:
+        inside = os.path.join(os.path.abspath(self._root), "")
+        for image in self._images:
+            if isinstance(image, Path) and not os.path.abspath(image).startswith(inside):
+                raise UserError(f"a list below {self._root} names {image}, which lies outside of it; fetch it again")
 
     def _divide(self, per_class: float, train: bool) -> None:
         order = np.random.default_rng(0).permutation(len(self._labels))
@@ -130,7 +143,15 @@ class TorchvisionSet:
 
 
 def download(kind: str, root: Path) -> None:
-    """Lets torchvision fetch the set into `root`; only called where the user asks for it."""
+    """Lets torchvision fetch the set into `root`; only called where the user asks for it.
+
+    Raises `UserError` for sets whose archives torchvision would unpack without comparing them with a digest.
+    """
+    if SETS[kind].loader in _UNCHECKED:
+        raise UserError(
+            f"torchvision has no digest to check {kind}'s archive by, so it isn't fetched; fetch it and unpack it "
+            f"below {root} as torchvision's {SETS[kind].loader} wants it"
+        )
     for arguments in (*SETS[kind].train, *SETS[kind].val):
         _load(kind, root, {**arguments, "download": True})
 
@@ -141,8 +162,12 @@ def _load(kind: str, root: Path, arguments: dict[str, Any]) -> Any:
     if not root.is_dir():
         raise UserError(f"no folder {root}; {kind} needs torchvision's root, e.g. {kind}:/data")
     try:
+        for packed in sorted((root / "stanford_cars").rglob("*.mat")) if kind == "cars" else ():
+            check_unpacked_size(packed, _LARGEST_LIST)
         return getattr(datasets, SETS[kind].loader)(root, **arguments)
-    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever its readers of lists, MATLAB files and JSON let escape
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(" You can use download")[0].rstrip(".")
         raise UserError(
             f"torchvision can't read {kind} below {root} ({reason}); put the files there as torchvision's "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from core.checkpoints import file_digest
 from core.errors import UserError
 from evaluate.detection.coco_masks import mask_of
 from evaluate.detection.records import XYWH_ABS, DetectionSet, ImpossibleObjects, is_number, present
 
 _WHOLE = {"id", "image_id", "category_id", "iscrowd", "height", "width"}
 _TEXT = {"file_name", "name"}
+_LARGEST_SIDE = 100_000
 SPLITS = {"train": "train2017", "val": "val2017"}
 
 
@@ -79,18 +80,20 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
 
 def _read(file: Path) -> tuple[dict[str, Any], str]:
     try:
-        content = file.read_bytes()
-        document = json.loads(content)
+        digest = file_digest(file)
+        # As text alone, which is let go once it is parsed: its bytes don't stand beside the objects.
+        with file.open(encoding="utf-8") as opened:
+            document = json.load(opened)
     except FileNotFoundError:
         raise UserError(
             f"no annotations {file}; --data coco:ROOT wants ROOT/annotations/instances_train2017.json and "
             f"instances_val2017.json, ROOT/train2017 and ROOT/val2017"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON ({error}); fetch it again") from None
     if not isinstance(document, dict):
         raise UserError(f"{file} holds a {type(document).__name__}, not COCO's object with images and annotations")
-    return document, hashlib.sha256(content).hexdigest()
+    return document, digest
 
 
 def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -121,8 +124,8 @@ def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, 
 def _impossible(entry: dict[str, Any]) -> str:
     """The value of an image or annotation that can't be; empty where all can. Its whole numbers are whole."""
     for side in ("height", "width"):
-        if entry.get(side, 1) < 1:
-            return f"a {side} of {entry[side]} pixels"
+        if not 1 <= entry.get(side, 1) <= _LARGEST_SIDE:
+            return f"a {side} of {str(entry[side])[:20]} pixels"
     if entry.get("iscrowd", 0) not in (0, 1):
         return f"an iscrowd of {entry['iscrowd']}, neither 0 nor 1"
     if "area" in entry and not (is_number(entry["area"]) and entry["area"] >= 0):

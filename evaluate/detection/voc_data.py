@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import xml.etree.ElementTree as ET
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+_LARGEST_FILE = 2**20
+_LARGEST_SIDE = 100_000
 _PARTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
 
 
@@ -72,7 +75,7 @@ def _listed(file: Path) -> list[str]:
     if odd := next((name for name in names if Path(name).name != name), ""):
         raise UserError(f"{file} lists {odd!r}, which is no name of an image; fetch it again")
     if len(set(names)) < len(names):
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{file} lists {twice} more than once; fetch it again")
     return names
 
@@ -85,10 +88,15 @@ def _read(file: Path, account: ImpossibleObjects, digest: Any) -> tuple[dict[str
     """
     annotations, objects = [], []
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise UserError(f"{file} is longer than {_LARGEST_FILE:,} bytes, which no annotation is; fetch it again")
         digest.update(content)
         tree = ET.fromstring(content)
         width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
+        if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
+            raise ValueError(f"its image is said to have {width}×{height} pixels")
         for number, thing in enumerate(tree.iter("object")):
             name = thing.findtext("name", "")
             if name not in CLASSES:
@@ -106,6 +114,8 @@ def _read(file: Path, account: ImpossibleObjects, digest: Any) -> tuple[dict[str
             first, second, third, fourth = (math.floor(corner + 0.5) for corner in corners)
             difficult = thing.findtext("difficult", "0").strip() == "1"
             objects.append(VocObject(name, difficult, (first, second, third, fourth)))
-    except (OSError, ET.ParseError, ValueError, LookupError) as error:
+    except UserError:
+        raise
+    except (OSError, ET.ParseError, ValueError, LookupError, OverflowError, RecursionError) as error:
         raise UserError(f"{file} is not a readable annotation of VOC ({error}); fetch it again") from None
     return {"height": height, "width": width, "annotations": annotations}, objects

@@ -85,7 +85,7 @@ def test_arrays_pickled_by_numpy_are_read(tmp_path: Path, protocol: int) -> None
         np.testing.assert_array_equal(read["model"][name].numpy(), native)
     assert read["best"] == 1.5
     assert read["note"] == "é"
-    assert read["list"] == [1, [2, None]]
+    assert read["list"] == [1, (2, None)]
 
 
 class _Calls:

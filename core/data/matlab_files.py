@@ -1,0 +1,45 @@
+"""MATLAB files: how much one unpacks to, found before its reader unpacks it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+from core.errors import UserError
+
+_HEADER = 128
+_COMPRESSED = 15
+_STEP = 2**20
+
+
+def check_unpacked_size(path: Path, most: int) -> None:
+    """Raises `UserError` where the packed elements of a version-5 file unpack to more than `most` bytes together.
+
+    The reader that SciPy has unpacks each element as a whole, a thousand times its size if need be. A file that is no
+    such file is left to the reader to refuse.
+    """
+    total = 0
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(_HEADER)[-2:])
+        while order is not None and len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            if kind != _COMPRESSED:
+                file.seek(size, 1)
+                continue
+            unpacker = zlib.decompressobj()
+            left = size
+            while left > 0 and not unpacker.eof:
+                packed = file.read(min(left, _STEP // 64))
+                if not packed:
+                    return
+                left -= len(packed)
+                while packed and total <= most:
+                    try:
+                        total += len(unpacker.decompress(packed, _STEP))
+                    except zlib.error:
+                        return
+                    packed = unpacker.unconsumed_tail
+                if total > most:
+                    raise UserError(f"{path} unpacks to more than {most:,} bytes, which no list of images does")
+            file.seek(left, 1)
