@@ -164,14 +164,13 @@ def main() -> None:
     if arguments.draw:
         from mmseg.registry import DATASETS
 
+        from evaluate.pictures import FOLDER
         from evaluate.segmentation.pictures import draw_predictions
 
-        title = f"{protocol}, mIoU {metrics['mIoU']:.1f} %"
         dataset = DATASETS.build(settings["test_dataloader"]["dataset"])
-        picture = out / "predictions.png"
         seen = [pair for position, pair in enumerate(pairs["val"]) if position not in left_out["val"]]
-        draw_predictions(picture, trained, dataset, seen, config.data, arguments.draw, title)
-        print(f"predictions: {picture}")
+        paths = draw_predictions(out / FOLDER, trained, dataset, seen, config.data, names, arguments.draw)
+        print(f"pictures: {len(paths)} in {out / FOLDER} (image, truth, prediction)")
     forget_engine(out)  # last: until here a killed run goes on with --resume
 
 

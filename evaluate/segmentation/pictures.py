@@ -1,38 +1,41 @@
-"""A picture of test images beside their truth and their prediction."""
+"""Pictures of test images beside their truth and their prediction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageDraw
 import torch
 from numpy.typing import NDArray
+from PIL import ImageDraw, ImageFont
 
-from core.checkpoints import write_atomically
 from core.data.palette import COLOURS
+from evaluate.pictures import LABEL_MAPS, save_picture
 from evaluate.segmentation.labels import IGNORED, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig
 
-_HEIGHT, _GAP, _TITLE = 160, 4, 18
+_HEIGHT, _GAP, _LINE = 160, 4, 16
+_PAPER, _INK = (255, 255, 255), (30, 30, 30)
+_MOST_NAMED = 5
 
 
 def draw_predictions(
-    path: Path,
+    folder: Path,
     model: Any,
     dataset: Any,
-    pairs: list[tuple[Path, Path]],
+    pairs: Sequence[tuple[Path, Path]],
     config: SegmentDataConfig,
+    names: Sequence[str],
     count: int,
-    title: str,
-) -> None:
-    """Writes `count` rows of image, truth, prediction, evenly spread over the test images, to the PNG `path`.
+) -> list[Path]:
+    """Writes a PNG for each of `count` test images, evenly spread: image, truth, prediction, and what colours mean.
 
     `dataset`: the engine's, whose items belong to `pairs` in order. Ignored pixels are white in the truth.
     """
-    rows = []
+    paths = []
     model.eval()
     for index in np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int):
         item = dataset[int(index)]
@@ -40,19 +43,15 @@ def draw_predictions(
             found = model.test_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})[0]
         predicted = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
         image, label = pairs[index]
+        truth = read_label(label, config)
         with PIL.Image.open(image) as picture:
-            panels = [picture.convert("RGB")]
-        panels += [PIL.Image.fromarray(colours(classes)) for classes in (read_label(label, config), predicted)]
-        rows.append([_fit(panel) for panel in panels])
-    widths = [sum(panel.width for panel in row) + _GAP * (len(row) + 1) for row in rows]
-    sheet = PIL.Image.new("RGB", (max(*widths, 400), _TITLE + len(rows) * (_HEIGHT + _GAP)), (40, 40, 40))
-    PIL.ImageDraw.Draw(sheet).text((_GAP, 3), f"{title}: image, truth, prediction", fill=(255, 255, 255))
-    for number, row in enumerate(rows):
-        left = _GAP
-        for panel in row:
-            sheet.paste(panel, (left, _TITLE + number * (_HEIGHT + _GAP)))
-            left += panel.width + _GAP
-    write_atomically(path, lambda partial: sheet.save(partial, format="PNG"))
+            panels = [_fit(picture.convert("RGB"))]
+        panels += [_fit(PIL.Image.fromarray(colours(classes))) for classes in (truth, predicted)]
+        present = [int(one) for one in np.union1d(truth, predicted) if one != IGNORED]
+        caption = f"{image.stem}: there {_shares(truth, names)}; predicted {_shares(predicted, names)}"
+        paths.append(folder / f"{image.stem}.png")
+        save_picture(paths[-1], _sheet(panels, present, names), LABEL_MAPS, caption)
+    return paths
 
 
 def colours(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -66,3 +65,35 @@ def colours(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _fit(panel: PIL.Image.Image) -> PIL.Image.Image:
     width = max(1, round(panel.width * _HEIGHT / panel.height))
     return panel.resize((width, _HEIGHT), PIL.Image.Resampling.NEAREST)
+
+
+def _sheet(panels: Sequence[PIL.Image.Image], present: Sequence[int], names: Sequence[str]) -> PIL.Image.Image:
+    """The panels side by side, and below them a square of its colour in front of the name of each class."""
+    width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
+    font = ImageFont.load_default(11)
+    places: list[tuple[int, int]] = []
+    left, line = 0, 0
+    for one in present:
+        room = _LINE + round(font.getlength(names[one])) + 3 * _GAP
+        if left and left + room > width:
+            left, line = 0, line + 1
+        places.append((left, _HEIGHT + _GAP + line * _LINE))
+        left += room
+    sheet = PIL.Image.new("RGB", (width, _HEIGHT + _GAP + (line + 1) * _LINE), _PAPER)
+    left = 0
+    for panel in panels:
+        sheet.paste(panel, (left, 0))
+        left += panel.width + _GAP
+    pen = ImageDraw.Draw(sheet)
+    for one, (x, y) in zip(present, places, strict=True):
+        red, green, blue = (int(value) for value in colours(np.array([[one]], np.uint8))[0, 0])
+        pen.rectangle((x, y + 2, x + _LINE - _GAP - 1, y + _LINE - 3), fill=(red, green, blue), outline=_INK)
+        pen.text((x + _LINE, y), names[one], fill=_INK, font=font)
+    return sheet
+
+
+def _shares(classes: NDArray[np.uint8], names: Sequence[str]) -> str:
+    """`background 80 %, disc 20 %`: the largest shares of the pixels that are not ignored."""
+    counts = np.bincount(classes[classes != IGNORED], minlength=len(names))
+    largest = [one for one in np.argsort(-counts, kind="stable")[:_MOST_NAMED] if counts[one]]
+    return ", ".join(f"{names[one]} {100 * counts[one] / counts.sum():.0f} %" for one in largest) or "nothing"

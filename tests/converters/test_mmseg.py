@@ -229,6 +229,7 @@ def test_the_engine_installs_nothing(tmp_path: Path) -> None:
         "import os; os.environ['PATH'] = {path!r} + os.pathsep + os.environ['PATH']\n"
         "{safe}\n"
         "from mmengine.hub import get_config\n"
+        "import mmengine.utils.package_utils as utils; utils.is_installed = lambda name: False\n"
         "get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')\n"
     )
     guarded = code.format(path=str(tmp_path), safe="from converters.openmmlab import import_mmseg; import_mmseg()")

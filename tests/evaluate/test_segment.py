@@ -25,6 +25,7 @@ from converters.open import open_backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError, run_entry_point
+from evaluate.pictures import find_pictures
 from evaluate.segment import main
 from evaluate.segmentation.layouts import find_root, list_split
 from evaluate.segmentation.protocol import SegmentConfig
@@ -154,12 +155,16 @@ def test_alone_and_in_two_processes(given: list[str], tmp_path: Path) -> None:
     assert result["data"]["val"]["images"] == 7
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
     assert sorted(file.name for file in out.iterdir()) == [
-        "config.yaml", "metrics.jsonl", "predictions.png", "result.json", "segmentor.pth",
+        "config.yaml", "metrics.jsonl", "pictures", "result.json", "segmentor.pth",
     ]  # fmt: skip
     kept = torch.load(out / "segmentor.pth", weights_only=True)
     assert "decode_head.conv_seg.weight" in kept["state_dict"]
-    with PIL.Image.open(out / "predictions.png") as picture:
-        assert picture.size == (3 * 160 + 4 * 4, 18 + 2 * 164)
+    first, last = find_pictures(out)[0]
+    assert (first.kind, last.kind) == ("label maps", "label maps")
+    assert first.caption.startswith(f"{first.path.stem}: there background ")
+    assert "; predicted " in first.caption
+    with PIL.Image.open(first.path) as picture:
+        assert (picture.width, picture.height >= 160 + 4 + 16) == (3 * 160 + 2 * 4, True)
 
     two = torchrun(SCRIPT, *given, "--out", str(tmp_path / "two"))
     assert two.returncode == 0, two.stderr
@@ -265,7 +270,7 @@ def test_other_layouts_from_disk_to_score(
     matrix = _confusion(_trained(out, given), pairs, classes, zero_is_nothing=False, **windows)  # type: ignore[arg-type]
     assert matrix.sum() < sum(np.array(PIL.Image.open(label)).size for _, label in pairs)  # some have no label
     _equal_scores(metrics, matrix)
-    assert (out / "predictions.png").is_file()
+    assert len(find_pictures(out)[0]) == 1
 
 
 def test_a_vit_at_another_size_in_windows_and_bfloat16(given: list[str], run: Any, tmp_path: Path) -> None:
@@ -308,7 +313,7 @@ def test_nothing_is_lost_between_training_and_the_end(
     assert _result(out)["wall_seconds"] > trained > 0
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
     assert sorted(file.name for file in out.iterdir()) == [
-        "config.yaml", "metrics.jsonl", "predictions.png", "result.json", "segmentor.pth",
+        "config.yaml", "metrics.jsonl", "pictures", "result.json", "segmentor.pth",
     ]  # fmt: skip
     before = (out / "result.json").read_bytes()
     run("--resume")

@@ -31,6 +31,7 @@ from core.config import load_config
 from core.distributed import Processes
 from core.errors import BrokenImage, UserError
 from evaluate.protocol import protocol_file
+from evaluate.segmentation import layer_decay  # noqa: F401, what the settings name is registered here
 from evaluate.segmentation.broken_file import note_broken, read_lines
 from evaluate.segmentation.engine_settings import engine_settings
 from evaluate.segmentation.hooks import PlainCheckpointHook
