@@ -33,7 +33,7 @@ def main() -> None:
             print(f"left out  {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
     if not evaluations:
         raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")
-    results = arguments.results or Path("results") / Path(arguments.suite).stem
+    results = arguments.results
 
     from evaluate.suite_plan import parse_checkpoints, plan_runs
 
@@ -52,11 +52,13 @@ def main() -> None:
         return
     failures = _run(todo, stored, arguments)
     _name_rows(results, runs)
-    if _stored(results):
+    if measured := [each for each in _stored(results) if _belongs(each, runs)]:
+        from evaluate.report.published import read_published
+        from evaluate.report.results import read_names
         from evaluate.report.texts import markdown
-        from evaluate.table import read_table
+        from evaluate.report.transfer_table import build_table
 
-        print(f"\n{markdown(read_table(results), Path())}")
+        print(f"\n{markdown(build_table(measured, read_published(), read_names(results)), Path())}")
     for failure in failures:
         print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
     if failures:
@@ -93,7 +95,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--suite", default="demo", metavar="NAME|YAML", help="configs/suites/NAME.yaml (default demo)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 … N-1 of each run (default 1)")
     parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="where results go (default results/SUITE)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR",
+        help="where results go, and are looked for at any depth (default results)",
+    )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
     )
@@ -126,6 +131,12 @@ def _stored(folder: Path) -> list[StoredResult]:
     from evaluate.report.results import read_results
 
     return read_results(folder) if any(folder.rglob("result.json")) else []
+
+
+def _belongs(result: StoredResult, runs: Sequence[Run]) -> bool:
+    """Whether its protocol is one of the suite's; rows of other backbones stand beside those of this command."""
+    protocol = result.document["protocol"]
+    return any(protocol == run.protocol or protocol.startswith(f"{run.protocol} on ") for run in runs)
 
 
 def _name_rows(folder: Path, runs: Sequence[Run]) -> None:

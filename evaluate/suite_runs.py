@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -67,9 +68,14 @@ def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> l
     try:
         while waiting or running:
             while waiting and free:
-                run, slot = waiting.pop(0), free.pop(0)
-                running.append((run, slot, _start(run, slot)))
+                run = waiting.pop(0)
                 progress.started(run)
+                try:
+                    running.append((run, free[0], _start(run, free[0])))
+                    free.pop(0)
+                except UserError as error:
+                    failures.append(Failure(run, str(error)))
+                    progress.ended(run, str(error), failed=True)
             time.sleep(0.2)
             for entry in [entry for entry in running if entry[2].poll() is not None]:
                 run, slot, process = entry
@@ -103,6 +109,8 @@ def _start(run: Run, slot: Slot) -> subprocess.Popen[bytes]:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         with run.log.open("ab") as log:
+            # The run inherits the lock with its output, and so holds it even where the suite itself was killed.
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
             # A session of its own: Ctrl-C reaches the suite alone, which then asks its runs to stop.
@@ -110,6 +118,8 @@ def _start(run: Run, slot: Slot) -> subprocess.Popen[bytes]:
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment}, start_new_session=True,
             )  # fmt: skip
+    except BlockingIOError:
+        raise UserError(f"{run.folder} is being measured by another process; wait for it, or end it first") from None
     except OSError as error:
         raise UserError(f"can't write {run.log}: {error.strerror}; choose another folder with --results") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
@@ -11,13 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.errors import UserError
 from evaluate import suite_runs
+from evaluate.report.results import StoredResult
 from evaluate.suite_config import FOLDER, Evaluation, SuiteConfig, open_suite
-from evaluate.suite_plan import Checkpoint, Run, _protocol, parse_checkpoints
+from evaluate.suite_plan import Checkpoint, Run, _found, _protocol, parse_checkpoints
 from evaluate.suite_progress import Progress, duration
-from evaluate.suite_runs import Slot, last_line, run_all
+from evaluate.suite_runs import Slot, last_line, make_slots, run_all
 
 
 def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +86,46 @@ WRITE = f"import pathlib; pathlib.Path(FOLDER, 'result.json').write_text('{RESUL
 SLOT = Slot("cpu", 0, {"THREADS": "3"})
 
 
+def test_several_at_once_share_the_cores_or_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    slots = make_slots(2, "cpu")
+    assert [(slot.device, slot.workers, slot.environment["OMP_NUM_THREADS"]) for slot in slots] == [("cpu", 3, "4")] * 2
+    assert slots[0].environment["CUDA_VISIBLE_DEVICES"] == ""
+    with pytest.raises(UserError, match="--jobs 9 is more than the 8 CPU cores"):
+        make_slots(9, "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, "cuda")] == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(2, "cuda")] == ["5", "7"]
+    with pytest.raises(UserError, match="--jobs 3 needs as many GPUs, and there are 2"):
+        make_slots(3, "cuda")
+
+
+def stored(protocol: str, place: str, seed: int = 0, digest: str = "d", key: str = "source") -> StoredResult:
+    document = {
+        "protocol": protocol, "seed": seed, "checkpoint": {"backbone_sha256": digest},
+        "settings": {"data": {key: place}},
+    }  # fmt: skip
+    return StoredResult(Path(protocol) / str(seed) / "result.json", document)
+
+
+def test_what_counts_as_done() -> None:
+    knn = Evaluation("knn", "p")
+    there = [stored("p", "folder:/a"), stored("p", "folder:/a", seed=1), stored("p (modified: ks=[1])", "folder:/a")]
+    assert _found(knn, "p", "d", 0, "folder:/a", there) == ((there[0].path,), True)
+    assert _found(knn, "p", "d", 2, "folder:/a", there) == ((), False)
+    assert _found(knn, "p", "e", 0, "folder:/a", there) == ((), False)
+    assert _found(knn, "p", "d", 0, "folder:/b", there) == ((), False)
+    segment = Evaluation("segment", "p")
+    assert _found(segment, "p", "d", 0, "/a", [stored("p", "/a", key="root")])[1]
+    assert not _found(segment, "p", "d", 0, "/b", [stored("p", "/a", key="root")])[1]
+    transfer, sets = Evaluation("transfer_sets", "t"), "cifar10:/d,folder:/birds"
+    one, two = stored("t on cifar10", "scenes"), stored("t on folder:/birds/train", "scenes")
+    assert _found(transfer, "t", "d", 0, sets, [one]) == ((one.path,), False)
+    assert _found(transfer, "t", "d", 0, sets, [one, two]) == ((one.path, two.path), True)
+
+
 @pytest.mark.usefixtures("python_code")
 def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) -> None:
     runs = [
@@ -134,6 +177,19 @@ def test_ctrl_c_lets_the_runs_end_themselves(tmp_path: Path) -> None:
         run_all(runs, [SLOT], quiet(runs))
     assert (tmp_path / "0/saved").exists()
     assert not (tmp_path / "1").exists()
+
+
+@pytest.mark.usefixtures("python_code")
+def test_what_another_process_measures_is_left_alone(tmp_path: Path) -> None:
+    runs = [run(tmp_path, WRITE, seed) for seed in (0, 1)]
+    runs[0].folder.mkdir()
+    with runs[0].log.open("ab") as log:  # as a run does whose suite was killed
+        fcntl.flock(log, fcntl.LOCK_EX)
+        failures = run_all(runs, [SLOT], quiet(runs))
+    assert [(failure.run.seed, "is being measured by another process" in failure.sentence) for failure in failures] == [
+        (0, True)
+    ]
+    assert (runs[1].folder / "result.json").is_file()
 
 
 def test_progress_and_eta(tmp_path: Path) -> None:
