@@ -39,7 +39,7 @@ demo: install ## the whole story on small data: pre-train, measure, compare; end
 	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --jobs $(JOBS) --results results/demo --ckpts \
 		'random init (Fashion-MNIST)=random:runs/demo-fashion-mnist' \
 		'per-view + cutout (Fashion-MNIST)=runs/demo-fashion-mnist' pixels
-	@$(PY) evaluate/table.py results/demo --out report/table.md
+	@$(PY) evaluate/table.py results/demo --out report/table.md --html report
 
 demo-seeds: install ## k-NN of the demo's main recipe on both sets with three seeds: mean and spread
 	@$(MAKE) --no-print-directory -j$(JOBS) $(SEEDS:%=pretrained-demo-seed%-fashion-mnist) $(SEEDS:%=pretrained-demo-seed%)

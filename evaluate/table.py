@@ -13,7 +13,7 @@ from core.errors import UserError, run_entry_point
 from evaluate.report.published import read_published
 from evaluate.report.results import read_names, read_results
 from evaluate.report.texts import render
-from evaluate.report.transfer_table import TransferTable, build_table
+from evaluate.report.transfer_table import build_table
 
 
 def main() -> None:
@@ -27,29 +27,35 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", help="folder that holds result.json files, at any depth")
     parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown", help="default markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of printing it")
+    parser.add_argument(
+        "--html", type=Path, metavar="DIR", help="write DIR/index.html too: table, curves, pictures, every result"
+    )
     parser.add_argument("--no-published", action="store_true", help="leave published numbers out")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     arguments = parser.parse_args()
-    if arguments.folder is None and arguments.no_published:
+    folder = arguments.folder
+    if folder is None and arguments.no_published:
         raise UserError("without a folder the table is the published numbers, so leave --no-published out")
-    table = read_table(arguments.folder, not arguments.no_published)
+    results = [] if folder is None else read_results(folder)
+    names = {} if folder is None else read_names(folder)
+    table = build_table(results, () if arguments.no_published else read_published(), names)
     if arguments.out is None:
         print(render(table, arguments.format, Path()))
-        return
+    else:
+        _write(arguments.out, render(table, arguments.format, arguments.out.parent) + "\n")
+        print(f"table: {arguments.out}")
+    if arguments.html is not None:
+        from evaluate.report.page import write_page
+
+        print(f"report: {write_page(table, results, arguments.html)}")
+
+
+def _write(file: Path, text: str) -> None:
     try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(render(table, arguments.format, arguments.out.parent) + "\n", encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"can't write {arguments.out}: {error.strerror}; choose another --out") from None
-    print(f"table: {arguments.out}")
-
-
-def read_table(folder: Path | None, published: bool = True) -> TransferTable:
-    """The table of the results below `folder`, beside the published numbers."""
-    numbers = read_published() if published else ()
-    if folder is None:
-        return build_table((), numbers)
-    return build_table(read_results(folder), numbers, read_names(folder))
+        raise UserError(f"can't write {file}: {error.strerror}; choose another --out") from None
 
 
 if __name__ == "__main__":

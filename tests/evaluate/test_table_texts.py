@@ -89,8 +89,11 @@ def test_the_command(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     (tmp_path / "results/names.yaml").write_text("resnet50, a.pth: BYOL\n")
     out = tmp_path / "table.md"
-    done = python("evaluate/table.py", str(tmp_path / "results"), "--out", str(out))
+    page = tmp_path / "report"
+    done = python("evaluate/table.py", str(tmp_path / "results"), "--out", str(out), "--html", str(page))
     assert done.returncode == 0, done.stderr
+    assert f"report: {page / 'index.html'}" in done.stdout
+    assert "MULAN" in (page / "index.html").read_text()
     lines = out.read_text().splitlines()
     assert lines[2] == "| BYOL | [41.0](results/one/result.json) (+0.6) | [38.5](results/one/result.json) (+1.5) |"
     assert "| MULAN (published) | 41.8 | 38.0 |" in lines
