@@ -60,24 +60,29 @@ class Progress:
 
     def overall(self) -> str:
         done = self._total - len(self._left) - len(self._running)
-        eta = self.eta()
-        left = "" if done == self._total else f", about {duration(eta)} left" if eta is not None else ""
-        return f"{done} of {self._total} runs{f', {self._failed} failed' if self._failed else ''}{left}"
+        said = f"{done} of {self._total} runs{f', {self._failed} failed' if self._failed else ''}"
+        if done == self._total or (eta := self.eta()) is None:
+            return said
+        remaining = {run.protocol for run in (*self._left, *(run for run, _ in self._running.values()))}
+        return f"{said}, {'about' if remaining <= self._seconds.keys() else 'more than'} {duration(eta)} left"
 
     def eta(self) -> float | None:
         """Seconds until the end, from the mean time of runs of the same protocol; None while nothing is known.
 
-        A protocol of which no run has ended yet is taken to last as long as the others on average.
+        A protocol of which no run has ended yet is taken to last as long as the others on average, or as long as its
+        own have been running if that is longer.
         """
         if not self._seconds:
             return None
-        anything = statistics.fmean(statistics.fmean(values) for values in self._seconds.values())
-        means = {protocol: statistics.fmean(values) for protocol, values in self._seconds.items()}
         now = self._clock()
+        means = {protocol: statistics.fmean(values) for protocol, values in self._seconds.items()}
+        anything = statistics.fmean(means.values())
+        for run, since in self._running.values():
+            if run.protocol not in self._seconds:
+                means[run.protocol] = max(means.get(run.protocol, anything), now - since)
         waiting = [means.get(run.protocol, anything) for run in self._left]
-        running = [max(0.0, means.get(r.protocol, anything) - (now - since)) for r, since in self._running.values()]
-        longest = max([*running, *waiting], default=0.0)
-        return max(longest, (sum(waiting) + sum(running)) / self._jobs)
+        running = [max(0.0, means[run.protocol] - (now - since)) for run, since in self._running.values()]
+        return max([*running, *waiting, (sum(waiting) + sum(running)) / self._jobs])
 
     def _line(self, text: str) -> None:
         self._said = self._clock()

@@ -218,7 +218,13 @@ def test_progress_and_eta(tmp_path: Path) -> None:
 def test_times_of_stored_results_start_the_eta(tmp_path: Path) -> None:
     runs = [run(tmp_path, "", seed) for seed in range(4)]
     assert Progress(runs, 1, {"p": 30.0}, io.StringIO()).eta() == 120.0
-    assert Progress(runs, 2, {"q": 10.0}, io.StringIO()).eta() == 20.0
+
+    now = [0.0]
+    unknown = Progress(runs, 2, {"q": 10.0}, io.StringIO(), lambda: now[0])
+    assert unknown.overall() == "0 of 4 runs, more than 20 s left"
+    unknown.started(runs[0])
+    now[0] = 30.0  # longer than what is known, so the others are taken to last as long
+    assert unknown.eta() == 45.0
     assert [duration(45.2), duration(200), duration(7500)] == ["45 s", "3 min 20 s", "2 h 5 min"]
 
 
