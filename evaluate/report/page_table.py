@@ -18,12 +18,14 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
     """`heads`, `rows`, `described`, `marks`, `sources` and `caveats` of the template."""
     numbers = {(one.row, one.result.path): one.number for one in measured}
     marks, heads = _heads(table.columns)
+    sources, cited = _sources(table)
     rows: list[dict[str, Any]] = [
         {
             "number": y,
             "name": row.name,
             "source": row.source,
             "published": row.published,
+            "cited": cited.get(y),
             "cells": [_cell(y, table.cells.get((y, x)), numbers) for x in range(len(table.columns))],
         }
         for y, row in enumerate(table.rows)
@@ -33,7 +35,7 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
         "rows": rows,
         "described": [row for row in rows if not row["published"] and row["source"] != row["name"]],
         "marks": marks,
-        "sources": _sources(table),
+        "sources": sources,
         "caveats": _caveats(table),
     }
 
@@ -90,16 +92,20 @@ def _cell(row: int, cell: Cell | None, numbers: dict[tuple[int, Any], int]) -> d
     }
 
 
-def _sources(table: TransferTable) -> list[dict[str, Any]]:
-    sources = []
+def _sources(table: TransferTable) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """Papers with the rows taken from them, and by row the place of its paper, from 1."""
+    sources: dict[tuple[Any, ...], dict[str, Any]] = {}
+    cited = {}
     for y, row in enumerate(table.rows):
         numbers = [table.cells[y, x].published for x in range(len(table.columns)) if (y, x) in table.cells]
         found = [number for number in numbers if number is not None]
         if row.published and found:
-            notes = list(dict.fromkeys(number.note for number in found if number.note))
-            url = _address(found[0].url)
-            sources.append({"row": y, "name": row.name, "text": row.source, "url": url, "notes": notes})
-    return sources
+            notes = tuple(dict.fromkeys(number.note for number in found if number.note))
+            key = (row.source, found[0].url, notes)
+            empty = {"names": [], "text": row.source, "url": _address(found[0].url), "notes": notes}
+            sources.setdefault(key, empty)["names"].append(row.name)
+            cited[y] = list(sources).index(key) + 1
+    return list(sources.values()), cited
 
 
 def _caveats(table: TransferTable) -> list[str]:

@@ -30,7 +30,7 @@ def test_the_table_has_its_numbers_heads_and_rows(page: Element) -> None:
         ["–", "40.0", "–"],
     ]
     heads = [head.text for head in table.all("th", scope="row")]
-    assert heads == ["● base", "■ ours", "BYOL published: A & B, Table 1"]
+    assert heads == ["● base", "■ ours", "BYOL published, source 1"]
     assert [head.text for head in table.all("th", scope="colgroup")] == ["knn_small†", "coco_a‡1"]
     assert [head.text for head in table.all("th", scope="col")] == ["Backbone", "top-1", "box AP", "mask AP"]
     assert table.one("caption").text.startswith("In percent: mean ± standard deviation over runs.")
@@ -48,7 +48,7 @@ def test_every_number_leads_to_its_result_and_the_result_to_its_file(page: Eleme
     assert len(ids) == len(set(ids))
     rows = table.one("tbody").all("tr")
     links = [[link.attributes["href"] for link in row.all("a")] for row in rows]
-    source, paper = "#source-2", "https://example.org/1"
+    source, paper = "#source-1", "https://example.org/1"
     assert links[0] == ["#result-1"]
     assert links[1] == ["#result-2", "#result-3", "#result-4", "#result-5", paper, "#result-5"]
     assert links[2] == [source, paper]
@@ -191,3 +191,18 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"the report needs Matplotlib: pip install 'ssl-transfer\[report\]'"):
         write_page(*small_table(tmp_path), tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_rows_of_one_paper_share_its_source(tmp_path: Path) -> None:
+    numbers = [
+        Published(
+            f"row {n}", "p", "top1", 50.0 + n, paper, "Table 1", f"https://example.org/{paper}", "resnet50", 1, note
+        )
+        for n, (paper, note) in enumerate([("A", ""), ("B", ""), ("A", ""), ("A", "other data")])
+    ]
+    page = read_page(write_page(build_table([], numbers), [], tmp_path))
+    assert [one.text for one in page.one("ol").all("li")] == [
+        "row 0; row 2: A, Table 1", "row 1: B, Table 1", "row 3: A, Table 1; other data",
+    ]  # fmt: skip
+    cited = [row.one("a").attributes["href"] for row in page.all("th", scope="row")]
+    assert cited == ["#source-1", "#source-2", "#source-1", "#source-3"]
