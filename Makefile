@@ -62,7 +62,7 @@ $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fas
 	SEED_demo-seed$(seed)-fashion-mnist := $(seed)))
 
 # Pre-trains runs/NAME; a finished run is kept. One that was trained by another recipe or on other images is moved to
-# runs/replaced, and the demo's results with it, as they would stand beside the new ones.
+# runs/replaced together with the results, which would otherwise stand beside the new ones.
 pretrained-%: SHELL := /bin/bash
 pretrained-%:
 	@set -o pipefail; mkdir -p runs; log=runs/.$*.log; for try in 1 2; do \
@@ -70,8 +70,8 @@ pretrained-%:
 			--out runs/$* seed=$(or $(SEED_$*),0) 2>&1 | stdbuf -oL tr '\r' '\n' | tee $$log | sed -u '/^ *$$/d; s/^/[$*] /' && exit 0; \
 		[ $$try = 1 ] && grep -q "holds a run with another config\|was trained on other images" $$log || exit 1; \
 		old=runs/replaced/$$(date +%Y%m%d-%H%M%S); mkdir -p $$old; mv runs/$* $$old/$*; \
-		for results in results/demo results/demo-seeds; do [ ! -d $$results ] || mv $$results $$old; done 2>/dev/null; \
-		echo "== runs/$* came from another recipe or other images: it and the demo's results are in $$old, starts anew"; \
+		mv $(if $(findstring seed,$*),results/demo-seeds,results/demo) $$old 2>/dev/null; \
+		echo "== runs/$* came from another recipe or other images: it is now in $$old with its results; starts anew"; \
 	done
 
 test: install ## all tests that take seconds each
