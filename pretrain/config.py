@@ -12,7 +12,7 @@ from core.schedules import ScheduleConfig
 from pretrain.heads import HeadConfig
 from pretrain.objectives import ObjectiveConfig
 from pretrain.optimisers import OptimConfig
-from pretrain.views import ViewConfig
+from pretrain.views import Resampler, ViewConfig
 
 GLOBAL = "global"
 
@@ -101,6 +101,8 @@ class PretrainConfig:
     """Stochastic depth of the online backbone; a momentum network has none."""
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
     """View types by name. `global` must be among them: its projections are everybody's targets."""
+    resampler: Resampler = "torch"
+    """Who resizes the crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
     projector: HeadConfig = field(default_factory=HeadConfig)
     """Head on the backbone of both networks."""
     predictor: HeadConfig = field(default_factory=HeadConfig)

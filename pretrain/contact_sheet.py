@@ -23,7 +23,7 @@ TITLE = 16
 
 def draw_views(images: ImageSet, config: PretrainConfig, path: Path, rows: int = 8) -> None:
     """Writes to `path` (PNG, JPEG, …) the views that a run with `config` makes of the first `rows` images it sees."""
-    views = Views(images, config.views, config.seed)
+    views = Views(images, config.views, config.seed, config.resampler)
     positions = epoch_order(len(images), config.seed, 0)[:rows]
     draw_batch(collate([views[0, int(position)] for position in positions]), config.views, path)
 

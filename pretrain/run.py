@@ -37,6 +37,7 @@ def main() -> None:
     from core.data.open import open_images
     from core.data.order import check_batch
     from core.distributed import join_processes
+    from core.freed_memory import keep_freed_memory
     from pretrain.config import PretrainConfig
     from pretrain.plan import check_sizes, plan
 
@@ -44,6 +45,8 @@ def main() -> None:
     run = arguments.out or Path("runs") / arguments.config.stem
     processes = join_processes(arguments.device)
     workers = _workers(arguments.workers, processes.device.type)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     images = open_images(config.data, "pretrain", config.seed)
     check_batch(config.batch, len(images), images.name, processes.world)
     if config.batch // processes.world < 2:

@@ -71,7 +71,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     )
     total, per_epoch = batches.total_steps, batches.steps_per_epoch
     loader = DataLoader(
-        Views(images, config.views, config.seed),
+        Views(images, config.views, config.seed, config.resampler),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,

@@ -22,6 +22,7 @@ from core.data.crop import draw_crop
 from core.errors import BrokenImage, UserError
 from pretrain.views import (
     PhotometricConfig,
+    Resampler,
     Sample,
     ViewConfig,
     Views,
@@ -78,20 +79,32 @@ def same(first: Sample, second: Sample) -> bool:
     )
 
 
-def test_the_pixels_of_a_crop_are_torchvisions() -> None:
-    """Follows the documented order of draws: crop of the first view first."""
-    views = Views(Noise(), VIEWS, seed=3)
+@pytest.mark.parametrize("resampler", ["torch", "pillow"])
+def test_the_pixels_of_a_crop_are_torchvisions(resampler: Resampler) -> None:
+    """On tensors with torch, on Pillow's images with Pillow. The first draws are those of the first view's crop."""
+    views = Views(Noise(), VIEWS, seed=3, resampler=resampler)
     for index in range(12):
         image = Noise().image(index)
         left, top, width, height = draw_crop(
             image.width, image.height, (0.25, 1.0), (3 / 4, 4 / 3), np.random.default_rng((3, 7, index))
         )
-        expected = reference.pil_to_tensor(
-            reference.resized_crop(image, top, left, height, width, [48, 48], InterpolationMode.BICUBIC)
-        )
+        source = reference.pil_to_tensor(image) if resampler == "torch" else image
+        expected = reference.resized_crop(source, top, left, height, width, [48, 48], InterpolationMode.BICUBIC)
         got = views[7, index].views["global"][0].images
         assert got.shape == (3, 48, 48)
-        assert torch.equal(got, expected)
+        assert torch.equal(got, expected if resampler == "torch" else reference.pil_to_tensor(expected))
+
+
+def test_the_resamplers_differ_by_a_grey_level_in_places() -> None:
+    images, views = Noise(), VIEWS | {"large": ViewConfig(count=2, size=224)}
+    apart = [
+        (one.images.int() - other.images.int()).abs()
+        for index in range(12)
+        for name, of_type in Views(images, views, 3, "torch")[0, index].views.items()
+        for one, other in zip(of_type, Views(images, views, 3, "pillow")[0, index].views[name], strict=True)
+    ]
+    assert max(int(values.max()) for values in apart) in (1, 2)
+    assert sum(float(values.float().mean()) for values in apart) / len(apart) < 0.1
 
 
 def test_an_image_is_decoded_once_per_sample() -> None:

@@ -1,0 +1,1 @@
+"""Speed and memory, side by side with other ways to compute the same."""
