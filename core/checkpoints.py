@@ -56,10 +56,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with contextlib.suppress(OSError):  # not every network disk knows it
             _sync(path.parent)  # and the name, before older files are removed
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch reports a full disk as a RuntimeError of its zip writer, in one of these ways.
+        refused = re.search("PytorchStreamWriter|inline_container|iostream", str(error))
+        if isinstance(error, RuntimeError) and not refused:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        if refused:
+            reason = "No space left on device, or a limit on the size of files"
         raise UserError(
             f"can't write {path}: {reason}; what was there before is unchanged: free space there, or allow writing, "
             f"and give the same command again"

@@ -28,14 +28,18 @@ class BrokenImage(Exception):
 def run_entry_point(main: Callable[[], None]) -> None:
     """Runs `main`; a `UserError` becomes one line on stderr and exit code 2, without a traceback.
 
-    `--debug` on the command line shows the traceback as well. Bugs (all other exceptions) keep theirs.
+    So does trouble that the operating system has with a file. `--debug` on the command line shows the traceback as
+    well. Bugs (all other exceptions) keep theirs. Of several processes that find the same only one says so.
     """
+    from core.failures import explain, let_the_first_speak
+
     try:
         main()
         code = 0
     except UserError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
+        let_the_first_speak(follows_from_another=False)
         # A loader worker's error arrives wrapped in its traceback.
         print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
         code = 2
@@ -45,5 +49,17 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our stdout (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except (RuntimeError, OSError) as error:
+        sentence = explain(error)
+        if not sentence and isinstance(error, OSError) and error.filename is not None:
+            # A name that is too long, a folder that can't be entered, a disk that went away.
+            sentence = f"{error.filename}: {error.strerror}; give another place, or mend that one"
+        if not sentence:
+            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        let_the_first_speak(follows_from_another=sentence.startswith("another process"))
+        print(f"error: {sentence}", file=sys.stderr)
+        code = 2
     if code:
         sys.exit(code)

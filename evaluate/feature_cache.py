@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,14 +117,22 @@ def _fill(
     values.flush()
     own = (start + np.arange(len(found.labels), dtype=np.int64), found.labels, found.positions)
     rows, labels, positions = (np.concatenate(column) for column in zip(*gather_objects(own), strict=True))
-    if processes.main:
-        np.savez(part / "index.npz", rows=rows, labels=labels, positions=positions)
-        facts = {"key": key, "broken": list(found.broken), "shape": list(shape)}
+    index = {"rows": rows, "labels": labels, "positions": positions}
+    facts = {"key": key, "broken": list(found.broken), "shape": list(shape)}
+    refuse_together(_close(part, index, facts, config.storage) if processes.main else "")
+
+
+def _close(part: Path, index: dict[str, NDArray[Any]], facts: dict[str, Any], storage: str) -> str:
+    """Writes what says that the features are whole, and puts everything on disk."""
+    try:
+        np.savez(part / "index.npz", **index)  # type: ignore[arg-type]
         (part / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         for file in part.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-    wait_for_all()
+    except OSError as error:
+        return _no_room(part, facts["shape"], storage, error)
+    return ""
 
 
 def _reserve(path: Path, shape: tuple[int, int], dtype: str) -> str:
@@ -134,12 +143,16 @@ def _reserve(path: Path, shape: tuple[int, int], dtype: str) -> str:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        size = shape[0] * shape[1] * np.dtype(dtype).itemsize / 2**20
-        return (
-            f"can't keep {size:,.0f} MiB of features in {path.parent.parent} ({error.strerror}); free space, set "
-            f"features.storage=float16, or name another folder in SSL_TRANSFER_CACHE"
-        )
+        return _no_room(path.parent, shape, dtype, error)
     return ""
+
+
+def _no_room(part: Path, shape: Sequence[int], dtype: str, error: OSError) -> str:
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize / 2**20
+    return (
+        f"can't keep {size:,.0f} MiB of features in {part.parent} ({error.strerror}); free space, set "
+        f"features.storage=float16, or name another folder in SSL_TRANSFER_CACHE"
+    )
 
 
 def _complete(folder: Path, key: dict[str, Any]) -> bool:
