@@ -50,8 +50,10 @@ def main() -> None:
     print(_plan(runs), flush=True)
     if arguments.dry_run:
         return
-    failures = _run(todo, stored, arguments)
-    _name_rows(results, runs)
+    try:
+        failures = _run(todo, stored, arguments)
+    finally:
+        _name_rows(results, runs)
     if measured := [each for each in _stored(results) if _belongs(each, runs)]:
         from evaluate.report.published import read_published
         from evaluate.report.results import read_names
