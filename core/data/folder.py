@@ -20,12 +20,13 @@ class Folder:
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self.root = root
-        if not root.is_dir():
-            raise UserError(f"no folder {root}; give the data's root, e.g. folder:/data/imagenet")
         try:
             entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+            os.stat(root / ".")  # a folder that may be listed but not entered
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"no folder {root}; give the data's root, e.g. folder:/data/imagenet") from None
         except OSError as error:
-            raise UserError(f"can't read the folder {root}: {error.strerror}") from None
+            raise _unreadable(f"the folder {root}", error) from None
         subfolders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         flat = [entry.name for entry in entries if entry.is_file() and _is_image(entry.name)]
         if flat and subfolders:
@@ -65,7 +66,11 @@ class Folder:
         """Over relative names and file sizes: cheap for a million files, and notices any usual change."""
         digest = hashlib.sha256()
         for name in self._names:
-            size = (self.root / os.fsdecode(name)).stat().st_size
+            path = self.root / os.fsdecode(name)
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise _unreadable(str(path), error) from None
             digest.update(bytes(name) + b"\0" + str(size).encode() + b"\n")
         return digest.hexdigest()
 
@@ -83,13 +88,20 @@ def split_folder(root: Path, split: str) -> Path:
     )
 
 
+def _unreadable(what: str, error: OSError) -> UserError:
+    return UserError(f"can't read {what}: {error.strerror}; mend its permissions or the disk, or give another folder")
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _images_below(folder: Path, prefix: str) -> list[str]:
+    def refuse(error: OSError) -> None:  # what can't be looked into must not silently be left out
+        raise _unreadable(f"the folder {error.filename}", error) from None
+
     found = []
-    for path, folders, files in os.walk(folder):
+    for path, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
         relative = os.path.join(prefix, os.path.relpath(path, folder)) if path != str(folder) else prefix
         found += [os.path.join(relative, name) for name in sorted(files) if _is_image(name)]

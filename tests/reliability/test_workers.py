@@ -1,0 +1,162 @@
+"""Loader processes that die or find no shared memory, and folders that may not be read: a sentence, never a hang."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core.data.folder import Folder
+from core.errors import BrokenImage, UserError
+from core.failures import explain
+from tests.reliability.tiny_runs import last_state, run_here, same_bits, tiny, write_images, write_recipe
+from tests.torchrun import ROOT, python
+
+_SMALL = 'mount -t tmpfs -o size=100k tmpfs /dev/shm && exec "$@"'
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    given = ["--config", str(recipe), "--out", str(out), "--device", "cpu", "--workers", "2"]
+    return [sys.executable, "pretrain/run.py", *given]
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    recipe = write_recipe(tmp_path / "r.yaml", image_folder, "epochs=60")
+    process = subprocess.Popen(
+        command(recipe, out), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = out / "metrics.jsonl"
+    while process.poll() is None and not (lines.is_file() and lines.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    os.kill(int(children[-1]), signal.SIGKILL)
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert time.monotonic() - begun < 60
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    assert "error: a loader process has died (Killed), perhaps for want of memory; lower --workers" in errors
+    resumed = python("pretrain/run.py", *command(recipe, out)[2:])
+    assert resumed.returncode == 0, resumed.stderr
+    assert same_bits(last_state(out), run_here(tiny(image_folder, "epochs=60"), tmp_path / "whole"))
+
+
+def test_too_little_shared_memory_is_told(image_folder: Path, tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", _SMALL, "sh", "true"], check=False).returncode:
+        pytest.skip("can't give a process a small /dev/shm of its own")
+    recipe = write_recipe(tmp_path / "r.yaml", image_folder)
+    done = subprocess.run(
+        [unshare, "-m", "sh", "-c", _SMALL, "sh", *command(recipe, tmp_path / "run")], cwd=ROOT, capture_output=True,
+        text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "error: shared memory (/dev/shm) is too small for the loader processes" in done.stderr
+    assert "docker run --shm-size=8g" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+                      "workers are out of shared memory."), "shared memory (/dev/shm) is too small"),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback …\nRuntimeError: unable "
+                      "to write to file </torch_7_2>: No space left on device (28)"), "shared memory (/dev/shm) is"),
+        (OSError(28, "No space left on device"), "no space left on a disk"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "has died (it ended by itself)"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), "(Segmentation fault)"),
+        (RuntimeError("shape mismatch"), ""),
+        (OSError(28, "No space left on device", "/some/file"), ""),
+        (ValueError("Connection closed by peer"), ""),
+        (RuntimeError("Connection closed by peer"), ""),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_which_failure(error: Exception, told: str) -> None:
+    said = explain(error)
+    assert told in said
+    assert bool(said) == bool(told)
+
+
+@pytest.fixture
+def images() -> Iterator[Path]:
+    """Where another user may look, which he may not below pytest's own folders."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    write_images(root / "images")
+    yield root / "images"
+    subprocess.run(["chmod", "-R", "u+rwX", str(root)], check=True)
+    shutil.rmtree(root)
+
+
+def as_nobody(what: Callable[[], object]) -> object:
+    """What `what` gives or raises for a user whom permissions bind: root is bound by none."""
+    if os.geteuid() != 0:
+        try:
+            return what()
+        except Exception as error:
+            return error
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            found = what()
+        except BaseException as error:
+            found = error
+        os.write(writer, pickle.dumps(found))
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        return pickle.loads(file.read())
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "told"),
+    [
+        ("", 0o000, "can't read the folder {}: Permission denied"),
+        ("..", 0o000, "can't read the folder {}: Permission denied"),
+        ("", 0o644, "can't read the folder {}"),  # its names can be listed, its files not opened
+        ("dog", 0o000, "can't read the folder {}/dog: Permission denied"),
+        ("dog/deep", 0o000, "can't read the folder {}/dog/deep: Permission denied"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_named(images: Path, closed: str, mode: int, told: str) -> None:
+    (images / "train/dog/deep").mkdir()
+    root = images / "train"
+    (root / closed).chmod(mode)
+    error = as_nobody(lambda: Folder(root, "x").digest())
+    assert isinstance(error, UserError), error
+    assert str(error).startswith(told.format(root))
+    assert "permission" in str(error).lower()
+
+
+def test_a_file_that_may_not_be_read_counts_as_broken(images: Path) -> None:
+    (images / "train/cat/2.jpg").chmod(0o000)
+    error = as_nobody(lambda: Folder(images / "train", "x").image(2))
+    assert isinstance(error, BrokenImage)
+    assert error.where == str(images / "train/cat/2.jpg")
+    assert "Permission denied" in error.reason
+
+
+def test_a_file_that_goes_while_the_folder_is_opened(images: Path) -> None:
+    folder = Folder(images / "train", "x")
+    (images / "train/cat/2.jpg").unlink()
+    with pytest.raises(UserError, match=r"can't read .*cat/2\.jpg: No such file or directory"):
+        folder.digest()
