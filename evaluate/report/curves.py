@@ -12,9 +12,11 @@ from typing import Any
 
 from core.checkpoints import file_digest
 
-LOSS = "loss"
 VIEW = "loss/"
 MONITOR = "knn_top1"
+_LOSS = "loss"
+_ONLY = "loss/global"
+"""Runs with a single view type, which is always this one, write their loss without its name."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,14 @@ def read_run(metrics: Path) -> Run:
             epochs.append(epoch)
             column.append(value)
     kept = {key: (tuple(epochs), tuple(column)) for key, (epochs, column) in series.items()}
+    whole = kept.pop(_LOSS, None)
+    if whole is not None and not any(key.startswith(VIEW) for key in kept):
+        kept[_ONLY] = whole
     return Run(metrics.parent, kept, damaged, len(lines))
 
 
 def _shown(key: str) -> bool:
-    return key in (LOSS, MONITOR) or key.startswith(VIEW)
+    return key in (_LOSS, MONITOR) or key.startswith(VIEW)
 
 
 def _file(given: str) -> Path | None:

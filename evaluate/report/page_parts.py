@@ -9,7 +9,7 @@ from typing import Any
 from evaluate.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
 from evaluate.report.bars import PerClass, per_class
 from evaluate.report.charts import Line, bar_chart, line_chart
-from evaluate.report.curves import LOSS, MONITOR, VIEW, Run, find_run
+from evaluate.report.curves import MONITOR, VIEW, Run, find_run
 from evaluate.report.measured import Group, Measured
 from evaluate.report.pictures import Shelf, embed, shelves
 from evaluate.report.transfer_table import TransferTable
@@ -34,16 +34,13 @@ def curve_panels(table: TransferTable, measured: Sequence[Measured]) -> dict[str
         else:
             reasons.setdefault(found, {})[one.row] = None
     keys = dict.fromkeys(key for _, run in runs.values() for key in run.series)
-    views = [key for key in keys if key.startswith(VIEW)]
-    # With one view type its loss is the whole loss; with several the sum tells nothing more.
-    alone = any(LOSS in run.series and not _views(run) for _, run in runs.values())
-    shown = [*views, *([LOSS] if alone else []), *([MONITOR] if MONITOR in keys else [])]
+    shown = [*(key for key in keys if key != MONITOR), *([MONITOR] if MONITOR in keys else [])]
     panels = []
     for number, key in enumerate(shown):
         lines = [
             Line(row, *run.series[key])
             for row, run in sorted(runs.values(), key=lambda one: one[0])
-            if key in run.series and (key != LOSS or not _views(run))
+            if key in run.series
         ]
         title, unit = _panel(key)
         ends = "; ".join(f"{table.rows[line.row].name}: {line.ys[-1]:.2f} at epoch {line.xs[-1]:g}" for line in lines)
@@ -97,15 +94,9 @@ def picture_shelves(table: TransferTable, groups: Sequence[Group]) -> dict[str, 
     return {"pictures": parts, "picture_sentences": said}
 
 
-def _views(run: Run) -> bool:
-    return any(key.startswith(VIEW) for key in run.series)
-
-
 def _panel(key: str) -> tuple[str, str]:
     if key == MONITOR:
         return "k-NN accuracy of the monitor (a small sample)", "top-1, %"
-    if key == LOSS:
-        return "Loss of runs with one view type", "loss"
     return f"Loss of view type {key.removeprefix(VIEW)}", "loss"
 
 

@@ -45,7 +45,7 @@ def test_the_run_of_an_export_and_of_a_state_is_found(run: Path, file: str) -> N
     assert (found.folder, found.damaged, found.lines) == (run, 3, 9)
     assert found.series["loss/global"] == ((0.5, 1.0, 1.5, 2.0), (1.0, 1.0, 1.0, 1.0))
     assert found.series["knn_top1"] == ((1.0, 2.0), (50.0, 60.0))
-    assert set(found.series) == {"loss", "loss/global", "loss/local", "loss/<i>", "knn_top1"}
+    assert set(found.series) == {"loss/global", "loss/local", "loss/<i>", "knn_top1"}
 
 
 def test_why_there_are_no_curves(run: Path, tmp_path: Path) -> None:
@@ -92,10 +92,11 @@ def test_each_view_type_and_the_monitor_have_a_panel(run: Path, tmp_path: Path) 
     assert all("var(--c1)" in str(chart) and "var(--c0)" not in str(chart) for chart in charts)
 
 
-def test_a_run_with_one_view_type_shows_its_loss_and_says_that_nobody_watched(run: Path, tmp_path: Path) -> None:
+def test_the_only_view_type_is_global_and_it_is_said_that_nobody_watched(run: Path, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(line(step, loss=6.0 - step) for step in range(5)))
     shown = curves(run, tmp_path)
-    assert [panel.text for panel in shown.all("h3")] == ["Loss of runs with one view type"]
+    assert [panel.text for panel in shown.all("h3")] == ["Loss of view type global"]
+    assert "ours: 2.00 at epoch 0.4." in shown.one("svg").attributes["aria-label"]
     assert "No run watched k-NN accuracy while it trained" in shown.text
 
 
