@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -59,7 +60,11 @@ def soak(subject: Subject, count: int, seed: int, place: Path) -> dict[str, obje
     """Kills the subject `count` times, each in a folder of its own, and resumes each to its end."""
     dice, begun = random.Random(seed), time.monotonic()
     torch.set_num_threads(1)  # forks have no pool of threads
-    subject.warm()
+    for name in subject.modules:
+        module, _, function = name.partition(":")
+        imported = importlib.import_module(module)
+        if function:
+            getattr(imported, function)()
     given = subject.prepare(place)
 
     def go(out: Path, kill: Kill | None = None) -> Ended:

@@ -30,8 +30,8 @@ class Subject:
     """Of a finished run's folder: what an uninterrupted run must have equal."""
     ends: str
     """What is equal, in words."""
-    warm: Callable[[], None]
-    """Imports what the entry point does, so that a fork need not."""
+    modules: Sequence[str]
+    """What the entry point imports, or calls to import, when it runs: done before, so that a fork need not."""
     chosen: Sequence[Kill] = ()
     """Kills at chosen points of the system."""
     points: Callable[[Watch], None] = lambda _watch: None
@@ -117,15 +117,6 @@ def _chosen_of_pretrain() -> list[Kill]:
     return kills
 
 
-def _warm_pretrain() -> None:
-    import faiss  # noqa: F401
-    import timm  # noqa: F401
-
-    import pretrain.plan
-    import pretrain.run
-    import pretrain.trainer  # noqa: F401
-
-
 def _pretrain() -> None:
     from pretrain.run import main
 
@@ -154,14 +145,6 @@ def _outcome_of_linear(out: Path) -> dict[str, Any]:
 
 def _result(out: Path) -> dict[str, Any]:
     return json.loads((out / "result.json").read_text())["metrics"]
-
-
-def _warm_linear() -> None:
-    import timm  # noqa: F401
-
-    import evaluate.linear
-    import evaluate.linear_training
-    import evaluate.summary  # noqa: F401
 
 
 def _linear() -> None:
@@ -196,16 +179,6 @@ def _outcome_of_coco(out: Path) -> dict[str, Any]:
     return {"steps": steps, "state": read_tensors(out / "detector.pt")["step"], "metrics": sorted(_result(out))}
 
 
-def _warm_coco() -> None:
-    from core import detectron2_mends
-
-    detectron2_mends.announce()
-    import evaluate.coco
-    import evaluate.detection.coco_metrics
-    import evaluate.detection.inference
-    import evaluate.detection.training  # noqa: F401
-
-
 def _coco() -> None:
     from evaluate.coco import main
 
@@ -236,14 +209,6 @@ def _outcome_of_segment(out: Path) -> dict[str, Any]:
     return {"steps": steps, "iterations": kept, "metrics": sorted(_result(out)), "engine": (out / "engine").exists()}
 
 
-def _warm_segment() -> None:
-    from converters.openmmlab import import_mmseg
-
-    import_mmseg()
-    import evaluate.segment
-    import evaluate.segmentation.segmentor  # noqa: F401
-
-
 def _segment() -> None:
     from evaluate.segment import main
 
@@ -256,12 +221,13 @@ SUBJECTS = {
         Subject(
             "pretrain", _pretrain, _prepare_pretrain, _outcome_of_pretrain,
             "every tensor and value of the last state, both exports, all lines of metrics",
-            _warm_pretrain, _chosen_of_pretrain(), _points_of_pretrain,
+            ("faiss", "timm", "pretrain.plan", "pretrain.run", "pretrain.trainer"), _chosen_of_pretrain(), _points_of_pretrain,
         ),
         Subject("linear", _linear, _prepare_linear, _outcome_of_linear, "all accuracies, every bit of the best head",
-            _warm_linear),
-        Subject("coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps", _warm_coco),
+            ("timm", "converters.open", "evaluate.linear", "evaluate.linear_training", "evaluate.summary")),
+        Subject("coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps", ("converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2", "evaluate.detection.training",
+             "evaluate.detection.coco_metrics", "evaluate.detection.inference")),
         Subject("segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
-            _warm_segment),
+            ("converters.open", "converters.openmmlab:import_mmseg", "evaluate.segment", "evaluate.segmentation.segmentor")),
     )
 }  # fmt: skip
