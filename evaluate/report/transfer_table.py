@@ -109,7 +109,7 @@ def build_table(
         known = {}
         for number in published:
             known.setdefault((number.protocol, number.metric, ""), []).append(number)
-    keys = sorted(known, key=lambda key: (_place(key[0]), key[0], key[2], list(TITLES).index(key[1])))
+    keys = sorted(known, key=lambda key: (_place(key[0], key[1]), key[0], key[2], list(TITLES).index(key[1])))
     given = list(names)
     own = sorted(backbones, key=lambda row: (_rank(row), given.index(row) if row in names else len(given), row))
     theirs = list(dict.fromkeys((n.row, n.paper) for key in keys for n in known[key]))
@@ -175,7 +175,8 @@ def _rank(row: str) -> int:
     return 0 if row == "raw pixels" else 1 if row.endswith(", random initialisation") else 2
 
 
-def _place(protocol: str) -> int:
-    """Cheap probes first, then dense tasks."""
+def _place(protocol: str, metric: str) -> int:
+    """Cheap probes first, then detection, then segmentation."""
     kinds = ("knn", "linear", "logreg", "finetune", "transfer")
-    return next((i for i, kind in enumerate(kinds) if protocol.startswith(f"{kind}_")), len(kinds))
+    probe = next((i for i, kind in enumerate(kinds) if protocol.startswith(f"{kind}_")), None)
+    return probe if probe is not None else len(kinds) + (metric == "mIoU")
