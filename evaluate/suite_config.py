@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from core.config import load_config
 from core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "suites"
@@ -67,6 +66,8 @@ class SuiteConfig:
 
 def open_suite(name: str) -> SuiteConfig:
     """A suite by its name in configs/suites or by its file. `UserError` where there is none."""
+    from core.config import load_config  # so late that `suite.py --help` needs no torch
+
     if name.endswith((".yaml", ".yml")):
         return load_config(SuiteConfig, Path(name))
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))

@@ -10,10 +10,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.report.published import read_published
-from evaluate.report.results import read_names, read_results
-from evaluate.report.texts import render
-from evaluate.report.transfer_table import build_table
 
 
 def main() -> None:
@@ -33,6 +29,12 @@ def main() -> None:
     parser.add_argument("--no-published", action="store_true", help="leave published numbers out")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     arguments = parser.parse_args()
+
+    from evaluate.report.published import read_published
+    from evaluate.report.results import read_names, read_results
+    from evaluate.report.texts import render
+    from evaluate.report.transfer_table import build_table
+
     folder = arguments.folder
     if folder is None and arguments.no_published:
         raise UserError("without a folder the table is the published numbers, so leave --no-published out")
