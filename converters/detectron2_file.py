@@ -52,7 +52,9 @@ def write_detectron2(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
-            _Pickler(file, protocol=4).dump(document)
+            pickler = _Pickler(file, protocol=4)
+            pickler.fast = True  # its memo would keep a copy of every array until the end
+            pickler.dump(document)
 
     write_atomically(path, write)
 
