@@ -135,7 +135,9 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 def finish(benchmark: str, arguments: argparse.Namespace, rows: Sequence[Row], **facts: Any) -> None:
     """Prints the rows and, where `--json` was given, writes them."""
     device = torch.device(getattr(arguments, "device", "cpu"))
-    settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    settings = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items() if key != "json"
+    }
     report = Report(benchmark, machine(device), settings, list(rows), facts)
     print(text(report))
     if arguments.json:

@@ -1,82 +1,143 @@
-"""What 52 linear heads cost beside one, over cached features. `python benchmarks/probes.py --json probes.json`"""
+"""What 52 linear heads cost beside one, over cached features. `python benchmarks/probes.py`"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
 from core.distributed import Processes
 from evaluate.feature_cache import CachedFeatures
 from evaluate.heads import HeadGrid, HeadOptimConfig
 from evaluate.linear_protocol import LinearConfig
 from evaluate.linear_training import cached_batches, steps_of
 
+ROOT = Path(__file__).resolve().parent.parent
 ALONE = Processes(0, 1, torch.device("cpu"))
 HEADS = 52
+SIDE = 11
+"""Raw pixels of 11 × 11 × 3 are features of 363 numbers."""
 
 
 def main() -> None:
-    """Times whole epochs, one kind after the other in turn, and prints medians, ranges and ratios."""
-    parser = argparse.ArgumentParser(description="Time one head, 52 heads as a grid, and 52 separate modules.")
+    """Epochs of a training loop, then whole commands."""
+    parser = benchmark_parser("Time one head, 52 heads as a grid, and 52 separate modules.", rounds=5)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--epochs", type=int, default=10, help="of a whole command")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    lrs = tuple(float(lr) for lr in np.logspace(-5, -1, HEADS))
+    finish("probes", arguments, [*epoch_rows(arguments), command_row(arguments)])
+
+
+def epoch_rows(arguments: argparse.Namespace) -> list[Row]:
+    """An epoch of each kind; beside them the matrix products of 52 heads and nothing else."""
+    lrs, classes, batch = _lrs(HEADS), arguments.classes, arguments.batch
+    grid, products = "52 heads, grid", "the two matrix products of 52 heads alone"
     with tempfile.TemporaryDirectory() as folder:
-        features = _features(Path(folder), arguments.images, arguments.width, arguments.classes)
-        kinds: dict[str, Callable[[], None]] = {
-            "one head": lambda: _grid_epoch(features, (0.01,), arguments.classes, arguments.batch),
-            "52 heads, grid": lambda: _grid_epoch(features, lrs, arguments.classes, arguments.batch),
-            "52 heads, separate modules": lambda: _module_epoch(features, lrs, arguments.classes, arguments.batch),
-        }
-        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for repeat in tqdm(range(arguments.repeats + 1), unit="round", leave=False):
-            for kind, epoch in kinds.items():
-                started = time.perf_counter()
-                epoch()
-                if repeat:  # the first round warms up
-                    seconds[kind].append(time.perf_counter() - started)
-    ratios = {
-        kind: [taken / one for taken, one in zip(times, seconds["one head"], strict=True)]
-        for kind, times in seconds.items()
-    }
-    machine = f"{_cpu()}, {os.cpu_count()} cores, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
-    print(
-        f"{machine}; torch {torch.__version__}; an epoch of {arguments.images:,} × {arguments.width} features, "
-        f"{arguments.classes} classes, batch {arguments.batch}; {arguments.repeats} rounds: median (least … most)"
-    )
-    for kind, times in seconds.items():
-        own = ratios[kind]
-        print(
-            f"{kind:28} {1000 * statistics.median(times):8.1f} ms ({1000 * min(times):.1f} … {1000 * max(times):.1f})"
-            f"   {statistics.median(own):6.2f} × one head ({min(own):.2f} … {max(own):.2f})"
+        features = _features(Path(folder), arguments.images, arguments.width, classes)
+        values = alternate(
+            {
+                "one head, grid": partial(_grid_epoch, features, (0.01,), classes, batch),
+                "one head, module and SGD": partial(_module_epoch, features, (0.01,), classes, batch),
+                grid: partial(_grid_epoch, features, lrs, classes, batch),
+                "52 heads, separate modules": partial(_module_epoch, features, lrs, classes, batch),
+                products: _products(arguments),
+            },
+            arguments.rounds,
+            scale=1000,
         )
-    if arguments.json:
-        settings = {key: value for key, value in vars(arguments).items() if key != "json"}
-        document = {"machine": machine, "torch": torch.__version__, **settings, "seconds": seconds, "ratios": ratios}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    size = f"{arguments.images:,} × {arguments.width} features, {classes} classes, batch {batch}"
+    return [
+        Row(f"an epoch of 52 heads over one's, {size}", "ms", values, (grid, "one head, grid"), Goal("≤", 1.5)),
+        Row("the products alone over one head's whole epoch: the floor of the line above", "ms", values,
+            (products, "one head, grid")),
+        Row("an epoch of 52 heads over one module's", "ms", values, (grid, "one head, module and SGD")),
+        Row("52 separate modules over the grid", "ms", values, ("52 heads, separate modules", grid)),
+    ]  # fmt: skip
+
+
+def command_row(arguments: argparse.Namespace) -> Row:
+    """`evaluate/linear.py` from start to end over features that it finds on disk, with 52 rates and with one."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _write_images(root, arguments.images, arguments.classes)
+        settings = {
+            "name": "probes_benchmark", "data": {"source": f"folder:{root / 'images'}"}, "views": "cached",
+            "features": {"transform": {"resize": SIDE, "crop": SIDE}}, "standardise": "train",
+            "batch": arguments.batch, "epochs": arguments.epochs,
+        }  # fmt: skip
+        values = alternate(
+            {
+                "52 heads": _command(root, "52", {**settings, "lrs": _lrs(HEADS)}, arguments.threads),
+                "one head": _command(root, "1", {**settings, "lrs": [0.01]}, arguments.threads),
+            },
+            max(1, arguments.rounds // 2),
+        )
+    what = f"a whole linear.py command, {arguments.epochs} epochs, {arguments.images:,} × {3 * SIDE**2} features"
+    return Row(what, "s", values, ("52 heads", "one head"), Goal("≤", 1.5))
+
+
+def _command(root: Path, name: str, settings: dict[str, object], threads: int) -> Callable[[], object]:
+    protocol = root / f"{name}.yaml"
+    protocol.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    environment = {**os.environ, "SSL_TRANSFER_CACHE": str(root / "cache"), "OMP_NUM_THREADS": str(threads)}
+
+    def run() -> None:
+        out = root / f"result-{name}-{time.monotonic_ns()}"
+        options = ["--ckpt", "pixels", "--config", str(protocol), "--device", "cpu", "--workers", "0"]
+        subprocess.run(
+            [sys.executable, "evaluate/linear.py", *options, "--out", str(out)],
+            cwd=ROOT, env=environment, check=True, capture_output=True,
+        )  # fmt: skip
+
+    return run
+
+
+def _write_images(root: Path, images: int, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", max(classes, images // 20))):
+        for label in range(classes):
+            (root / "images" / split / f"{label}").mkdir(parents=True)
+        for number in range(count):
+            file = root / "images" / split / f"{number % classes}" / f"{number}.ppm"
+            PIL.Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file)
+
+
+def _products(arguments: argparse.Namespace) -> Callable[[], object]:
+    inputs = torch.randn(arguments.batch, arguments.width)
+    weights = torch.randn(arguments.width, arguments.classes * HEADS)
+    errors, update = torch.randn(arguments.batch, arguments.classes * HEADS), torch.empty_like(weights)
+    logits = torch.empty_like(errors)
+
+    def epoch() -> None:
+        for _ in range(arguments.images // arguments.batch):
+            torch.mm(inputs, weights, out=logits)
+            torch.mm(inputs.T, errors, out=update)
+
+    return epoch
+
+
+def _lrs(count: int) -> tuple[float, ...]:
+    return tuple(float(lr) for lr in np.logspace(-5, -1, count))
 
 
 def _features(folder: Path, images: int, width: int, classes: int) -> CachedFeatures:
@@ -100,7 +161,7 @@ def _grid_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int, 
 
 
 def _module_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int, batch: int) -> None:
-    """The same heads as 52 modules with a parameter group each, their losses summed."""
+    """The same heads as modules with a parameter group each, their losses summed."""
     heads = nn.ModuleList(nn.Linear(features.values.shape[1], classes) for _ in lrs)
     groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(heads, lrs, strict=True)]
     optimiser = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
@@ -109,14 +170,6 @@ def _module_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

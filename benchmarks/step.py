@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="steps per round")
     parser.add_argument("--sizes", type=int, nargs=2, default=(224, 96), help="of global and local views, px")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--parity-steps", type=int, default=PARITY_STEPS)
     parser.add_argument("--profile", action="store_true", help="also list the operators that take the time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    rows = parity_rows(device)
+    rows = parity_rows(device, arguments.parity_steps)
     config = five_views(
         BackboneConfig(arguments.backbone, {"zero_init_last": False}), tuple(arguments.sizes), arguments.precision
     )

@@ -1,0 +1,162 @@
+"""Scaling: what a second process costs a step, and how many gradient all-reduces a step makes.
+
+`python benchmarks/scaling.py`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.distributed as dist
+
+from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
+from benchmarks.step import LR, OurStep, five_views, in_layout, random_views
+from core.backbones import BackboneConfig
+from core.distributed import average_gradients, join_processes
+from core.schedules import ScheduleConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNTED_STEPS = 4
+
+
+def main() -> None:
+    """The same number of images per process, alone and beside another."""
+    parser = benchmark_parser("Compare a step of one process with one of two (gloo).", rounds=3)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--batch", type=int, default=8, help="images per process")
+    parser.add_argument("--sizes", type=int, nargs=2, default=(128, 64), help="of global and local views, px")
+    parser.add_argument("--steps", type=int, default=2, help="steps per round")
+    parser.add_argument("--as-rank", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.as_rank:
+        _as_rank(arguments)
+        return
+    found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+
+    def run(processes: int) -> float:
+        found[processes].append(started_with(processes, arguments))
+        return found[processes][-1]["seconds"]
+
+    taken = measure_in_turn(
+        {"two processes": lambda: run(2), "one process": lambda: run(1)}, arguments.rounds, warm_up=0
+    )
+    two = found[2]
+    rows = [
+        Row(
+            f"a step of {arguments.batch} images per process, {arguments.backbone}", "s", taken,
+            ("two processes", "one process"), note="1 is perfect scaling; one thread per process",
+        ),
+        Row("of that step of two processes, the exchange", "share", {"exchange": [one["share"] for one in two]}),
+        Row(
+            "gradient all-reduces per training step of two processes", "calls",
+            {"counted in the trainer": [one["calls"] / COUNTED_STEPS for one in two]}, goal=Goal("=", 1),
+        ),
+    ]  # fmt: skip
+    finish("scaling", arguments, rows, gradient_megabytes=two[0]["megabytes"])
+
+
+def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What rank 0 of that many processes found."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        own = [f"--as-rank={out}", f"--backbone={arguments.backbone}", f"--batch={arguments.batch}"]
+        own += [f"--steps={arguments.steps}", f"--threads={arguments.threads}", "--sizes", *map(str, arguments.sizes)]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
+        subprocess.run([*launch, __file__, *own], cwd=ROOT, env=environment, check=True, capture_output=True)
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _as_rank(arguments: argparse.Namespace) -> None:
+    processes = join_processes("cpu")
+    calls = _calls_in_training(arguments.as_rank.parent / "run", processes) if processes.world > 1 else 0
+    config = five_views(BackboneConfig(arguments.backbone), tuple(arguments.sizes))
+    torch.manual_seed(0)
+    ours = OurStep(config, processes.device)
+    parameters = list(ours.method.online.parameters())
+    views = in_layout(config, random_views(config, arguments.batch, processes.device, processes.rank))
+    exchange, total = 0.0, 0.0
+    for step in range(-1, arguments.steps):
+        started = time.perf_counter()
+        ours.method.update_target(0.99)
+        ours.method.backward(views)
+        before = time.perf_counter()
+        average_gradients(parameters)
+        exchanged = time.perf_counter() - before
+        ours.optimiser.step()
+        ours.optimiser.zero_grad()
+        if step >= 0:
+            exchange, total = exchange + exchanged, total + time.perf_counter() - started
+    if processes.main:
+        found = {
+            "seconds": total / arguments.steps, "share": exchange / total, "calls": calls, "lr": LR,
+            "megabytes": sum(parameter.numel() for parameter in parameters) * 4 / 1e6,
+        }  # fmt: skip
+        arguments.as_rank.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _calls_in_training(run: Path, processes: Any) -> int:
+    """All-reduces of gradients while `pretrain.trainer` takes a few steps."""
+    import dataclasses
+
+    from pretrain.trainer import train
+
+    tiny = five_views(BackboneConfig("resnet18", {"channels": [8, 8, 8, 8]}), (32, 24), heads=(16, 8))
+    config = dataclasses.replace(tiny, batch=8, epochs=1, schedule=ScheduleConfig(warmup_epochs=0))
+    calls: list[int] = []
+    plain = dist.all_reduce
+
+    def counted(tensor: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        calls.append(tensor.numel())
+        return plain(tensor, *rest, **named)
+
+    dist.all_reduce = counted
+    try:
+        train(config, run, Squares(8 * COUNTED_STEPS), processes, workers=0)
+    finally:
+        dist.all_reduce = plain
+    return sum(numel > 1000 for numel in calls)  # the log adds up a handful of losses
+
+
+class Squares:
+    """Images of one colour each."""
+
+    name = "squares"
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image(self, index: int) -> PIL.Image.Image:
+        return PIL.Image.fromarray(np.full((40, 40, 3), index, np.uint8))
+
+    def label(self, index: int) -> int:
+        return -1
+
+    def where(self, index: int) -> str:
+        return f"square {index}"
+
+    def digest(self) -> str:
+        return "squares"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Every benchmark runs in a tiny setting and writes the JSON it promises; no `--help` needs torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.alternate import from_json
+from benchmarks.startup import entry_points
+from tests.torchrun import python
+
+TINY_STEP = ("--backbone", "resnet18", "--sizes", "64", "32", "--batch", "4", "--parity-steps", "2")
+TINY = {
+    "views": (("--images", "4"), 5),
+    "step": ((*TINY_STEP, "--profile"), 3),
+    "knn": (
+        ("--bank", "2000", "--queries", "500", "--width", "32", "--classes", "20", "--banks", "500", "1000", "2000",
+         "--bank-queries", "100"),
+        5,
+    ),
+    "probes": (("--images", "400", "--width", "16", "--batch", "100", "--epochs", "1"), 5),
+    "convert": (("--names", "resnet50"), 2),
+    "scaling": (("--backbone", "resnet18", "--batch", "2", "--sizes", "64", "32", "--steps", "1"), 3),
+    "gpu": (
+        (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1",
+         "--parts", "parity", "step, bf16", "augmentation", "k-NN"),
+        5,
+    ),
+}  # fmt: skip
+
+
+def measured(name: str, tmp_path: Path) -> dict[str, Any]:
+    arguments, _ = TINY[name]
+    file = tmp_path / "found.json"
+    more = ("--plot", str(tmp_path / "curve.png")) if name == "knn" else ()
+    done = python(f"benchmarks/{name}.py", *arguments, *more, "--rounds", "1", "--json", str(file), timeout=500)
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", TINY, ids=lambda name: f"{name}.py")
+def test_a_benchmark_writes_its_figures(name: str, tmp_path: Path) -> None:
+    document = measured(name, tmp_path)
+    report = from_json(document)
+    assert report.benchmark == name
+    assert report.machine["name"]
+    assert report.machine["torch"]
+    assert report.machine["threads"] == 1
+    assert len(report.rows) == TINY[name][1]
+    for row in report.rows:
+        assert all(value >= 0 for value in row.figure()), row
+        assert all(len(values) == len(row.figure()) for values in row.values.values()), row
+    if name == "scaling":
+        assert report.rows[2].figure() == [1.0]
+    if name in ("step", "gpu"):
+        assert report.rows[0].reached()
+    if name == "knn":
+        assert (tmp_path / "curve.png").stat().st_size > 1000
+        assert {"slope", "power", "imagenet_r50_hours"} <= report.facts.keys()
+
+
+def test_the_driver_gathers_and_keeps_figures(tmp_path: Path) -> None:
+    out = tmp_path / "machine.json"
+    out.write_text(json.dumps({"step": {"seconds": 1.0}}), encoding="utf-8")
+    more = ("--more", "--images", "2", "--rounds", "1")
+    done = python("benchmarks/run.py", "--only", "views", "--out", str(out), *more)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["step"] == {"seconds": 1.0}
+    assert found["views"]["benchmark"] == "views"
+    assert found["views"]["settings"]["images"] == 2
+    assert found["views"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("file", entry_points(), ids=str)
+def test_help_imports_neither_torch_nor_numpy(file: Path) -> None:
+    done = python("-X", "importtime", str(file), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "numpy", "timm", "sklearn", "faiss"}
+
+
+def test_all_entry_points_are_found() -> None:
+    assert {"pretrain/run.py", "evaluate/knn.py", "converters/convert.py"} <= {str(file) for file in entry_points()}
