@@ -19,9 +19,9 @@ from converters.families import Network, recognise
 from converters.key_table import KeyTable
 from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
 from core.checkpoints import (
-    BACKBONE_FORMAT,
     EXPORTS,
     file_digest,
+    is_exported,
     is_training_state,
     load_exported,
     read_safetensors,
@@ -83,7 +83,7 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         path = _in_folder(path, network)
     if path.suffix == ".safetensors":
         tensors, header = read_safetensors(path)
-        if header.get("format") == BACKBONE_FORMAT:
+        if is_exported(header):
             return _exported(path, network, arch), None
         return _foreign(path, tensors, network, arch)
     if path.suffix == ".pkl":

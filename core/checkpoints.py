@@ -29,7 +29,8 @@ from core.errors import UserError
 from core.plain_values import plain
 
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
-BACKBONE_FORMAT = "ssl-transfer/backbone/1"
+BACKBONE_FORMAT = "ssl-transfer/backbone/2"
+_WITHOUT_HEADER_DIGEST = "ssl-transfer/backbone/1"
 EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetensors"}
 _HEADER_DIGEST = "header_sha256"
 _ABOUT_THE_FILE = ("format", "backbone", "sha256", _HEADER_DIGEST)
@@ -181,12 +182,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_exported(path: Path) -> Backbone:
     """The backbone in a file of `export_backbone`, tensors and header checked against the digests in the header.
 
-    Files of earlier versions have a digest of the tensors alone.
+    Files of the first format have a digest of the tensors alone.
     """
     tensors, header = read_safetensors(path)
-    if header.get("format") != BACKBONE_FORMAT:
-        raise UserError(f"{path} was not exported by ssl-transfer (no {BACKBONE_FORMAT} in its header)")
-    if header.get(_HEADER_DIGEST, _header_digest(header)) != _header_digest(header):
+    if header.get("format") not in (BACKBONE_FORMAT, _WITHOUT_HEADER_DIGEST):
+        raise UserError(f"{path} was not exported by ssl-transfer, or is damaged (no {BACKBONE_FORMAT} in its header)")
+    if header["format"] == BACKBONE_FORMAT and header.get(_HEADER_DIGEST) != _header_digest(header):
         raise UserError(f"{path} is damaged: its header does not give the sha256 that it holds; export it again")
     if tensors_digest(tensors) != header.get("sha256"):
         raise UserError(f"{path} is damaged: its tensors do not give the sha256 in its header; export it again")
@@ -199,6 +200,11 @@ def load_exported(path: Path) -> Backbone:
     origin = {key: value for key, value in header.items() if key not in _ABOUT_THE_FILE}
     origin["coverage"] = coverage.summary()
     return Backbone(config, model, f"{path} (exported backbone)", origin)
+
+
+def is_exported(header: Mapping[str, str]) -> bool:
+    """Whether a safetensors header is of `export_backbone`, be it that a part of it is damaged."""
+    return header.get("format", "").startswith("ssl-transfer/") or any(key in header for key in _ABOUT_THE_FILE[1:])
 
 
 def _header_digest(header: Mapping[str, str]) -> str:

@@ -11,6 +11,10 @@ from collections.abc import Callable
 class UserError(ValueError):
     """A mistake the user can mend. Its text is one sentence: what is wrong, where, and a way out."""
 
+    def __init__(self, text: str) -> None:
+        # Names and values from files may hold line breaks; what is printed is one line.
+        super().__init__(" ".join(str(text).splitlines()))
+
 
 class BrokenImage(Exception):
     """An image that can't be decoded. `where` names it (a path, or `shard.tar::member`)."""
@@ -22,7 +26,7 @@ class BrokenImage(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+        return " ".join(f"{self.where}: {self.reason}".splitlines())
 
 
 def run_entry_point(main: Callable[[], None]) -> None:

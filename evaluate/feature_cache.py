@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import tokenize
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _complete(folder: Path, key: dict[str, Any]) -> bool:
             and all(isinstance(name, str) for name in facts["broken"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, OverflowError,
-            RecursionError, SyntaxError) as error:  # fmt: skip
+            RecursionError, SyntaxError, tokenize.TokenError) as error:  # fmt: skip
         print(f"the cached features in {folder} are damaged and made again ({error})", file=sys.stderr)
         return False
 

@@ -17,8 +17,9 @@ PIL.Image.init()
 FORMATS = tuple(kind for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in PIL.Image.OPEN)
 """What a file may be, whatever its name ends with. Pillow knows some fifty formats more: for EPS it starts Ghostscript,
 and few of the others were ever written with hostile files in mind."""
-MAX_PIXELS = 178_956_970
-"""Pillow's own bound against decompression bombs (2 × MAX_IMAGE_PIXELS); a larger image counts as broken."""
+MAX_PIXELS = 89_478_485
+"""A larger image counts as broken: a file of a hundred bytes may claim any size, and Pillow takes 8 bytes for each
+pixel while it decodes. It is the size from which Pillow warns of decompression bombs."""
 
 # For engines that open images by themselves: Pillow then refuses EPS instead of looking for Ghostscript.
 PIL.EpsImagePlugin.gs_binary = False

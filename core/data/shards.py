@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import tokenize
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -133,7 +134,17 @@ def _read_index(cached: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(cached, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in _COLUMNS}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        SyntaxError,
+        tokenize.TokenError,
+    ):
         return None
     sound = all(index[name].ndim == 1 and index[name].dtype.str.strip("<|").startswith(kind.rstrip("8"))
                 and len(index[name]) == len(index["key"]) for name, kind in _COLUMNS.items())  # fmt: skip

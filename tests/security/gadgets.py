@@ -126,9 +126,13 @@ def exported_with(path: Path, architecture: dict[str, Any], tensors: dict[str, t
     """A file as `export_backbone` writes it, with sound digests, that names another architecture than it holds."""
     from safetensors.torch import save_file
 
-    from core.checkpoints import BACKBONE_FORMAT, tensors_digest
+    from core.checkpoints import tensors_digest
 
-    header = {"format": BACKBONE_FORMAT, "backbone": json.dumps(architecture), "sha256": tensors_digest(tensors)}
+    header = {
+        "format": "ssl-transfer/backbone/1",
+        "backbone": json.dumps(architecture),
+        "sha256": tensors_digest(tensors),
+    }
     save_file(tensors, path, metadata=header)
 
 

@@ -68,8 +68,12 @@ def test_a_changed_header_of_an_export_is_found_and_old_exports_are_read(
     path.write_bytes(whole.replace(b"0.485", b"0.475"))  # another mean: every feature would be a little wrong
     with pytest.raises(UserError, match="its header does not give the sha256 that it holds"):
         load_exported(path)
-    assert whole.count(b'"header_sha256"') == 1
-    path.write_bytes(whole.replace(b'"header_sha256"', b'"earlier_ones_"'))
+    for key in (b'"header_sha256"', b"ssl-transfer/backbone/2", b'"backbone"', b'"sha256"'):
+        assert whole.count(key) == 1
+        path.write_bytes(whole.replace(key, key.replace(b"a", b"e")))
+        with pytest.raises(UserError, match="damaged"):
+            open_backbone(str(path))
+    path.write_bytes(whole.replace(b"ssl-transfer/backbone/2", b"ssl-transfer/backbone/1"))
     assert load_exported(path).origin["epoch"] == "3"
 
 
@@ -77,10 +81,10 @@ def test_a_changed_header_of_an_export_is_found_and_old_exports_are_read(
 def test_an_export_that_names_no_backbone(settings: str | None, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from core.checkpoints import BACKBONE_FORMAT, tensors_digest
+    from core.checkpoints import tensors_digest
 
     tensors = {"w": torch.ones(2)}
-    header = {"format": BACKBONE_FORMAT, "sha256": tensors_digest(tensors)}
+    header = {"format": "ssl-transfer/backbone/1", "sha256": tensors_digest(tensors)}
     save_file(tensors, tmp_path / "b.safetensors", metadata=header | ({"backbone": settings} if settings else {}))
     with pytest.raises(UserError, match=r"b\.safetensors"):
         load_exported(tmp_path / "b.safetensors")

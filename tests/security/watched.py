@@ -11,9 +11,6 @@ from pathlib import Path
 
 from core.errors import BrokenImage, UserError
 
-PATIENCE = 60
-"""Seconds."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,11 +20,13 @@ class Outcome:
     """Its message."""
     mebibytes: float
     """Peak memory beyond what a process that does nothing has."""
+    seconds: float
+    """Of the processor."""
 
 
-def watch(action: Callable[[], object]) -> Outcome:
-    """Runs `action` in a fork that is ended after `PATIENCE` seconds."""
-    return _forked(action, _forked(lambda: None, 0.0).mebibytes)
+def watch(action: Callable[[], object], patience: int = 60) -> Outcome:
+    """Runs `action` in a fork that is ended after `patience` seconds."""
+    return _forked(action, _forked(lambda: None, 0.0, patience).mebibytes, patience)
 
 
 def files_below(*roots: Path) -> set[str]:
@@ -35,12 +34,12 @@ def files_below(*roots: Path) -> set[str]:
     return {str(path) for root in roots for path in root.rglob("*")}
 
 
-def _forked(action: Callable[[], object], idle: float) -> Outcome:
+def _forked(action: Callable[[], object], idle: float, patience: int) -> Outcome:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(PATIENCE)
+        signal.alarm(patience)
         found = ("opened", "")
         try:
             action()
@@ -55,4 +54,4 @@ def _forked(action: Callable[[], object], idle: float) -> Outcome:
         content = pipe.read()
     _, status, used = os.wait4(child, 0)
     kind, text = json.loads(content) if content else (f"killed by signal {os.WTERMSIG(status)}", "")
-    return Outcome(kind, text, used.ru_maxrss / 1024 - idle)
+    return Outcome(kind, text, used.ru_maxrss / 1024 - idle, used.ru_utime + used.ru_stime)
