@@ -22,11 +22,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 CORES = str(os.cpu_count())
 COMMANDS: dict[str, list[str]] = {
     "views": [],
-    "step": ["--threads", CORES, "--profile"],
+    "step": ["--threads", CORES],
     "knn": ["--threads", CORES, "--rounds", "2", "--plot", "docs/knn_cost.png"],
     "probes": [],
     "convert": ["--threads", CORES],
-    "scaling": [],
+    "scaling": ["--rounds", "2"],
     "startup": [],
 }
 """Benchmark -> its arguments on a machine that has nothing else to do."""

@@ -19,7 +19,7 @@ TINY = {
     "knn": (
         ("--bank", "2000", "--queries", "500", "--width", "32", "--classes", "20", "--banks", "500", "1000", "2000",
          "--bank-queries", "100"),
-        5,
+        4,
     ),
     "probes": (("--images", "400", "--width", "16", "--batch", "100", "--epochs", "1"), 5),
     "convert": (("--names", "resnet50"), 2),
