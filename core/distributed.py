@@ -48,8 +48,14 @@ def join_processes(device: str = "auto") -> Processes:
     if missing:
         raise UserError(f"RANK is set but {', '.join(missing)} not; start several processes with torchrun")
     if not dist.is_initialized():
+        store, rank, world = next(dist.rendezvous("env://"))
+        # torchrun keeps its store over restarts, with the addresses of the processes that are gone.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"attempt {attempt}", store),
+            rank=rank,
+            world_size=world,
             timeout=timedelta(minutes=30),
             device_id=chosen if chosen.type == "cuda" else None,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import signal
 import sys
 import time
@@ -92,8 +94,9 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     saved = time.monotonic()
     minutes = config.checkpoint.every_minutes or math.inf
 
-    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar, _loading(loader) as loaded:
-        for batch in loaded:
+    atexit.register(_end_loader_processes)
+    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
+        for batch in loader:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
             method.update_target(momentum(config.target.momentum, done, total))
@@ -162,15 +165,11 @@ def _leave_stopping_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-@contextmanager
-def _loading(loader: DataLoader) -> Iterator[Iterator[Batch]]:
-    """The loader's batches. Its processes are gone afterwards: they ignore the signal that Python ends them with."""
-    loaded = iter(loader)
-    try:
-        yield loaded
-    finally:
-        if loader.num_workers:
-            loaded._shutdown_workers()  # type: ignore[attr-defined]
+def _end_loader_processes() -> None:
+    """At exit: they ignore the signal by which Python ends its children, and would be waited for without end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for an accident
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
