@@ -16,7 +16,7 @@ from core.checkpoints import read_tensors, tensors_digest
 from tests.reliability.killing import Kill, Watch
 from tests.reliability.tiny_runs import last_state, leaves, metrics, write_images, write_recipe
 
-_BACKBONE = "timm:resnet18(channels=[8,16,24,32])"
+_BACKBONE = "timm:resnet18(channels=[8,16,32,64])"
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,26 @@ SUBJECTS = {
         Subject(
             "pretrain", _pretrain, _prepare_pretrain, _outcome_of_pretrain,
             "every tensor and value of the last state, both exports, all lines of metrics",
-            ("faiss", "timm", "pretrain.plan", "pretrain.run", "pretrain.trainer"), _chosen_of_pretrain(), _points_of_pretrain,
+            ("faiss", "timm", "pretrain.plan", "pretrain.run", "pretrain.trainer"),
+            _chosen_of_pretrain(), _points_of_pretrain,
         ),
-        Subject("linear", _linear, _prepare_linear, _outcome_of_linear, "all accuracies, every bit of the best head",
-            ("timm", "converters.open", "evaluate.linear", "evaluate.linear_training", "evaluate.summary")),
-        Subject("coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps", ("converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2", "evaluate.detection.training",
-             "evaluate.detection.coco_metrics", "evaluate.detection.inference")),
-        Subject("segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
-            ("converters.open", "converters.openmmlab:import_mmseg", "evaluate.segment", "evaluate.segmentation.segmentor")),
+        Subject(
+            "linear", _linear, _prepare_linear, _outcome_of_linear, "all accuracies, every bit of the best head",
+            ("timm", "converters.open", "evaluate.linear", "evaluate.linear_training", "evaluate.summary"),
+        ),
+        Subject(
+            "coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps",
+            (
+                "converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2",
+                "evaluate.detection.training", "evaluate.detection.coco_metrics", "evaluate.detection.inference",
+            ),
+        ),
+        Subject(
+            "segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
+            (
+                "converters.open", "converters.openmmlab:import_mmseg", "evaluate.segment",
+                "evaluate.segmentation.segmentor",
+            ),
+        ),
     )
 }  # fmt: skip
