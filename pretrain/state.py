@@ -100,9 +100,10 @@ def restore(
     try:
         state = load_training_state(states[-1])
         changed = _differences(state["config"], to_dict(config))
-        trained_on = state["data"]
-    except (UserError, KeyError) as error:
-        raise UserError(f"{states[-1]} is damaged ({error}); remove it to {older}") from None
+        trained_on = {key: state["data"][key] for key in ("images", "digest")}
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{states[-1]} is damaged ({reason}); remove it to {older}") from None
     refused = [change for change in changed if not change.startswith(CHANGEABLE)]
     if refused:
         raise UserError(
