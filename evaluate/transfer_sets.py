@@ -136,7 +136,9 @@ def _measure(
     if processes.main:
         refused = other_result(path, named, digest, arguments.seed, data_digests)
         if path.exists() and not refused:  # measured by an earlier call, which was perhaps killed at a later set
-            row = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+            row = json.loads(path.read_text(encoding="utf-8")).get("metrics")
+            if not isinstance(row, dict) or not {"metric", "knn", "knn_k", "linear", "linear_lr"} <= row.keys():
+                refused, row = f"{path} lacks metrics of this measurement; remove it to measure again", None
     refuse_together(refused)
     if (row := gather_objects(row)[0]) is not None:
         return {"set": source, **row}

@@ -29,7 +29,11 @@ def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     document = read_tensors(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("identity"), dict)
+    ):
         raise UserError(f"{path} is no state of a detector's training; choose another folder with --out")
     theirs = document["identity"]
     different = [key for key in identity if theirs.get(key) != identity[key]]

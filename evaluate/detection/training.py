@@ -162,7 +162,7 @@ def _broken(folder: Path, images: int, config: DetectionConfig) -> list[str]:
     file = folder / BROKEN_FILE
     account = BrokenImages(images, config.data.broken_share)
     if file.exists():
-        account.add(file.read_text(encoding="utf-8").splitlines())
+        account.add(file.read_text(encoding="utf-8", errors="replace").splitlines())
     return account.names
 
 

@@ -25,4 +25,4 @@ def read_lines(report: Path) -> list[str]:
     """The names in the file, each once."""
     if not report.is_file():
         return []
-    return list(dict.fromkeys(report.read_text(encoding="utf-8").splitlines()))
+    return list(dict.fromkeys(report.read_text(encoding="utf-8", errors="replace").splitlines()))

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from core.data.decode import FORMATS
 from core.errors import BrokenImage, UserError
 from evaluate.segmentation.protocol import SegmentDataConfig
 
@@ -44,7 +45,7 @@ def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> None:
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:
     try:
-        with PIL.Image.open(file) as picture:
+        with PIL.Image.open(file, formats=FORMATS) as picture:
             return picture.size, picture.mode
     except _UNREADABLE as error:
         raise _broken(file, error) from None
@@ -62,7 +63,7 @@ def read_label(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
     Raises `BrokenImage` for a file that can't be decoded, and `UserError` for any other value.
     """
     try:
-        with PIL.Image.open(file) as picture:
+        with PIL.Image.open(file, formats=FORMATS) as picture:
             stored = np.array(picture)
     except _UNREADABLE as error:
         raise _broken(file, error) from None

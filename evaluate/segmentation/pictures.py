@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
+from core.data.decode import FORMATS
 from core.data.palette import COLOURS
 from evaluate.pictures import LABEL_MAPS, save_picture
 from evaluate.segmentation.labels import IGNORED, read_label
@@ -44,7 +45,7 @@ def draw_predictions(
         predicted = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
         image, label = pairs[index]
         truth = read_label(label, config)
-        with PIL.Image.open(image) as picture:
+        with PIL.Image.open(image, formats=FORMATS) as picture:
             panels = [_fit(picture.convert("RGB"))]
         panels += [_fit(PIL.Image.fromarray(colours(classes))) for classes in (truth, predicted)]
         present = [int(one) for one in np.union1d(truth, predicted) if one != IGNORED]

@@ -59,8 +59,8 @@ def prepare_folder(out: Path, identity: dict[str, Any], resume: bool, broken: It
     if not resume:
         raise UserError(f"{work} holds an unfinished run; go on with --resume, or remove that folder to start again")
     try:
-        known = json.loads((work / _IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = dict(json.loads((work / _IDENTITY).read_text(encoding="utf-8")))
+    except (TypeError, OSError, ValueError, RecursionError):
         raise UserError(f"{work / _IDENTITY} can't be read; remove the folder to start again") from None
     different = sorted(key for key in identity.keys() | known.keys() if identity.get(key) != known.get(key))
     if different:
@@ -69,6 +69,7 @@ def prepare_folder(out: Path, identity: dict[str, Any], resume: bool, broken: It
     if (
         not isinstance(document, dict)
         or not {"state_dict", "optimizer", "meta"} <= document.keys()
+        or not isinstance(document["meta"], dict)
         or not {"iter", "seconds"} <= document["meta"].keys()
     ):
         raise UserError(f"{newest} is no checkpoint of a segmentation run; remove {work} to start again")
@@ -83,9 +84,12 @@ def finished_result(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     file = out / "result.json"
     if not file.is_file() or (out / ENGINE_FOLDER).is_dir():
         return None
-    document = json.loads(file.read_text(encoding="utf-8"))
-    mine, theirs = json.loads(json.dumps(settings)), document["settings"]
-    different = sorted(key for key in mine if theirs.get(key) != mine[key])
+    mine = json.loads(json.dumps(settings))
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        different = sorted(key for key in mine if document["settings"].get(key) != mine[key])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{file} is not a result of this project; choose another --out") from None
     if different:
         raise UserError(
             f"{file} is of a finished run with other settings (different: {', '.join(different)}); choose another "

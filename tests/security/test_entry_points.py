@@ -1,0 +1,147 @@
+"""The front doors, given files from strangers: exit code 2, one line, nothing run, nothing written."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.errors import BrokenImage, UserError, run_entry_point
+from evaluate.detection import state
+from evaluate.segmentation.labels import check_pair
+from evaluate.segmentation.protocol import SegmentDataConfig
+from evaluate.segmentation.run import ENGINE_FOLDER, finished_result, prepare_folder
+from tests.security.gadgets import Gadget, dumps, gadgets
+from tests.torchrun import python
+
+CHECKED = {
+    "evaluate.knn": ["--protocol", "knn_scenes_64px"],
+    "evaluate.linear": ["--protocol", "linear_scenes_64px"],
+    "evaluate.logreg": ["--protocol", "logreg_scenes_64px"],
+    "evaluate.finetune": ["--protocol", "finetune_scenes_64px_10pct"],
+    "evaluate.transfer_sets": ["--protocol", "transfer_small", "--sets", "scenes"],
+    "evaluate.coco": ["--protocol", "scenes_maskrcnn_r18_fpn_300it"],
+    "evaluate.segment": ["--protocol", "scenes_fcn_r18_400it"],
+    "converters.convert": ["--to", "timm"],
+}
+
+
+def _ended(
+    module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What the entry point says on stderr, having ended with code 2."""
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as end:
+        run_entry_point(importlib.import_module(module).main)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl"])
+@pytest.mark.parametrize("module", CHECKED)
+def test_code_in_a_checkpoint(
+    module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary, out = tmp_path / "canary", tmp_path / ("out.pth" if "convert" in module else "out")
+    if name.endswith(".pkl"):
+        (tmp_path / name).write_bytes(dumps({"model": gadgets(canary)["eval"]}))
+    else:
+        torch.save({"state_dict": gadgets(canary)["os.mkdir"]}, tmp_path / name)
+    arguments = ["--ckpt", str(tmp_path / name), "--out", str(out), *CHECKED[module]]
+    said = _ended(module, arguments, monkeypatch, capsys)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "not executed" in errors[0]
+    assert "Traceback" not in said
+    assert sorted(os.listdir(tmp_path)) == [name]
+
+
+def test_code_in_the_state_of_a_run_that_is_resumed(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = tmp_path / "run" / "checkpoints"
+    states.mkdir(parents=True)
+    canary = tmp_path / "canary"
+    torch.save({"format": "ssl-transfer/training-state/1", "x": gadgets(canary)["exec"]}, states / "step_000000001.pt")
+    said = _ended(
+        "pretrain.run",
+        ["--config", "configs/pretrain/demo_scenes.yaml", "--data", f"folder:{image_folder}", "--out",
+         str(tmp_path / "run"), "--device", "cpu", "--workers", "0", "batch=4", "monitor.k=2"],
+        monkeypatch, capsys,
+    )  # fmt: skip
+    assert "not executed" in said
+    assert not canary.exists()
+
+
+def test_as_a_user_sees_it(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    torch.save(Gadget(os.mkdir, str(canary)), tmp_path / "a.pth")
+    done = python("evaluate/knn.py", "--ckpt", str(tmp_path / "a.pth"), "--protocol", "knn_scenes_64px")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {tmp_path}/a.pth holds more than tensors and plain values (posix.mkdir) and such files are not "
+        f"executed; save its state dict alone with torch.save and pass that\n"
+    )
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, f"{'y' * 300}/a.pth"])
+def test_names_that_no_file_can_have(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _ended("evaluate.knn", ["--ckpt", name, "--protocol", "knn_scenes_64px"], monkeypatch, capsys)
+    assert said.count("error: ") == 1
+    assert "File name too long" in said
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "", "x" * 101, "a\nb"])
+def test_a_protocol_name_does_not_lead_out_of_the_results(name: str) -> None:
+    from evaluate.protocol import check_name
+
+    with pytest.raises(ValueError, match="name must be 1 … 100 letters"):
+        check_name(name)
+    check_name("knn_dino.v2-a")
+
+
+def test_code_in_the_checkpoint_of_a_segmentation_run(tmp_path: Path) -> None:
+    canary, work = tmp_path / "canary", tmp_path / ENGINE_FOLDER
+    prepare_folder(tmp_path, {"a": 1}, resume=False)
+    document = {"state_dict": {}, "optimizer": {}, "meta": {"iter": 1, "seconds": 1.0, "x": gadgets(canary)["eval"]}}
+    torch.save(document, work / "iter_1.pth")
+    (work / "last_checkpoint").write_text("/elsewhere/iter_1.pth")
+    with pytest.raises(UserError, match="not executed"):
+        prepare_folder(tmp_path, {"a": 1}, resume=True)
+    assert not canary.exists()
+    for meta in (None, [], {"iter": 1}):
+        torch.save({**document, "meta": meta}, work / "iter_1.pth")
+        with pytest.raises(UserError, match="is no checkpoint of a segmentation run"):
+            prepare_folder(tmp_path, {"a": 1}, resume=True)
+    for text in ("", "[1]", "3", "[" * 10**5):
+        (work / "identity.json").write_text(text)
+        with pytest.raises(UserError, match=r"identity\.json can't be read"):
+            prepare_folder(tmp_path, {"a": 1}, resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 3}', "[" * 10**5, "\0"])
+def test_a_damaged_result_of_a_finished_run(text: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result\.json is not a result of this project"):
+        finished_result(tmp_path, {"a": 1})
+
+
+@pytest.mark.parametrize("identity", [None, [], "x"])
+def test_a_detector_state_without_its_identity(identity: Any, tmp_path: Path) -> None:
+    torch.save({"format": state.FORMAT, "identity": identity}, tmp_path / state.FILE)
+    with pytest.raises(UserError, match="is no state of a detector's training"):
+        state.load(tmp_path, {"a": 1})
+
+
+def test_label_maps_are_of_known_formats(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(BrokenImage, match="is not an image"):
+        check_pair(tmp_path / "a.png", tmp_path / "a.png", SegmentDataConfig("scenes", classes=9))
