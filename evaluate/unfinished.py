@@ -28,7 +28,10 @@ class Unfinished:
         found = gather_objects(self._path.is_file())[0]
         if not found:
             return None
-        state = read_tensors(self._path)
+        try:
+            state = read_tensors(self._path)
+        except UserError as error:
+            raise UserError(f"{error}; remove it to start again") from None
         if not isinstance(state, dict) or state.get("identity") != self._identity:
             raise UserError(
                 f"{self._path} belongs to another unfinished measurement; remove it or choose another folder with --out"

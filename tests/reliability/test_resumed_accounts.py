@@ -10,7 +10,8 @@ import torch
 
 from core.checkpoints import TRAINING_FORMAT, training_states
 from core.errors import UserError
-from tests.reliability.tiny_runs import last_state, metrics, run_here, tiny
+from evaluate.unfinished import Unfinished
+from tests.reliability.tiny_runs import ALONE, last_state, metrics, run_here, tiny
 
 
 def test_broken_images_are_counted_over_resumes_and_named_once(
@@ -62,6 +63,16 @@ def test_every_kind_of_damage_names_the_state_and_the_way_on(image_folder: Path,
         run_here(config, out)
     newest.unlink()
     run_here(config, out)
+
+
+def test_a_damaged_state_of_a_probe_is_named_with_the_way_on(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path / "unfinished.pt", "this one", ALONE)
+    unfinished.save({"grid": torch.arange(1000.0)})
+    assert unfinished.load() is not None
+    content = (tmp_path / "unfinished.pt").read_bytes()
+    (tmp_path / "unfinished.pt").write_bytes(content[:500])
+    with pytest.raises(UserError, match=r"unfinished\.pt is not a readable checkpoint .*; remove it to start again"):
+        unfinished.load()
 
 
 def test_the_time_of_checkpoints_does_not_count_as_training(
