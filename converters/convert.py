@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.errors import run_entry_point
+from core.errors import UserError, run_entry_point
 
 
 def main() -> None:
@@ -41,11 +42,21 @@ def main() -> None:
     from converters.verify import verify
 
     backbone, table = open_with_account(arguments.ckpt, arguments.network, arguments.arch)
-    written = write_for(backbone, table, arguments.to, arguments.out)
-    print(backbone.source)
-    print(written.text())
-    if arguments.verify:
-        print(verify(backbone, arguments.to, arguments.out))
+    # What stands at --out stays until the new file is proved.
+    unproved = arguments.out.with_name(f".{arguments.out.stem}.unproved{arguments.out.suffix}")
+    try:
+        written = write_for(backbone, table, arguments.to, unproved)
+        print(backbone.source)
+        print(written.text())
+        if arguments.verify:
+            print(verify(backbone, arguments.to, unproved))
+        os.replace(unproved, arguments.out)
+    except UserError as error:
+        raise UserError(str(error).replace(str(unproved), str(arguments.out))) from None
+    except IsADirectoryError:
+        raise UserError(f"--out {arguments.out} is a folder; name a file") from None
+    finally:
+        unproved.unlink(missing_ok=True)
     print(f"written: {arguments.out}  (use: {usage(backbone, arguments.to, arguments.out)})")
 
 

@@ -52,6 +52,9 @@ _ON_TOP = {
 }
 _MASKED = {r"(decoder|mask_token)": "decoder of a masked autoencoder"}
 
+# Public scripts that write Detectron2's names put `stem.` before all that stands outside of the stages.
+_BEHIND_STEM = {rf"stem\.{pattern}": why for pattern, why in _ON_TOP.items()}
+
 _CHILD = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 DIALECTS = (
@@ -82,7 +85,7 @@ DIALECTS = (
             ),
         ),
         note="RGB input and stride in the 3×3 convolution (STRIDE_IN_1X1 False) assumed",
-        heads=_ON_TOP,
+        heads=_ON_TOP | _BEHIND_STEM,
     ),
     Dialect("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_ON_TOP | _MASKED),
     Dialect(

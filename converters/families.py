@@ -99,6 +99,7 @@ def recognise(document: Any, source: str, network: Network) -> Recognised:
     Raises `UserError` where no network or no known family is found, and where the asked-for one is absent.
     """
     tensors, originals = _flatten(document, source)
+    _bring_back_c4(tensors, originals)
     networks = find_networks(tensors, source)
     if not networks:
         first = ", ".join(list(originals.values())[:4] or [str(key) for key in list(document)[:4]])
@@ -170,6 +171,16 @@ def _flatten(document: Any, source: str) -> tuple[dict[str, Tensor], dict[str, s
         elif isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             waiting += [(f"{path}.{key}" if path else key, below) for key, below in value.items()]
     return tensors, originals
+
+
+def _bring_back_c4(tensors: dict[str, Tensor], originals: dict[str, str]) -> None:
+    """Detectron2's C4 detectors keep a ResNet's last stage in the box head: without it the backbone was shorter."""
+    for name in list(tensors):
+        match = re.fullmatch(r"(.*)roi_heads\.(res5\.\d+\..+)", name)
+        if match and f"{match[1]}backbone.res4.0.conv1.weight" in tensors:
+            own = f"{match[1]}backbone.{match[2]}"
+            if own not in tensors:
+                tensors[own], originals[own] = tensors.pop(name), originals.pop(name)
 
 
 def _family(networks: Mapping[str, Dialect], names: list[str]) -> Family | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from converters.openmmlab import import_mmseg
-from core.backbones import BackboneConfig, describe, is_vit
+from core.backbones import BackboneConfig, architecture_args, describe, is_vit
 from core.errors import UserError
 
 _VIT_RULES = (
@@ -60,7 +60,7 @@ def backbone_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
     if is_vit(model):
         return _vit_settings(config, model)
     channels = config.args.get("channels", [64, 128, 256, 512])
-    other = set(config.args) - {"channels", "zero_init_last"}
+    other = architecture_args(config).keys() - {"channels"}
     if config.name not in _DEPTHS or other or config.stem != "imagenet":
         raise UserError(
             _refusal(config, f"its ResNets are {', '.join(_DEPTHS)} with a 7×7 stem and max pooling and nothing more")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones import BackboneConfig, describe
+from core.backbones import BackboneConfig, architecture_args, describe
 from core.errors import UserError
 
 _LAYER = r"encoder.layers.encoder_layer_\1."
@@ -45,7 +45,7 @@ def torchvision_model(config: BackboneConfig, model: Any) -> nn.Module:
 def _resnet(config: BackboneConfig) -> nn.Module:
     import torchvision
 
-    if config.args or not hasattr(torchvision.models, config.name):
+    if architecture_args(config) or not hasattr(torchvision.models, config.name):
         raise UserError(
             f"torchvision has no {describe(config)}; it builds resnet18 … resnet152 and their wide and grouped kin at "
             f"full width, so convert --to timm instead"

@@ -61,6 +61,14 @@ _MOST_BLOCKS = 1000
 """Deeper networks would be built for minutes before anything could be said about them."""
 
 
+_OF_THE_START = {"zero_init_last"}
+
+
+def architecture_args(config: BackboneConfig) -> dict[str, Any]:
+    """The arguments that shape the network, without those that only say how its weights start."""
+    return {key: value for key, value in config.args.items() if key not in _OF_THE_START}
+
+
 def build_backbone(config: BackboneConfig, drop_path: float = 0.0) -> nn.Module:
     """A randomly initialised timm model without a classification head (torch's global RNG).
 

@@ -93,7 +93,10 @@ def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, m
     assert "no model of Detectron2 was run: it can't be imported here" in said
 
 
-@pytest.mark.parametrize("name", ["wide_resnet50_2", "resnet18(stem=small)", "resnet18(stem=small_padded)"])
+@pytest.mark.parametrize(
+    "name",
+    ["wide_resnet50_2", "resnet18(stem=small)", "resnet18(stem=small_padded)", "resnet18(zero_init_last=false)"],
+)
 def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
     backbone, table = open_with_account(f"timm:{name}")
     written = write_for(backbone, table, "torchvision", tmp_path / "x.safetensors")
@@ -196,3 +199,20 @@ def test_help_comes_without_torch_and_mistakes_without_a_traceback(tmp_path: Pat
     assert mistake.returncode == 2
     assert mistake.stderr.startswith("error: no checkpoint nowhere; --ckpt takes")
     assert len(mistake.stderr.splitlines()) == 1
+
+
+def test_what_stands_at_the_place_stays_until_the_new_file_is_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import converters.verify as proof
+    from converters.convert import main
+
+    out = tmp_path / "x.pth"
+    monkeypatch.setattr(sys, "argv", ["convert.py", "--ckpt", "timm:resnet18", "--to", "timm", "--out", str(out)])
+    main()
+    good = out.read_bytes()
+    monkeypatch.setattr(proof, "feature_maps", lambda model, images: [torch.randn(2)])  # never twice the same
+    with pytest.raises(UserError, match=rf"^{out} is not usable"):
+        main()
+    assert out.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [out]

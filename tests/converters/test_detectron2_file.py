@@ -16,7 +16,7 @@ import timm
 import torch
 
 from converters.detectron2_file import read_detectron2, resnet_name, write_detectron2
-from converters.open import open_backbone
+from converters.open import open_backbone, open_with_account
 from core.errors import UserError
 
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
@@ -182,3 +182,39 @@ def test_a_trained_detector_gives_its_backbone(tmp_path: Path) -> None:
     assert torch.equal(backbone.model.forward_features(images), source.forward_features(images))
     assert "STRIDE_IN_1X1 False) assumed" in backbone.source
     assert backbone.origin["family"].startswith("Detectron2")
+
+
+def _as_detectron2(source: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{resnet_name(name)}": tensor for name, tensor in source.state_dict().items()}
+
+
+def test_a_c4_detector_gives_the_whole_backbone(tmp_path: Path) -> None:
+    """Its last stage stands in the box head, and behind it the norm that the extra-norm head adds."""
+    source = timm.create_model("resnet18", num_classes=0).eval()
+    state = {
+        (f"roi_heads.{name}" if name.startswith("res5") else f"backbone.{name}"): tensor
+        for name, tensor in _as_detectron2(source).items()
+    }
+    state |= {"roi_heads.res5.norm.weight": torch.ones(512), "roi_heads.box_predictor.cls_score.weight": torch.ones(2)}
+    torch.save({"model": state}, tmp_path / "c4.pth")
+    backbone, table = open_with_account(str(tmp_path / "c4.pth"))
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(backbone.model.forward_features(images), source.forward_features(images))
+    assert ("model.roi_heads.res5.0.conv1.weight", "layer4.0.conv1.weight") in table.renamed
+    assert "model.roi_heads.res5.norm.weight" in dict(table.dropped)
+
+
+def test_what_public_scripts_put_behind_the_stem_is_a_head(tmp_path: Path) -> None:
+    source = timm.create_model("resnet18", num_classes=0).eval()
+    state = _as_detectron2(source) | {f"stem.fc.{layer}.weight": torch.ones(2, 2) for layer in (0, 2)}
+    state |= {"stem.predictors.global.0.weight": torch.ones(2)}
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    document = {"model": arrays, "__author__": "x", "matching_heuristics": True}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(document))
+    backbone, table = open_with_account(str(tmp_path / "x.pkl"))
+    assert torch.equal(backbone.model.conv1.weight, source.conv1.weight)
+    assert dict(table.dropped) == {
+        "model.stem.fc.0.weight": "head or projector on top of the backbone",
+        "model.stem.fc.2.weight": "head or projector on top of the backbone",
+        "model.stem.predictors.global.0.weight": "predictor",
+    }
