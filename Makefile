@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-slow test-gpu lint clean
+.PHONY: help install demo demo-seeds test test-slow test-gpu bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -82,6 +82,10 @@ test-slow: install ## tests that take longer than half a minute each
 
 test-gpu: install ## tests that need a CUDA device
 	@$(PY) -m pytest -m gpu
+
+bench: install ## speed and memory side by side, about ten minutes on a quiet machine
+	@$(PY) benchmarks/run.py
+	@$(PY) benchmarks/report.py $$(ls -t benchmarks/results/*.json | head -1)
 
 lint: install ## ruff, mypy and the import contract
 	@$(VENV)/bin/ruff check .
