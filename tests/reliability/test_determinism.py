@@ -84,6 +84,7 @@ def test_pre_training_twice(image_folder: Path, tmp_path: Path, monkeypatch: pyt
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_knn_twice(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["ks=[1,3]", "features.transform.resize=32", "features.transform.crop=32"]
     first, second = _twice(

@@ -72,7 +72,10 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
     return last
 
 
-@pytest.mark.parametrize("room", [8_192, 150_000, 330_000])
+@pytest.mark.parametrize(
+    "room",
+    [pytest.param(8_192, marks=pytest.mark.slow), 150_000, pytest.param(330_000, marks=pytest.mark.slow)],
+)
 def test_a_full_disk_stops_pre_training_and_it_goes_on_once_there_is_room(
     room: int, image_folder: Path, tmp_path: Path, disk: Disk
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_full_disk_stops_pre_training_and_it_goes_on_once_there_is_room(
     load_exported(out / "backbone.safetensors")
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only(image_folder: Path, tmp_path: Path, disk: Disk) -> None:
     disk.mount("20m")
     out = disk.path / "run"
@@ -128,6 +132,7 @@ def test_a_disk_that_becomes_read_only(image_folder: Path, tmp_path: Path, disk:
     assert python("evaluate/knn.py", *given, "--out", str(disk.path / "knn")).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_a_probe_its_cache_and_its_result(
     image_folder: Path, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

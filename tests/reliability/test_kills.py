@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.torchrun import ROOT, python
 
 
 # In a process of its own: a fork needs a parent without threads.
-@pytest.mark.parametrize(("part", "kills"), [("pretrain", 6), ("linear", 3)])
+@pytest.mark.parametrize(("part", "kills"), [("pretrain", 6), pytest.param("linear", 3, marks=pytest.mark.slow)])
 def test_killed_at_many_moments_and_resumed(part: str, kills: int, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     done = python("-m", "tests.reliability.soak", "--parts", part, "--kills", str(kills), "--out", str(figures))
@@ -61,7 +62,7 @@ def test_the_real_command_line_with_a_loader_process(image_folder: Path, tmp_pat
         )  # fmt: skip
         file = out / "metrics.jsonl"
         while process.poll() is None and not (file.is_file() and file.read_bytes().count(b"\n") >= lines):
-            pass
+            time.sleep(0.005)
         if lines < 100:
             process.kill()
             assert process.wait(60) == -signal.SIGKILL
