@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -37,6 +38,9 @@ def run_entry_point(main: Callable[[], None]) -> None:
     """
     from core.failures import explain, let_the_first_speak
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
         code = 0

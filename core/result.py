@@ -67,7 +67,7 @@ def write_result(path: Path, result: Result) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(result.started)),
     }
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return document
 
 

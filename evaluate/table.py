@@ -55,7 +55,7 @@ def main() -> None:
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"can't write {file}: {error.strerror}; choose another --out") from None
 

@@ -56,7 +56,7 @@ def write_page(table: TransferTable, results: Sequence[StoredResult], folder: Pa
         provenances=[_result(one, folder) for one in measured],
     )
     path = folder / "index.html"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="replace"))
     return path
 
 

@@ -52,7 +52,7 @@ def provenance(measured: Measured, page_folder: Path) -> Provenance:
 
 def relative(path: Path, folder: Path) -> str:
     """Address of `path` seen from a page in `folder`."""
-    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

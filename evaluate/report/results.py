@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +45,39 @@ def read_results(folder: Path) -> list[StoredResult]:
     results = []
     for path in sorted(folder.rglob("result.json")):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            # Names of files need not be UTF-8; what is shown must be.
+            text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
+            document = json.loads(text.encode("utf-8", "replace"))
             if document["format"] != RESULT_FORMAT:
                 raise ValueError(f"its format is {document['format']!r}")
-            str(document["protocol"]), row_of(document), data_of(document), run_of(document)
+            _check_types(document)
+            row_of(document), data_of(document), run_of(document)
             if not headlines(document):
                 raise ValueError(f"its metrics have none of {', '.join(TITLES)}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
         results.append(StoredResult(path, document))
     if not results:
         raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
     return results
+
+
+def _check_types(document: dict[str, Any]) -> None:
+    """Raises `ValueError` or `KeyError` where what the table and the page go by is of another type than written."""
+    checkpoint, data, metrics = document["checkpoint"], document["data"], document["metrics"]
+    texts = [document["protocol"], document["backbone"], checkpoint["backbone_sha256"], *checkpoint.values()]
+    texts += [part["digest"] for part in data.values()] + [metrics.get("metric", "")]
+    counts = [document["seed"], *(part.get("images", 0) for part in data.values())]
+    seconds = document.get("wall_seconds", 0)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(document.get("settings", {}), dict):
+        raise ValueError("its protocol, backbone, checkpoint and data must be told in texts")
+    if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
+        raise ValueError("its seed and its numbers of images must be whole numbers")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"it took {seconds} seconds")
+    for key, value in headlines(document).items():
+        if not math.isfinite(value):
+            raise ValueError(f"its {key} is {value}")
 
 
 def row_of(document: dict[str, Any]) -> str:

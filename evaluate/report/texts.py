@@ -51,7 +51,7 @@ def as_csv(table: TransferTable, place: Path) -> str:
             len(cell.paths), " ".join(f"{value:g}" for value in cell.values), " ".join(map(str, cell.seeds)),
             "" if theirs is None else theirs.value, "" if cell.delta is None else round(cell.delta, 4),
             "" if theirs is None else theirs.source, "" if theirs is None else theirs.note,
-            " ".join(quote(_relative(path, place)) for path in cell.paths),
+            " ".join(quote(os.fsencode(_relative(path, place))) for path in cell.paths),
         ])  # fmt: skip
     return text.getvalue().rstrip("\n")
 
@@ -103,7 +103,7 @@ def notes(table: TransferTable) -> list[str]:
 def _markdown_cell(cell: Cell | None, place: Path) -> str:
     if cell is None or not cell.paths:
         return _number(cell)
-    links = [quote(_relative(path, place)) for path in cell.paths]
+    links = [quote(os.fsencode(_relative(path, place))) for path in cell.paths]
     if len(links) == 1:
         return f"[{cell.mean:.1f}]({links[0]}){_delta(cell)}"
     distinct = len(set(cell.seeds)) == len(cell.seeds)

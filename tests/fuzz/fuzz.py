@@ -79,7 +79,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    started, total, defects = time.time(), 0, 0
+    started, total, defects, peak = time.time(), 0, 0, 0.0
     for kind in [arguments.kind] if arguments.kind else KINDS:
         count = max(1, round(KINDS[kind][1] * arguments.share))
         first = 0 if arguments.number is None else arguments.number

@@ -12,7 +12,11 @@ from core.errors import UserError
 from core.run_folder import drop_metrics_after
 from evaluate.feature_cache import _complete, _open
 from evaluate.report.curves import read_run
+from evaluate.report.page import write_page
+from evaluate.report.published import read_published
 from evaluate.report.results import read_names, read_results
+from evaluate.report.texts import render
+from evaluate.report.transfer_table import build_table
 from tests.fuzz.mutations import changed, damaged
 from tests.fuzz.trial import Trial
 
@@ -54,6 +58,7 @@ def results(folder: Path) -> Trial:
         "data": {"bank": {"name": "x", "images": 5, "digest": "cd" * 32}}, "git_revision": "x",
     }  # fmt: skip
     line = json.dumps({"step": 1, "epoch": 0.5, "loss": 0.25, "loss/global": 0.25}) + "\n"
+    published = read_published()
     run = folder / "run"
     run.mkdir()
 
@@ -68,7 +73,11 @@ def results(folder: Path) -> Trial:
             else damaged(json.dumps(document).encode(), rng)
         )
         (folder / "result.json").write_bytes(text)
-        read_results(folder)
-        read_names(folder)
+        found = read_results(folder)
+        table = build_table(found, published, read_names(folder))
+        for form in ("markdown", "csv", "latex"):
+            assert "nan" not in render(table, form, Path()).lower().split()
+        page = write_page(table, found, folder / "page").read_text(encoding="utf-8", errors="surrogatepass")
+        assert "<script" not in page
 
     return trial

@@ -12,7 +12,7 @@ NASTY: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 0.5, 2**31, 2**53 + 1, 2**63, 10**30, -(10**30), 1e308, -1e-308, float("inf"),
     float("nan"), "", "x", "1", "nan", "null", "a" * 3000, "\0", "../../x", "/etc/passwd", "é\u2028ö", "\ud800", "{}",
     "%s", "~", ".", "..", [], {}, [[]], [[[[[]]]]], {"a": {}}, {"": None}, [1, 2, 3, 4], [0.0, 0.0], ["a", "b"],
-    {"name": "resnet18"}, {"id": 1}, [None], list(range(50)),
+    "<script>alert(1)</script>", {"name": "resnet18"}, {"id": 1}, [None], list(range(50)),
 )  # fmt: skip
 """Values that settings, annotations and results were not made for."""
 _INTERESTING = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from core.backbones import BackboneConfig, build_backbone
 from core.errors import BrokenImage, UserError, run_entry_point
 from evaluate.detection import state
+from evaluate.report.results import read_results
 from evaluate.segmentation.labels import check_pair
 from evaluate.segmentation.protocol import SegmentDataConfig
 from evaluate.segmentation.run import ENGINE_FOLDER, finished_result, prepare_folder
@@ -145,3 +148,45 @@ def test_label_maps_are_of_known_formats(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
     with pytest.raises(BrokenImage, match="is not an image"):
         check_pair(tmp_path / "a.png", tmp_path / "a.png", SegmentDataConfig("scenes", classes=9))
+
+
+def test_places_whose_names_are_no_utf8(tmp_path: Path, image_folder: Path) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9sultats"))
+    place.mkdir()
+    torch.save(build_backbone(BackboneConfig("resnet18")).state_dict(), place / "b.pth")
+    done = python(
+        *("evaluate/knn.py", "--ckpt", str(place / "b.pth"), "--protocol", "knn_scenes_64px", "--workers", "0"),
+        *("--data", f"folder:{image_folder}", "--device", "cpu", "--out", str(place), "ks=[2]"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "r\\udce9sultats" in done.stdout
+    document = json.loads((place / "result.json").read_text(encoding="utf-8"))
+    assert document["checkpoint"]["given"].startswith(str(place))
+    table = python("evaluate/table.py", str(place), "--html", str(tmp_path / "page.html"))
+    assert table.returncode == 0, table.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {"top1": float("nan")}},
+        {"seed": 0.5},
+        {"seed": float("inf")},
+        {"protocol": ["x"]},
+        {"wall_seconds": "long"},
+        {"settings": None},
+        {"checkpoint": {"given": 3, "backbone_sha256": "x"}},
+        {"data": {"val": {"digest": "x", "images": 10**20}}},
+    ],
+)
+def test_a_result_of_other_types_is_no_result(change: dict[str, Any], tmp_path: Path) -> None:
+    sound = {
+        "format": "ssl-transfer/result/1", "protocol": "knn_dino", "metrics": {"top1": 1.0}, "seed": 0,
+        "backbone": "resnet18", "checkpoint": {"given": "x", "backbone_sha256": "x"}, "wall_seconds": 1,
+        "data": {"val": {"digest": "x", "images": 10}}, "settings": {},
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(sound))
+    assert len(read_results(tmp_path)) == 1
+    (tmp_path / "result.json").write_text(json.dumps(sound | change))
+    with pytest.raises(UserError, match=r"result\.json is not a result of this project"):
+        read_results(tmp_path)
