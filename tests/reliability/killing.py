@@ -68,7 +68,7 @@ class Watch:
             self.event(f"{event} {os.fspath(path).removeprefix(self._folder)}")
 
     def event(self, what: str, strike: Callable[[], object] = lambda: None) -> None:
-        """Notes an event and ends the process if its time has come; `strike` is done just before."""
+        """Notes an event and sends the signal if its time has come; `strike` is done before one that nobody survives."""
         os.write(self._seen, (json.dumps(what) + "\n").encode())
         kill = self._kill
         if kill is None or kill.after is not None or not re.search(kill.match, what):
@@ -80,7 +80,8 @@ class Watch:
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (kill.torn, resource.RLIM_INFINITY))
             return
-        strike()
+        if kill.number == signal.SIGKILL:
+            strike()
         os.kill(os.getpid(), kill.number)
 
 
