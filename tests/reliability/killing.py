@@ -68,7 +68,7 @@ class Watch:
             self.event(f"{event} {os.fspath(path).removeprefix(self._folder)}")
 
     def event(self, what: str, strike: Callable[[], object] = lambda: None) -> None:
-        """Notes an event and sends the signal if its time has come; `strike` is done before one that nobody survives."""
+        """Notes an event and sends the signal if its time has come, after `strike` where nobody survives it."""
         os.write(self._seen, (json.dumps(what) + "\n").encode())
         kill = self._kill
         if kill is None or kill.after is not None or not re.search(kill.match, what):
