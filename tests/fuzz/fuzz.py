@@ -54,9 +54,7 @@ def fuzz(kind: str, count: int, seed: int, folder: Path, first: int = 0) -> coll
                 try:
                     trial(random.Random(f"{seed} {kind} {number}"))
                     ends["opened"] += 1
-                except REFUSED as refusal:
-                    if "\n" in str(refusal):
-                        raise AssertionError(f"{kind}, input {number}: more than a line: {refusal}") from None
+                except REFUSED:
                     ends["refused"] += 1
                 except (Exception, Hang) as error:
                     where = "".join(traceback.format_exception(error)[-6:])

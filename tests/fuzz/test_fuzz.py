@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from core.errors import UserError
 from tests.fuzz import fuzz as harness
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.mutations import changed, damaged
@@ -44,7 +43,6 @@ def _waits(_rng: random.Random) -> None:
     ("trial", "message"),
     [
         (_fails(KeyError("x")), r"input 3, seed 7: KeyError\('x'\)"),
-        (_fails(UserError("a\nb")), "more than a line"),
         (_fails(AssertionError("other tensors")), "other tensors"),
         (_waits, r"Hang\('longer than 0.1 s'\)"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,21 @@ def test_a_protocol_name_does_not_lead_out_of_the_results(name: str) -> None:
 
 def test_code_in_the_checkpoint_of_a_segmentation_run(tmp_path: Path) -> None:
     canary, work = tmp_path / "canary", tmp_path / ENGINE_FOLDER
-    prepare_folder(tmp_path, {"a": 1}, resume=False)
+    prepare_folder(tmp_path, {"a": 1})
     document = {"state_dict": {}, "optimizer": {}, "meta": {"iter": 1, "seconds": 1.0, "x": gadgets(canary)["eval"]}}
     torch.save(document, work / "iter_1.pth")
     (work / "last_checkpoint").write_text("/elsewhere/iter_1.pth")
     with pytest.raises(UserError, match="not executed"):
-        prepare_folder(tmp_path, {"a": 1}, resume=True)
+        prepare_folder(tmp_path, {"a": 1})
     assert not canary.exists()
     for meta in (None, [], {"iter": 1}):
         torch.save({**document, "meta": meta}, work / "iter_1.pth")
         with pytest.raises(UserError, match="is no checkpoint of a segmentation run"):
-            prepare_folder(tmp_path, {"a": 1}, resume=True)
+            prepare_folder(tmp_path, {"a": 1})
     for text in ("", "[1]", "3", "[" * 10**5):
         (work / "identity.json").write_text(text)
         with pytest.raises(UserError, match=r"identity\.json can't be read"):
-            prepare_folder(tmp_path, {"a": 1}, resume=True)
+            prepare_folder(tmp_path, {"a": 1})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 3}', "[" * 10**5, "\0"])
@@ -190,3 +191,10 @@ def test_a_result_of_other_types_is_no_result(change: dict[str, Any], tmp_path: 
     (tmp_path / "result.json").write_text(json.dumps(sound | change))
     with pytest.raises(UserError, match=r"result\.json is not a result of this project"):
         read_results(tmp_path)
+
+
+def test_a_refusal_is_one_line_whatever_it_quotes() -> None:
+    assert str(UserError("no key a\nb\u2028c; leave it out")) == "no key a b c; leave it out"
+    assert str(BrokenImage("a\nb.jpg", "is\rno image")) == "a b.jpg: is no image"
+    assert str(pickle.loads(pickle.dumps(UserError("a\nb")))) == "a b"
+    assert str(pickle.loads(pickle.dumps(BrokenImage("a", "b\nc")))) == "a: b c"
