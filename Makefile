@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-slow test-gpu bench lint clean
+.PHONY: help install demo demo-seeds test test-slow test-gpu bench soak lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -86,6 +86,9 @@ test-gpu: install ## tests that need a CUDA device
 bench: install ## speed and memory side by side, about ten minutes on a quiet machine
 	@$(PY) benchmarks/run.py
 	@$(PY) benchmarks/report.py $$(ls -t benchmarks/results/*.json | head -1)
+
+soak: install ## kill runs at many moments, resume them and compare (about 15 minutes)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.reliability.soak --out results/soak.json
 
 lint: install ## ruff, mypy and the import contract
 	@$(VENV)/bin/ruff check .
