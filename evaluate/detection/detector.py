@@ -17,7 +17,7 @@ from core.backbones import Backbone
 from core.coverage import Coverage
 from core.distributed import Processes
 from core.errors import UserError
-from evaluate.detection.fit import DEPTHS
+from evaluate.detection.fit import plain_depth
 from evaluate.detection.norms import norm_here
 from evaluate.detection.scaling import schedule_of
 from evaluate.detection.settings import DetectionConfig
@@ -55,7 +55,8 @@ def _set_input(cfg: CfgNode, config: DetectionConfig) -> None:
     data = config.data
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = data.short_sides, data.longest
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = data.test_short_side, data.longest
-    cfg.INPUT.MASK_FORMAT = data.mask_format
+    # Under jitter objects are cropped, and their boxes drawn anew around what is left of their masks.
+    cfg.INPUT.MASK_FORMAT = "bitmask" if data.large_scale_jitter else data.mask_format
 
 
 def _set_solver(cfg: CfgNode, config: DetectionConfig) -> None:
@@ -78,6 +79,7 @@ def _set_backbone(cfg: CfgNode, config: DetectionConfig, backbone: Backbone, pro
             "TAPS": list(detector.taps),
             "NORM": norm,
             "DROP_PATH": detector.drop_path,
+            "SQUARE": config.data.large_scale_jitter or 0,
         }
     )
     if detector.design.startswith("vit"):
@@ -85,15 +87,15 @@ def _set_backbone(cfg: CfgNode, config: DetectionConfig, backbone: Backbone, pro
         return
     resnets = model.RESNETS
     resnets.NORM, resnets.STRIDE_IN_1X1 = norm, False
-    known = backbone.config.name in DEPTHS and not backbone.config.args
-    if known:
-        resnets.DEPTH = DEPTHS[backbone.config.name]
-        if resnets.DEPTH < 50:
+    depth = plain_depth(backbone.config)
+    if depth is not None:
+        resnets.DEPTH = depth
+        if depth < 50:
             resnets.RES2_OUT_CHANNELS = 64
     if detector.design == "resnet_c4":
         model.BACKBONE.NAME, resnets.OUT_FEATURES = "build_resnet_backbone", ["res4"]
     else:
-        model.BACKBONE.NAME = "build_resnet_fpn_backbone" if known else "build_any_resnet_fpn_backbone"
+        model.BACKBONE.NAME = "build_any_resnet_fpn_backbone" if depth is None else "build_resnet_fpn_backbone"
         resnets.OUT_FEATURES = _STAGES
 
 

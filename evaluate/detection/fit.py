@@ -7,12 +7,17 @@ from typing import Any
 from torch import nn
 
 from converters.detectron2_file import resnet_name
-from core.backbones import Backbone, RawPixels, describe, is_vit
+from core.backbones import Backbone, BackboneConfig, RawPixels, architecture_args, describe, is_vit
 from core.errors import UserError
 from evaluate.detection.settings import DetectionConfig
 
 DEPTHS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
 """The ResNets that Detectron2's own builder knows."""
+
+
+def plain_depth(config: BackboneConfig) -> int | None:
+    """The depth of a ResNet that Detectron2's own builder makes too; None where its arguments shape another."""
+    return None if architecture_args(config) else DEPTHS.get(config.name)
 
 
 def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
@@ -37,9 +42,7 @@ def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
         return
     if backbone.config.stem != "imagenet" or getattr(model, "layer4", None) is None:
         raise UserError(f"{what}: the detector's ResNets have a 7×7 stem with max pooling and four stages")
-    if design == "resnet_c4" and (
-        backbone.config.name not in DEPTHS or DEPTHS[backbone.config.name] < 50 or backbone.config.args
-    ):
+    if design == "resnet_c4" and (plain_depth(backbone.config) or 0) < 50:
         raise UserError(
             f"{what} can't be measured under {config.name}: C4's head is a res5 of three bottlenecks, into which only "
             f"the weights of ResNet-50, 101 and 152 fit; take a protocol with FPN"

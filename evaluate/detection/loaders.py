@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import detectron2.data.transforms as T
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.common import DatasetFromList
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
+from evaluate.detection.jitter import large_scale_jitter
 
 
 def training_batches(
@@ -25,8 +25,8 @@ def training_batches(
 ) -> Any:
     """An endless iterable of this rank's batches (lists of Detectron2's dictionaries) from step `done` on.
 
-    `jitter`: side of the square of large-scale jitter. Broken images are replaced by the next good one and named in
-    the file `report`.
+    `jitter`: side of the square of large-scale jitter, under which masks must be bitmaps. Broken images are replaced by
+    the next good one and named in the file `report`.
     """
     images = _TrainingImages(get_detection_dataset_dicts(name, filter_empty=True), _mapper(cfg, jitter), report)
     sampler = _Onward(len(images), seed, done * (cfg.SOLVER.IMS_PER_BATCH // world))
@@ -55,11 +55,9 @@ def _as_it_is(batch: list[Any]) -> list[Any]:
 def _mapper(cfg: CfgNode, jitter: int | None) -> DatasetMapper:
     if jitter is None:
         return DatasetMapper(cfg, True)
-    scaled = T.ResizeScale(0.1, 2.0, jitter, jitter)
-    steps = [T.RandomFlip(), scaled, T.FixedSizeCrop((jitter, jitter), pad=False)]
     return DatasetMapper(
         True,
-        augmentations=steps,
+        augmentations=large_scale_jitter(jitter),
         image_format=cfg.INPUT.FORMAT,
         use_instance_mask=cfg.MODEL.MASK_ON,
         instance_mask_format=cfg.INPUT.MASK_FORMAT,

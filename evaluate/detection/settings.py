@@ -36,7 +36,9 @@ class DetectionDataConfig:
     test_short_side: int = 800
     """Shorter side of a test image in pixels."""
     large_scale_jitter: int | None = None
-    """Instead of `short_sides`: scale by 0.1 … 2 and crop or pad to a square of this many pixels."""
+    """Instead of `short_sides`: images are scaled to fit a square of this many pixels, times 0.1 … 2, and what goes
+    beyond it is cropped; masks are then trained on as bitmaps. A ViT sees all images, those of the test too, padded to
+    the square on the right and below."""
     mask_format: Literal["polygon", "bitmask"] = "polygon"
     """In which form masks are trained on; `bitmask` takes run lengths too."""
     broken_share: float = 0.001
@@ -58,7 +60,8 @@ class DetectionDataConfig:
 class DetectorConfig:
     design: Literal["resnet_fpn", "resnet_c4", "vit_fpn", "vit_simple"] = "resnet_fpn"
     """`resnet_fpn`: feature pyramid. `resnet_c4`: one map (res4), res5 is the head. `vit_fpn`: `taps` of a ViT resized
-    to four strides below a feature pyramid. `vit_simple`: the same without the pyramid's way down."""
+    to four strides below a feature pyramid. `vit_simple`: the same without the pyramid's way down, the two finest taps
+    narrowed to a quarter and a half of the channels."""
     masks: bool = True
     """Mask R-CNN; without: Faster R-CNN."""
     norm: Norm = "SyncBN"

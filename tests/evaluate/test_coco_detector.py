@@ -23,7 +23,7 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.detection.detector import build_detector, detectron2_config, load_backbone
 from evaluate.detection.optimiser import build, parameter_groups
-from evaluate.detection.settings import DetectionConfig, DetectorConfig, SolverConfig
+from evaluate.detection.settings import DetectionConfig, DetectionDataConfig, DetectorConfig, SolverConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 IMAGES = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
@@ -99,6 +99,39 @@ def test_the_taps_of_a_vit_are_timms(design: str) -> None:
     assert {name: tuple(x.shape) for name, x in pyramid.items()} == {
         "p2": (2, 16, 24, 16), "p3": (2, 16, 12, 8), "p4": (2, 16, 6, 4), "p5": (2, 16, 3, 2), "p6": (2, 16, 2, 1),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("design", "widths"),
+    # A ViT-Ti has 192 channels: kept, or halved by each transposed convolution (arXiv 2203.16527, section 3).
+    [("vit_fpn", [192, 192, 192, 192]), ("vit_simple", [48, 96, 192, 192])],
+)
+def test_widths_of_the_enlarged_taps(design: str, widths: list[int]) -> None:
+    detector, _ = detector_of(open_backbone(VIT), design=design, norm="LN", taps=(0, 1, 1, 3), **SMALL)
+    part: Any = detector.backbone
+    with torch.inference_mode():
+        maps = part.bottom_up(IMAGES)
+    assert [x.shape[1] for x in maps.values()] == widths
+    assert [shape.channels for shape in part.bottom_up.output_shape().values()] == widths
+    between = part.bottom_up.scales[0][1]
+    assert between.weight.shape == (96 if design == "vit_simple" else 192,)
+
+
+@pytest.mark.parametrize("design", ["vit_fpn", "vit_simple"])
+def test_under_jitter_a_vit_sees_the_whole_square(design: str) -> None:
+    """An image, and the same with zeros on its right and below to make a square of it, give the same maps."""
+    settings = DetectorConfig(design=design, norm="LN", taps=(0, 1, 1, 3), **SMALL)  # type: ignore[arg-type]
+    backbone = trained(VIT)
+    for jitter, side in ((128, 128), (100, 128), (32, 96)):
+        config = DetectionConfig(data=DetectionDataConfig(large_scale_jitter=jitter), detector=settings)
+        cfg = detectron2_config(config, backbone, 5, ALONE)
+        part: Any = build_detector(cfg, backbone, seed=0)[0].eval().backbone
+        padded = torch.zeros(2, 3, side, 128 if side == 128 else 64)
+        padded[..., :96, :64] = IMAGES
+        with torch.inference_mode():
+            small, large = part(IMAGES), part(padded)
+        assert small["p2"].shape[-2:] == (side // 4, padded.shape[-1] // 4)
+        assert all(torch.equal(x, large[name]) for name, x in small.items())
 
 
 @pytest.mark.parametrize("design", ["vit_fpn", "vit_simple"])
