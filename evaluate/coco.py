@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import run_entry_point
+from core.errors import UserError, run_entry_point
 from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
@@ -140,7 +140,10 @@ def _arguments() -> argparse.Namespace:
     add_data(parser, what="scenes, coco:ROOT, voc:ROOT")
     add_draw(parser)
     parser.add_argument("--restart", action="store_true", help="train anew even where the folder holds a state")
-    return parse(parser)
+    arguments = parse(parser)
+    if arguments.seed >= 2**63:
+        raise UserError(f"--seed must be below 2^63, not {arguments.seed}; take a shorter number")
+    return arguments
 
 
 def _plan(

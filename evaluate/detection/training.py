@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
@@ -94,8 +95,11 @@ def train(
         detector.load_state_dict(saved["model"])
     if done >= last:
         return _broken(folder, images, config)
-    # Another stream after a resume: the one before it has been used.
-    seed_all_rng(1_000_003 * done + 1009 * seed + processes.rank)
+    if not done and processes.main:
+        # A run that ended before its first state has left its own.
+        (folder / BROKEN_FILE).unlink(missing_ok=True)
+    wait_for_all()
+    seed_all_rng(_stream(seed, processes.rank, done))
     batches = training_batches(
         cfg, data_name, config.data.large_scale_jitter, seed, done, processes.world, workers, folder / BROKEN_FILE
     )
@@ -113,7 +117,7 @@ def train(
                 raise UserError(
                     f"the loss of step {step + 1} is not finite; the last state stays in {folder}, lower solver.lr"
                 ) from None
-            rate = optim.param_groups[0]["lr"]
+            rate = max(group["lr"] for group in optim.param_groups)
             scheduler.step()
             if processes.main and ((step + 1) % config.solver.log_every == 0 or step + 1 == last):
                 losses = {
@@ -132,6 +136,11 @@ def train(
         _save(folder, identity, last, time.time() - started, detector, trainer, scheduler)
     wait_for_all()
     return _broken(folder, images, config)
+
+
+def _stream(seed: int, rank: int, done: int) -> int:
+    """The seed of a rank's random numbers from step `done` on, below 2³²: another after a resume, whose are used up."""
+    return int(np.random.SeedSequence((seed, rank, done)).generate_state(1)[0])
 
 
 def _save(

@@ -53,6 +53,7 @@ def test_settings_that_do_not_do(
     assert "needs a GPU" in said("solver.amp=true")
     assert "--data coco:ROOT wants" in said("--data", f"coco:{tmp_path}")
     assert "--draw must be 0 or more" in said("--draw", "-1")
+    assert "--seed must be below 2^63, not 9223372036854775808" in said("--seed", str(2**63))
     assert "set data.mask_format=bitmask" in said("data.mask_format=polygon")
 
 
@@ -73,6 +74,14 @@ def test_broken_images_are_replaced_and_named_until_they_are_too_many(
     assert str(victims[1]) in document["data"]["val"]["broken"][0]
     error = stopped(monkeypatch, capsys, *arguments(place, tmp_path / "strict", "--data", f"coco:{root}"))
     assert "1 of 12 images are broken, more than the allowed share 0.001" in error
+
+
+def test_broken_images_of_a_run_that_left_no_state_are_not_the_next_ones(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_training_images.txt").write_text("/elsewhere/another.jpg: cannot be decoded\n")
+    run(monkeypatch, *arguments(place, tmp_path, "solver.iterations=2", "solver.steps=[]"))
+    assert result(tmp_path)["data"]["train"]["broken"] == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

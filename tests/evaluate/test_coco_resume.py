@@ -55,25 +55,30 @@ def test_a_killed_run_goes_on(place: Path, tmp_path: Path) -> None:
     assert result(tmp_path)["metrics"]["box_ap"] is not None
 
 
-def test_a_resumed_run_sees_the_images_that_were_to_come(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Stopped by a full disk after four of six steps; optimiser, schedule and order go on where they were."""
+def run_until(last: int, monkeypatch: pytest.MonkeyPatch, *given: str) -> None:
+    """Runs until the state after step `last` is written."""
     from evaluate.detection import training
 
     save = training._save
 
     def save_or_stop(folder: Path, identity: Any, step: int, *rest: Any) -> None:
         save(folder, identity, step, *rest)
-        if step == 4:
+        if step == last:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_save", save_or_stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, *arguments(place, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", save_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(patch, *given)
+
+
+def test_a_resumed_run_sees_the_images_that_were_to_come(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a full disk after four of six steps; optimiser, schedule and order go on where they were."""
+    run_until(4, monkeypatch, *arguments(place, tmp_path))
     saved = read_tensors(tmp_path / "detector.pt")
     assert (saved["step"], saved["scheduler"]["last_epoch"]) == (4, 4)
-    monkeypatch.setattr(training, "_save", save)
     run(monkeypatch, *arguments(place, tmp_path))
     assert "resumes  after step 4 of 6" in capsys.readouterr().out
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
@@ -83,6 +88,31 @@ def test_a_resumed_run_sees_the_images_that_were_to_come(
 
     whole, onward = iter(_Onward(12, 0, 0)), iter(_Onward(12, 0, 16))
     assert [next(whole) for _ in range(40)][16:] == [next(onward) for _ in range(24)]
+
+
+@pytest.mark.parametrize("seed", [0, 123_456_789, 2**63 - 1])
+def test_any_seed_starts_and_goes_on_after_any_step(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """As after 85,000 of 90,000 steps: two steps are made, then the state is said to be of a later one."""
+    given = arguments(place, tmp_path, "--seed", str(seed), "solver.iterations=85002", "solver.steps=[]")
+    run_until(2, monkeypatch, *given)
+    state = torch.load(tmp_path / "detector.pt", weights_only=True)
+    state["step"] = state["trainer"]["iteration"] = state["scheduler"]["last_epoch"] = 85_000
+    torch.save(state, tmp_path / "detector.pt")
+    run(monkeypatch, *given)
+    assert steps(tmp_path) == [1, 2, 85_001, 85_002]
+    assert read_tensors(tmp_path / "detector.pt")["step"] == 85_002
+
+
+def test_ranks_resumes_and_seeds_have_random_numbers_of_their_own() -> None:
+    from evaluate.detection.training import _stream
+
+    cases = [(seed, rank, done) for seed in (0, 1, 2**63 - 1) for rank in range(64) for done in (0, 5000, 85_000)]
+    streams = [_stream(*case) for case in cases]
+    assert len(set(streams)) == len(cases)
+    assert 0 <= min(streams) <= max(streams) < 2**32  # NumPy takes no more
+    assert streams == [_stream(*case) for case in cases]
 
 
 def test_precise_statistics_are_averages_over_batches() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ def test_a_vit_is_trained_under_jitter_with_layer_norms_and_layer_decay(
     assert state["roi_heads.mask_head.mask_fcn1.norm.weight"].shape == (16,)
     assert state["proposal_generator.rpn_head.conv.conv1.weight"].shape == (16, 16, 3, 3)
     assert result(tmp_path)["metrics"]["mask_ap"] is not None
+    # The rate of what has the whole one: that of the first group, the patches', is 0.7⁴ of it.
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([5e-7, 2.5025e-4, 5e-4, 5e-4, 5e-4, 5e-5])
 
 
 def test_faster_rcnn_c4_on_voc(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +95,7 @@ def test_faster_rcnn_c4_on_voc(place: Path, tmp_path: Path, monkeypatch: pytest.
     run(monkeypatch, *arguments(
         place, tmp_path / "out", "--data", f"voc:{root}", "detector.design=resnet_c4", "detector.extra_norm=true",
         "detector.masks=false", "solver.precise_bn=0", "solver.batch=2", "solver.iterations=2", "solver.steps=[1]",
-        ckpt="timm:resnet50",
+        ckpt="timm:resnet50(zero_init_last=false)",
     ))  # fmt: skip
     document = result(tmp_path / "out")
     assert document["metrics"].keys() == {"box_ap", "box_ap50", "box_ap75"}
