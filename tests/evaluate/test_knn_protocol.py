@@ -75,7 +75,10 @@ def test_data_errors(image_folder: Path, tmp_path: Path) -> None:
         ("ks=[5,5]", r"ks must be different positive numbers, at least one, not \[5, 5\]"),
         ("temperature=0", "temperature must be positive, not 0"),
         ("shots=0", "shots must be at least 1, not 0"),
-        ("name=a/b", "name must consist of letters, digits, '_', '-' and '.', not 'a/b'"),
+        (
+            "name=a/b",
+            "name must be 1 … 100 letters, digits, '_', '-' and '.', not the last at its beginning, not 'a/b'",
+        ),
         ("features.storage=int8", "features.storage on the command line: must be 'float32' or 'float16'"),
     ],
 )
