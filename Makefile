@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-slow test-gpu bench soak lint clean
+.PHONY: help install demo demo-seeds test test-slow test-gpu bench soak fuzz load lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -89,6 +89,12 @@ bench: install ## speed and memory side by side, about ten minutes on a quiet ma
 
 soak: install ## kill runs at many moments, resume them and compare (about 15 minutes)
 	@OMP_NUM_THREADS=1 $(PY) -m tests.reliability.soak --out results/soak.json
+
+fuzz: install ## open 18,800 damaged inputs: nothing but refusals (about 3 minutes)
+	@$(PY) tests/fuzz/fuzz.py
+
+load: install ## memory and time of large inputs
+	@$(PY) tests/reliability/load.py
 
 lint: install ## ruff, mypy and the import contract
 	@$(VENV)/bin/ruff check .
