@@ -45,9 +45,9 @@ def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
     (`folder:…`, `webdataset:…`) is the same data; the result names it and holds its digest.
     """
     own = FOLDER / f"{config.name}.yaml"
-    reference = _flat(to_dict(load_config(type(config), own if own.is_file() else file)))
+    reference = flat(to_dict(load_config(type(config), own if own.is_file() else file)))
     changes = []
-    for key, value in _flat(to_dict(config)).items():
+    for key, value in flat(to_dict(config)).items():
         if key in neutral or key == "name" or value == reference.get(key):
             continue
         if key == "data.source" and _kind(value) == _kind(reference[key]):
@@ -97,8 +97,9 @@ def _kind(source: str) -> str:
     return "user's copy" if kind in _USERS_COPY else kind
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their whole keys: `{"optim": {"lr": 1}}` -> `{"optim.lr": 1}`."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -19,7 +19,6 @@ from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
 if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.distributed import Processes
-    from evaluate.segmentation.labels import Baseline
     from evaluate.segmentation.protocol import SegmentConfig
 
 _DEFAULT = "scenes_fcn_r18_400it"
@@ -36,7 +35,7 @@ def main() -> None:
     from converters.openmmlab import import_mmseg
     from core.backbones import RawPixels
     from core.checkpoints import tensors_digest
-    from core.config import config_digest, load_config, to_dict
+    from core.config import load_config, to_dict
     from core.distributed import gather_objects, join_processes, rank_zero_first, refuse_together
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
@@ -45,12 +44,14 @@ def main() -> None:
     from evaluate.segmentation.engine_settings import engine_settings
     from evaluate.segmentation.labels import majority_baseline
     from evaluate.segmentation.layouts import check_class_list, class_names, find_root, list_split, split_facts
-    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
+    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig, measured_settings
     from evaluate.segmentation.run import (
         ENGINE_FOLDER,
+        SEGMENTOR,
         broken_in_training,
         finished_result,
         forget_engine,
+        load_trained,
         prepare_folder,
         train_and_test,
     )
@@ -75,58 +76,79 @@ def main() -> None:
     settings = engine_settings(
         config, backbone, root, names, processes, arguments.seed, arguments.workers, out / ENGINE_FOLDER
     )
-    own = to_dict(config) | {"processes": processes.world}
+
+    from evaluate.segmentation.segmentor import build_segmentor
+
+    model, account = build_segmentor(config, settings["model"], backbone, processes, arguments.seed)
+    measured = measured_settings(config) | {"processes": processes.world}
     refused, facts, left_out, baseline, ended, start = "", {}, {}, None, None, None
     if processes.main:
         try:
             check_class_list(root, config.data)
             check_apart(pairs)
             facts = {split: split_facts(root, config.data.layout, split, pairs[split]) for split in ("train", "val")}
+            print(_plan(protocol, config, scaling, backbone, account, facts, processes, names), flush=True)
             digests = [part["digest"] for part in facts.values()]
             if refused := other_result(out / "result.json", protocol, digest, arguments.seed, digests):
                 raise UserError(refused)
-            if not (arguments.resume and (ended := finished_result(out, own))):
-                shown = sys.stderr.isatty()
+            ended = None if arguments.restart else finished_result(out, measured)
+            shown = sys.stderr.isatty()
+            if not ended:
                 train = check_split(pairs["train"], config.data, "training", whole=False, progress=shown)
+            if not ended or arguments.draw:
                 test = check_split(pairs["val"], config.data, "test", whole=True, progress=shown)
+                left_out["val"] = test.left_out
+            if not ended:
+                left_out["train"] = train.left_out
+                facts["train"]["broken"], facts["val"]["broken"] = list(train.broken), list(test.broken)
                 baseline = majority_baseline(train.counts, test.counts)
-                for split, checked in (("train", train), ("val", test)):
-                    left_out[split] = checked.left_out
-                    facts[split]["broken"] = list(checked.broken)
-                print(_plan(protocol, config, scaling, backbone, facts, processes, names, baseline), flush=True)
+                print(
+                    f"majority  {names[baseline.label]} everywhere: mIoU {baseline.mean_iou:.2f}, aAcc "
+                    f"{baseline.pixel_accuracy:.2f}",
+                    flush=True,
+                )
                 identity = {
                     "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": digests,
-                    "settings": config_digest(config), "processes": processes.world,
+                    "settings": measured,
                 }  # fmt: skip
                 if not arguments.dry_run:
-                    start = prepare_folder(out, identity, arguments.resume, train.broken)
+                    start = prepare_folder(out, identity, arguments.restart, train.broken)
         except UserError as error:
             refused = str(error)
     refuse_together(refused)
-    if arguments.dry_run:
-        return
     left_out, ended, start = gather_objects((left_out, ended, start))[0]
-    if ended:
-        if processes.main:
-            print(f"finished already, on {ended['date']}; without --resume it is trained and measured again")
-            print(_table(ended["metrics"]))
-            print(f"result: {out / 'result.json'}")
+
+    def draw(trained: Any) -> None:
+        from evaluate.pictures import FOLDER
+        from evaluate.segmentation.dataset import test_set
+        from evaluate.segmentation.pictures import draw_predictions
+
+        seen = [pair for position, pair in enumerate(pairs["val"]) if position not in left_out["val"]]
+        dataset = test_set(settings, left_out["val"])
+        paths = draw_predictions(out / FOLDER, trained, dataset, seen, config.data, names, arguments.draw)
+        print(f"pictures: {len(paths)} in {out / FOLDER} (image, truth, prediction)")
+
+    if ended and processes.main:
+        print(f"finished already, on {ended['date']}; --restart trains and measures anew")
+        print(_table(ended["metrics"]))
+        print(f"result: {out / 'result.json'}")
+        if arguments.draw and not arguments.dry_run:
+            if load_trained(out, model):
+                draw(model.to(processes.device))
+            else:
+                print(f"no pictures: {out / SEGMENTOR} is gone; --restart trains it anew")
+    if ended or arguments.dry_run:
         return
     settings["train_dataloader"]["dataset"]["left_out"] = left_out["train"]
     settings["test_dataloader"]["dataset"]["left_out"] = left_out["val"]
-
-    from evaluate.segmentation.segmentor import build_segmentor
-
-    model, account = build_segmentor(config, settings["model"], backbone, processes, arguments.seed)
     folder = None
     if processes.main:
-        print(f"backbone: {account}", flush=True)
         drop_metrics_after(out, start.iteration)
+        if start.passed_over:
+            print(f"passed over {', '.join(start.passed_over)}, which can't be opened", flush=True)
         if start.checkpoint:
             training = "" if start.iteration < config.schedule.iterations else ": trained to the end, only measured now"
             print(f"resumes from {start.checkpoint} (iteration {start.iteration:,}){training}", flush=True)
-        elif arguments.resume:
-            print("no checkpoint to resume from yet: starts from the beginning", flush=True)
         folder = RunFolder(out, config)
     started -= start.seconds  # so that the result tells the time of all parts
     metrics, trained = train_and_test(
@@ -154,7 +176,7 @@ def main() -> None:
         backbone=backbone,
         data=facts,
         seed=arguments.seed,
-        settings=own | {"scaling": scaling, "loaded": account},
+        settings=to_dict(config) | {"processes": processes.world, "scaling": scaling, "loaded": account},
         started=started,
         device=processes.device,
     )
@@ -162,16 +184,8 @@ def main() -> None:
     print(_table(metrics))
     print(f"result: {out / 'result.json'}")
     if arguments.draw:
-        from mmseg.registry import DATASETS
-
-        from evaluate.pictures import FOLDER
-        from evaluate.segmentation.pictures import draw_predictions
-
-        dataset = DATASETS.build(settings["test_dataloader"]["dataset"])
-        seen = [pair for position, pair in enumerate(pairs["val"]) if position not in left_out["val"]]
-        paths = draw_predictions(out / FOLDER, trained, dataset, seen, config.data, names, arguments.draw)
-        print(f"pictures: {len(paths)} in {out / FOLDER} (image, truth, prediction)")
-    forget_engine(out)  # last: until here a killed run goes on with --resume
+        draw(trained)
+    forget_engine(out)  # last: until here the same command goes on with a killed run
 
 
 def _nothing(_iteration: int, _values: dict[str, float]) -> None:
@@ -181,7 +195,7 @@ def _nothing(_iteration: int, _values: dict[str, float]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = evaluation_parser(
         "Train a segmentation head on a backbone (and fine-tune it, where the protocol says so) and measure mIoU, with "
-        "MMSegmentation.",
+        "MMSegmentation. A killed run goes on when started again.",
         "python evaluate/segment.py --ckpt runs/vit_s --protocol ade20k_upernet_vit_s_160k "
         "--data /data/ADEChallengeData2016",
         default=_DEFAULT,
@@ -189,7 +203,7 @@ def _arguments() -> argparse.Namespace:
     add_data(parser, "data.root", "the data set's folder (none for the built-in scenes)")
     add_draw(parser)
     parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations follow")
-    parser.add_argument("--resume", action="store_true", help="go on where a killed run stopped, or start")
+    parser.add_argument("--restart", action="store_true", help="train anew even where the folder holds a run")
     return parse(parser)
 
 
@@ -198,10 +212,10 @@ def _plan(
     config: SegmentConfig,
     scaling: str,
     backbone: Backbone,
+    account: str,
     facts: dict[str, Any],
     processes: Processes,
     names: tuple[str, ...],
-    baseline: Baseline,
 ) -> str:
     from core.result import device_name
 
@@ -214,10 +228,9 @@ def _plan(
     lines = [
         f"protocol  {protocol}",
         f"backbone  {backbone.source}{' (frozen)' if config.network.frozen else ''}",
+        f"weights   {account}",
         f"data      {facts['train']['name']}: {facts['train']['images']:,} images; {facts['val']['name']}: "
         f"{facts['val']['images']:,} images; {len(names)} classes",
-        f"majority  {names[baseline.label]} everywhere: mIoU {baseline.mean_iou:.2f}, aAcc "
-        f"{baseline.pixel_accuracy:.2f}",
         f"head      {config.head.kind}, {config.head.channels} channels; batch norms {norms}",
         f"training  {schedule.iterations:,} iterations of {config.batch} crops of {config.crop.size} px; {optim.name} "
         f"lr {optim.lr:g}, wd {optim.weight_decay:g}{decay}; {config.precision}",

@@ -77,8 +77,6 @@ class Run:
         ]
         if evaluation.data:
             arguments += ["--sets" if evaluation.run == "transfer_sets" else "--data", evaluation.data]
-        if evaluation.run == "segment":
-            arguments.append("--resume")  # the others go on by themselves
         return [*arguments, *evaluation.arguments, *evaluation.settings]
 
 

@@ -55,3 +55,11 @@ class LayoutDataset(BaseSegDataset):
                 raise UserError(f"{error}; it could be read when the run began, so check the disk") from None
             note_broken(self.report, str(error), self.listed, self.broken_share)
             return None
+
+
+def test_set(settings: dict[str, Any], left_out: Sequence[int]) -> LayoutDataset:
+    """The test images of the run with these settings, without the positions `left_out`."""
+    import evaluate.segmentation.transforms  # noqa: F401, what the settings name is registered here
+
+    found: LayoutDataset = DATASETS.build(settings["test_dataloader"]["dataset"] | {"left_out": left_out})
+    return found

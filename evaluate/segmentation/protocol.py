@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from core.config import to_dict
 from core.data.scenes import ScenesConfig
-from evaluate.protocol import check_name
+from evaluate.protocol import check_name, flat
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Numbers of classes of the layouts that fix it."""
@@ -220,7 +221,7 @@ class SegmentConfig:
     log_every: int = 50
     """Iterations between two lines about the loss."""
     checkpoint_every: int = 2000
-    """Iterations between two checkpoints for `--resume`."""
+    """Iterations between two checkpoints, from which a killed run goes on."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -234,3 +235,8 @@ class SegmentConfig:
             raise ValueError("head.auxiliary must be 0 for the linear head, which has no auxiliary one")
         if self.inference.mode == "slide" and self.inference.stride > self.crop.size:
             raise ValueError(f"inference.stride must be at most crop.size ({self.crop.size}), or pixels are left out")
+
+
+def measured_settings(config: SegmentConfig) -> dict[str, Any]:
+    """Every setting by its whole key (`optim.lr`), without the neutral ones: what equal measurements have in common."""
+    return {key: value for key, value in flat(to_dict(config)).items() if key not in NEUTRAL_KEYS}

@@ -41,7 +41,7 @@ def build_segmentor(
         warnings.simplefilter("ignore")  # the engine's advice on options that the recipes leave as they are
         model = MODELS.build(ConfigDict(settings))
     model.init_weights()  # before the loading: the engine, finding it done, does not do it again
-    account = load_backbone(model.backbone, backbone, config)
+    account = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, config)
     if config.network.frozen:
         model.backbone.requires_grad_(False)
         account += "; frozen"
@@ -52,6 +52,20 @@ def build_segmentor(
             ):  # whose norms the engine keeps still, if it knows them
                 setattr(model, name, synchronise_norms(part, processes.device))
     return model, account
+
+
+def _freeze_unseen(module: Any, config: SegmentConfig) -> str:
+    """Freezes what lies behind a ViT's last tap, and says so.
+
+    No gradient reaches it, which processes that average gradients take for an error, and the optimiser for a weight.
+    """
+    last = config.network.taps[-1]
+    if not isinstance(module, VisionTransformer) or last == len(module.layers) - 1:
+        return ""
+    module.layers[last + 1 :].requires_grad_(False)
+    if module.final_norm:
+        module.norm1.requires_grad_(False)
+    return f"; what lies behind block {last}, the last that is seen, is frozen"
 
 
 def load_backbone(module: Any, backbone: Backbone, config: SegmentConfig) -> str:

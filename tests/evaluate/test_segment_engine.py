@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.distributed as dist
 from sklearn.metrics import confusion_matrix
 
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
@@ -237,6 +238,29 @@ def test_frozen_norms_stand_still(world: int) -> None:
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_blocks_behind_the_last_tap_are_frozen(final_norm: bool) -> None:
+    config = _config("ade20k_semfpn_vit_s_40k", "crop.size=64", "network.taps=[2,5,8,10]",
+                     f"network.final_norm={str(final_norm).lower()}")  # fmt: skip
+    model, account, _ = _build(config, open_backbone(TINY_VIT))
+    assert account.endswith("; what lies behind block 10, the last that is seen, is frozen")
+    unseen = {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith(("backbone.layers.11.", "backbone.ln1.")) and not parameter.requires_grad
+    }
+    assert len(unseen) == 12 + 2 * final_norm
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        shared = torch.nn.parallel.DistributedDataParallel(model.train())
+        for _ in range(2):  # a parameter without a gradient is noticed in the second step
+            losses = shared(torch.randn(2, 3, 64, 64), _samples(2, 150), mode="loss")
+            losses["decode.loss_ce"].backward()
+    finally:
+        dist.destroy_process_group()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == unseen
+
+
 def test_only_so_many_broken_images_are_left_out(tmp_path: Path) -> None:
     report = tmp_path / "broken.txt"
     for _ in range(2):  # a broken image is met again in every epoch
@@ -287,8 +311,8 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     mine.parent.mkdir()
     mine.write_text("precious")
     with pytest.raises(UserError, match="is no folder of this program and is left alone"):
-        prepare_folder(tmp_path, {"protocol": "x"}, resume=False)
+        prepare_folder(tmp_path, {"protocol": "x"})
     assert mine.read_text() == "precious"
     mine.unlink()
-    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == Start()
-    assert prepare_folder(tmp_path, {"protocol": "x"}, resume=False) == Start()  # killed before its first checkpoint
+    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()
+    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()  # killed before its first checkpoint

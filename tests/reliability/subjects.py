@@ -199,7 +199,7 @@ def _prepare_segment(place: Path) -> list[str]:
         "crop: {size: 32, scale: [32, 32], ratio: [1.0, 1.0], most_of_one_class: 1.0}\n"
         "inference: {scale: null}\nbatch: 4\nlog_every: 2\ncheckpoint_every: 2\n"
     )
-    return ["--ckpt", _BACKBONE, "--config", str(place / "tiny.yaml"), "--workers", "0", "--device", "cpu", "--resume"]
+    return ["--ckpt", _BACKBONE, "--config", str(place / "tiny.yaml"), "--workers", "0", "--device", "cpu"]
 
 
 def _outcome_of_segment(out: Path) -> dict[str, Any]:
