@@ -13,6 +13,7 @@ from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
 from evaluate.protocol import full_name, protocol_file
+from evaluate.report.published import read_published
 from evaluate.segmentation.engine_settings import engine_settings
 from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
 from evaluate.segmentation.scaling import batch_per_process, scale_to_batch
@@ -49,6 +50,15 @@ def test_all_load_under_their_own_names() -> None:
         assert file.read_text().startswith(("# python evaluate/segment.py", "# torchrun"))
     with pytest.raises(UserError, match="did you mean voc_fcn_r50_30k_moco"):
         protocol_file("voc_fcn_r50_30k_moc", *KINDS)
+
+
+def test_a_file_promises_a_published_score_only_where_the_network_is_the_published_one() -> None:
+    numbers = read_published()
+    for file in FILES:
+        exact = {number.exact for number in numbers if number.protocol == file.stem}
+        assert exact <= {"voc" in file.stem}
+        assert ("# Expect, as published" in file.read_text()) == (True in exact)
+    assert all(number.note for number in numbers if not number.exact)
 
 
 @pytest.mark.parametrize(
