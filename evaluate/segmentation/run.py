@@ -59,7 +59,7 @@ def prepare_folder(out: Path, identity: dict[str, Any], restart: bool = False, b
         raise UserError(f"{work} is no folder of this program and is left alone; choose another --out")
     if ours and restart:
         shutil.rmtree(work)
-        ours, saved = False, []
+        saved = []
     start = Start()
     if saved:
         _same_run(work, identity)

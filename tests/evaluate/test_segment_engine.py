@@ -302,17 +302,3 @@ def test_checkpoints_are_made_plain() -> None:
         "resumed_keys": {"iter": True},
     }
     assert type(document["message_hub"]["runtime_info"]["iter"]) is int
-
-
-def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
-    from evaluate.segmentation.run import ENGINE_FOLDER, Start, prepare_folder
-
-    mine = tmp_path / ENGINE_FOLDER / "mine.txt"
-    mine.parent.mkdir()
-    mine.write_text("precious")
-    with pytest.raises(UserError, match="is no folder of this program and is left alone"):
-        prepare_folder(tmp_path, {"protocol": "x"})
-    assert mine.read_text() == "precious"
-    mine.unlink()
-    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()
-    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()  # killed before its first checkpoint

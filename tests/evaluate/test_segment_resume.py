@@ -177,6 +177,19 @@ def test_an_unfinished_run_is_given_up_only_when_asked(out: Path) -> None:
     assert prepare_folder(out, identity) == Start()  # without a checkpoint there is nothing to lose
 
 
+def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "engine/mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    for restart in (False, True):
+        with pytest.raises(UserError, match="is no folder of this program and is left alone"):
+            prepare_folder(tmp_path, {"protocol": "x"}, restart)
+    assert mine.read_text() == "precious"
+    mine.unlink()
+    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()
+    assert prepare_folder(tmp_path, {"protocol": "x"}) == Start()  # killed before its first checkpoint
+
+
 @pytest.mark.slow
 def test_killed_and_resumed(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
