@@ -74,12 +74,14 @@ def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argpars
 
     known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
     progress = Progress(todo, arguments.jobs, known)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
     try:
         return run_all(todo, make_slots(arguments.jobs, arguments.device), progress)
     except KeyboardInterrupt:
         print(f"\nstopped at {progress.overall()}; the same command goes on", file=sys.stderr)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _arguments() -> argparse.Namespace:
