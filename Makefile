@@ -37,8 +37,8 @@ demo: install ## the whole story on small data: pre-train, measure, compare; end
 		'random init=random:runs/demo' 'two global views=runs/demo-2globals' \
 		'shared predictor, multi-crop=runs/demo-shared' 'per-view + cutout=runs/demo' pixels
 	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --jobs $(JOBS) --results results/demo --ckpts \
-		'random init (Fashion-MNIST)=random:runs/demo-fashion-mnist' \
-		'per-view + cutout (Fashion-MNIST)=runs/demo-fashion-mnist' pixels
+		'random init, Fashion-MNIST=random:runs/demo-fashion-mnist' \
+		'per-view + cutout, Fashion-MNIST=runs/demo-fashion-mnist' pixels
 	@$(PY) evaluate/table.py results/demo --out report/table.md --html report
 
 demo-seeds: install ## k-NN of the demo's main recipe on both sets with three seeds: mean and spread
@@ -46,8 +46,8 @@ demo-seeds: install ## k-NN of the demo's main recipe on both sets with three se
 	@$(PY) evaluate/suite.py --suite demo_knn_scenes --seeds 3 --jobs $(JOBS) --results results/demo-seeds --ckpts \
 		'random init=random:runs/demo-seed{seed}' 'per-view + cutout=runs/demo-seed{seed}' pixels
 	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --seeds 3 --jobs $(JOBS) --results results/demo-seeds --ckpts \
-		'random init (Fashion-MNIST)=random:runs/demo-seed{seed}-fashion-mnist' \
-		'per-view + cutout (Fashion-MNIST)=runs/demo-seed{seed}-fashion-mnist' pixels
+		'random init, Fashion-MNIST=random:runs/demo-seed{seed}-fashion-mnist' \
+		'per-view + cutout, Fashion-MNIST=runs/demo-seed{seed}-fashion-mnist' pixels
 
 # What runs at once: with a GPU one thing, else one for each core, four at most.
 CORES := $(shell nproc 2>/dev/null || echo 1)
