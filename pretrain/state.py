@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
-from core.config import config_digest, to_dict
+from core.config import config_digest, load_config, to_dict
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects, refuse_together
 from core.errors import UserError
@@ -95,6 +95,7 @@ def restore(
             f"the ranks find different states in {run} ({found}); it must be on a disk that all hosts share"
         )
     if not states:
+        _keep_exports_of_another_recipe(run, config)
         return 0
     older = "go on from the one before" if len(states) > 1 else "start again"
     try:
@@ -104,11 +105,7 @@ def restore(
     except (UserError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{states[-1]} is damaged ({reason}); remove it to {older}") from None
-    refused = [change for change in changed if not change.startswith(CHANGEABLE)]
-    if refused:
-        raise UserError(
-            f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
-        )
+    _refuse(run, changed)
     others = processes.main and trained_on != dict(data)  # only rank 0 has the digest
     refuse_together(
         f"{run} was trained on other images ({trained_on['images']} then, {data['images']} now, or changed ones); "
@@ -134,6 +131,20 @@ def restore(
         raise UserError(f"{states[-1]} is damaged ({str(error).splitlines()[0]}); remove it to {older}") from None
     broken.add(named)
     return step
+
+
+def _keep_exports_of_another_recipe(run: Path, config: PretrainConfig) -> None:
+    """A folder whose states were removed still holds its networks: only the same recipe may make them again."""
+    written = run / "config.yaml"
+    if written.is_file() and any((run / name).exists() for name in EXPORTS.values()):
+        _refuse(run, _differences(to_dict(load_config(PretrainConfig, written)), to_dict(config)))
+
+
+def _refuse(run: Path, changed: list[str]) -> None:
+    if refused := [change for change in changed if not change.startswith(CHANGEABLE)]:
+        raise UserError(
+            f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
+        )
 
 
 def _rng_state(device: torch.device) -> dict[str, Any]:

@@ -234,6 +234,17 @@ def test_another_config_in_the_same_folder_is_refused(image_folder: Path, tmp_pa
         run(recipe(image_folder, "epochs=3"), tmp_path)
 
 
+def test_exports_whose_states_are_gone_are_not_lost_to_another_recipe(image_folder: Path, tmp_path: Path) -> None:
+    run(recipe(image_folder, "epochs=2"), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"another config \(epochs: 2 → 3\)"):
+        run(recipe(image_folder, "epochs=3"), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    run(recipe(image_folder, "epochs=2"), tmp_path)
+    assert training_states(tmp_path / "checkpoints")
+
+
 def test_what_helps_may_change_on_the_way_and_the_data_may_not(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import resource
 import subprocess
 import sys
@@ -24,7 +25,8 @@ import numpy as np  # noqa: E402  (the root is on the path first)
 
 from tests.security.watched import watch  # noqa: E402
 
-FOLDERS = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_ROOM = 2**30  # containers often have 64 MiB of it
+FOLDERS = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > _ROOM else None
 
 
 @dataclass(frozen=True)
