@@ -39,7 +39,8 @@ def main() -> None:
 
     checkpoints = parse_checkpoints(arguments.ckpts)
     stored = _stored(results)
-    runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results)
+    processes = arguments.gpus if arguments.emit else 1
+    runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results, processes)
     todo = [run for run in runs if not run.complete]
     if arguments.emit:
         from evaluate.suite_emit import commands
@@ -128,6 +129,11 @@ def _plan(runs: Sequence[Run]) -> str:
     for run in runs:
         state = f"done     {' '.join(str(path) for path in run.results)}" if run.complete else "to run"
         lines.append(f"  {run.title}   {state}")
+    if done:
+        lines.append(
+            "done: a result of this protocol, these weights, this seed and this place of the data is there; whether "
+            "the data has changed since is not looked at"
+        )
     return "\n".join(lines)
 
 

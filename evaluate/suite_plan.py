@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from core.errors import UserError
-from evaluate.report.results import StoredResult, run_of
+from evaluate.report.results import StoredResult, row_of, run_of
 from evaluate.suite_config import Evaluation
+from evaluate.suite_measurement import measurement_of
 
 Network = Literal["online", "target"]
 ROOT = Path(__file__).resolve().parent.parent
 _NAMED = re.compile(r"([\w][^=:/()\[\]]*)=(.+)")
-_TAKE_PIXELS = ("knn",)
-"""Entry points that raw pixels are measured by."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class Run:
     """`online` or `target`."""
     digest: str
     """sha256 of the backbone's weights."""
+    row: str
+    """What results say of the backbone (`results.row_of`)."""
     folder: Path
     """Where result.json and log.txt go."""
     results: tuple[Path, ...] = ()
@@ -103,89 +103,64 @@ def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
 
 def plan_runs(
     evaluations: Sequence[Evaluation], checkpoints: Sequence[Checkpoint], seeds: Sequence[int], network: Network,
-    stored: Sequence[StoredResult], folder: Path,
+    stored: Sequence[StoredResult], folder: Path, processes: int = 1,
 ) -> list[Run]:  # fmt: skip
     """Evaluation after evaluation, each over all checkpoints and seeds.
 
-    A run is complete where `stored` holds a result of the same protocol, backbone weights, seed and data source. Two
-    checkpoints of equal weights make one run. Every protocol and every checkpoint is opened here, so that a mistake in
-    the last one is told at once.
+    A run is complete where `stored` holds a result of the same protocol (as so many `processes` run it), backbone
+    weights, seed and place of the data, whatever lies there now. Two checkpoints of equal weights make one run, and so
+    do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in the last one
+    is told at once.
     """
     from evaluate.protocol import result_folder
 
-    digests = _digests(checkpoints, seeds, network)
+    backbones = _backbones(checkpoints, seeds, network)
     runs: dict[tuple[str, str, int, str], Run] = {}
     for evaluation in evaluations:
-        protocol, place = _protocol(evaluation)
+        measured = measurement_of(evaluation, processes)
+        protocol = measured.protocol
         for checkpoint in checkpoints:
-            if checkpoint.given == "pixels" and evaluation.run not in _TAKE_PIXELS:
+            if checkpoint.given == "pixels" and not measured.takes_pixels:
                 continue
+            first: dict[str, int] = {}
             for seed in seeds:
                 ckpt = checkpoint.given.replace("{seed}", str(seed))
-                digest = digests[ckpt, seed]
+                digest, row = backbones[ckpt, seed]
+                if first.setdefault(digest, seed) != seed and not measured.drawn:
+                    continue
                 where = folder / result_folder(protocol, digest, seed).relative_to("results")
-                found, complete = _found(evaluation, protocol, digest, seed, place, stored)
+                found, complete = _found(evaluation, protocol, digest, seed, measured.place, stored)
                 run = Run(
                     evaluation, protocol, ckpt, checkpoint.name or ckpt, bool(checkpoint.name), seed, network, digest,
-                    where, found, complete,
+                    row, where, found, complete,
                 )  # fmt: skip
                 runs.setdefault((protocol, digest, seed, evaluation.data), run)
     return list(runs.values())
 
 
-def _digests(checkpoints: Sequence[Checkpoint], seeds: Sequence[int], network: Network) -> dict[tuple[str, int], str]:
+def _backbones(
+    checkpoints: Sequence[Checkpoint], seeds: Sequence[int], network: Network
+) -> dict[tuple[str, int], tuple[str, str]]:
+    """By checkpoint and seed: digest of the weights, and what results will say of them."""
     from converters.open import open_backbone
+    from core.backbones import describe
     from core.checkpoints import tensors_digest
 
-    digests: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], tuple[str, str]] = {}
     for checkpoint in checkpoints:
         for seed in seeds:
             ckpt = checkpoint.given.replace("{seed}", str(seed))
             # Only weights that are drawn depend on the seed.
-            same = None if ckpt.startswith(("random:", "timm:")) else next((d for c, d in digests if c == ckpt), None)
+            same = None if ckpt.startswith(("random:", "timm:")) else next((s for c, s in found if c == ckpt), None)
             if same is not None:
-                digests[ckpt, seed] = digests[ckpt, same]
+                found[ckpt, seed] = found[ckpt, same]
                 continue
             backbone = open_backbone(ckpt, network, None, seed)
-            digests[ckpt, seed] = tensors_digest(backbone.model.state_dict())
-    return digests
-
-
-def _protocol(evaluation: Evaluation) -> tuple[str, str]:
-    """The protocol's full name and where its data is; `UserError` for settings that it doesn't have."""
-    from core.config import load_config
-    from evaluate.detection import settings as detection
-    from evaluate.finetune_protocol import NEUTRAL_KEYS as OF_FINETUNE
-    from evaluate.finetune_protocol import FinetuneConfig
-    from evaluate.knn_protocol import NEUTRAL_KEYS as OF_KNN
-    from evaluate.knn_protocol import KnnConfig
-    from evaluate.linear_protocol import NEUTRAL_KEYS as OF_LINEAR
-    from evaluate.linear_protocol import LinearConfig
-    from evaluate.logreg_protocol import NEUTRAL_KEYS as OF_LOGREG
-    from evaluate.logreg_protocol import LogregConfig
-    from evaluate.protocol import full_name, protocol_file
-    from evaluate.segmentation import protocol as segmentation
-    from evaluate.transfer_protocol import NEUTRAL_KEYS as OF_TRANSFER
-    from evaluate.transfer_protocol import TransferConfig
-
-    kinds: dict[str, tuple[type, Collection[str], tuple[str, ...]]] = {
-        "knn": (KnnConfig, OF_KNN, ("knn",)),
-        "linear": (LinearConfig, OF_LINEAR, ("linear",)),
-        "logreg": (LogregConfig, OF_LOGREG, ("logreg",)),
-        "finetune": (FinetuneConfig, OF_FINETUNE, ("finetune",)),
-        "transfer_sets": (TransferConfig, OF_TRANSFER | {"sets"}, ("transfer",)),
-        "coco": (detection.DetectionConfig, detection.NEUTRAL_KEYS, ()),
-        "segment": (segmentation.SegmentConfig, segmentation.NEUTRAL_KEYS, segmentation.KINDS),
-    }
-    kind, neutral, families = kinds[evaluation.run]
-    name = evaluation.protocol
-    file = detection.find_protocol(name) if evaluation.run == "coco" else protocol_file(name, *families)
-    key = {"segment": "data.root", "transfer_sets": "sets"}.get(evaluation.run, "data.source")
-    value = json.dumps(evaluation.data.split(",")) if key == "sets" else evaluation.data
-    overrides = [*evaluation.settings, *([f"{key}={value}"] if evaluation.data else [])]
-    config: Any = load_config(kind, file, overrides)
-    place = ",".join(config.sets) if key == "sets" else config.data.root if key == "data.root" else config.data.source
-    return full_name(config, file, neutral), place
+            digest = tensors_digest(backbone.model.state_dict())
+            checkpoint_facts = {"given": backbone.source, "backbone_sha256": digest, **backbone.origin}
+            row = row_of({"backbone": describe(backbone.config), "checkpoint": checkpoint_facts})
+            found[ckpt, seed] = digest, row
+    return found
 
 
 def _found(
@@ -193,25 +168,40 @@ def _found(
 ) -> tuple[tuple[Path, ...], bool]:
     same = [result for result in stored if run_of(result.document) == (digest, seed)]
     if evaluation.run == "transfer_sets":  # one result for each set, named after it
-        wanted = {source: _named_after(protocol, source) for source in place.split(",")}
-        found = {source: [r for r in same if r.document["protocol"].startswith(wanted[source])] for source in wanted}
-        return tuple(result.path for results in found.values() for result in results), all(found.values())
+        found = {
+            source: [result.path for result in same if _is_of_set(result.document["protocol"], protocol, source)]
+            for source in place.split(",")
+        }
+        return tuple(path for paths in found.values() for path in paths), all(found.values())
     key = "root" if evaluation.run == "segment" else "source"
     paths = tuple(
         result.path
         for result in same
-        if result.document["protocol"] == protocol and _data(result.document).get(key, place) == place
+        if result.document["protocol"] == protocol
+        and _resolved(result.document["settings"].get("data", {}).get(key, place), key) == _resolved(place, key)
     )
     return paths, bool(paths)
 
 
-def _named_after(protocol: str, source: str) -> str:
-    kind = source.partition(":")[0]
-    return f"{protocol} on {source if kind in ('folder', 'webdataset') else kind}"
+def _is_of_set(named: str, protocol: str, source: str) -> bool:
+    """Whether a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
+    before, _, told = named.partition(f"{protocol} on ")
+    kind, _, place = source.partition(":")
+    if before:
+        return False
+    if kind not in ("folder", "webdataset"):
+        return told == kind
+    if kind == "folder":
+        wanted = {_resolved(source), _resolved(f"folder:{Path(place) / 'train'}")}
+    else:
+        wanted = {_resolved(f"webdataset:{place.replace('{split}', 'train')}")}
+    return bool({_resolved(told), _resolved(told.rpartition(" (")[0])} & wanted)  # a sample's size stands behind it
 
 
-def _data(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    return document["settings"].get("data", {})
+def _resolved(place: str, key: str = "source") -> str:
+    """The same text for the same place, however it is written: `folder:/data/birds/` becomes `folder:/data/birds`."""
+    kind, colon, path = ("", "", place) if key == "root" else place.partition(":")
+    return f"{kind}{colon}{Path(path).expanduser().resolve()}" if path else place
 
 
 def python_command(run: Run, device: str, workers: int) -> list[str]:

@@ -85,6 +85,8 @@ def test_only_what_is_missing_is_run(suite: Path, image_folder: Path, tmp_path: 
     again = command(*given)
     assert again.code == 0, again.stdout + again.stderr
     assert "4 runs, 3 done already" in again.stdout
+    assert "whether the data has changed since is not looked at" in again.stdout
+    assert "is not looked at" not in first.stdout
     starts = [line for line in again.stdout.splitlines() if line.startswith("starts")]
     assert len(starts) == 1
     assert starts[0].startswith(f"starts    {title}")

@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 from core.errors import UserError
 from evaluate import suite_runs
 from evaluate.report.results import StoredResult
 from evaluate.suite_config import FOLDER, Evaluation, SuiteConfig, open_suite
-from evaluate.suite_plan import Checkpoint, Run, _found, _protocol, parse_checkpoints
+from evaluate.suite_measurement import measurement_of
+from evaluate.suite_plan import Checkpoint, Run, _found, parse_checkpoints, plan_runs
 from evaluate.suite_progress import Progress, duration
 from evaluate.suite_runs import Slot, last_line, make_slots, run_all
 
@@ -44,8 +47,8 @@ def test_every_suite_names_protocols_that_exist(file: Path) -> None:
     assert file.read_text().startswith("# python evaluate/suite.py --ckpts ")
     for evaluation in open_suite(file.stem).evaluations:
         placed = evaluation.at({name: f"/data/{name}" for name in evaluation.needs({})})
-        name, _ = _protocol(placed)
-        assert name == evaluation.protocol, "a suite measures protocols as they are"
+        meant = measurement_of(placed, 64)  # as many processes as any protocol is for
+        assert meant.protocol == evaluation.protocol, "a suite measures protocols as they are"
         assert "{" not in placed.data
 
 
@@ -59,13 +62,14 @@ def test_settings_of_a_suite(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         SuiteConfig(())
     with pytest.raises(UserError, match="unknown key kss"):
-        _protocol(Evaluation("knn", "knn_dino", settings=("kss=[1]",)))
-    changed = _protocol(Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d,dtd:/d", settings=("epochs=3",)))
-    assert changed == ("transfer_224px (modified: epochs=3)", "cifar10:/d,dtd:/d")
+        measurement_of(Evaluation("knn", "knn_dino", settings=("kss=[1]",)), 1)
+    sets = Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d,dtd:/d", settings=("epochs=3",))
+    changed = measurement_of(sets, 1)
+    assert (changed.protocol, changed.place) == ("transfer_224px (modified: epochs=3)", "cifar10:/d,dtd:/d")
 
 
 def run(folder: Path, code: str, seed: int = 0) -> Run:
-    return Run(Evaluation("knn", "p"), "p", code, "c", False, seed, "online", "d", folder / str(seed))
+    return Run(Evaluation("knn", "p"), "p", code, "c", False, seed, "online", "d", "row", folder / str(seed))
 
 
 def quiet(runs: list[Run], jobs: int = 1) -> Progress:
@@ -124,6 +128,106 @@ def test_what_counts_as_done() -> None:
     one, two = stored("t on cifar10", "scenes"), stored("t on folder:/birds/train", "scenes")
     assert _found(transfer, "t", "d", 0, sets, [one]) == ((one.path,), False)
     assert _found(transfer, "t", "d", 0, sets, [one, two]) == ((one.path, two.path), True)
+
+
+@pytest.mark.parametrize(
+    ("source", "other"),
+    [
+        ("cifar10:/d", "t on cifar100"),
+        ("folder:/birds", "t on folder:/birds-2/train"),
+        ("folder:/birds", "t on folder:/birds/more/train"),
+        ("webdataset:/b/{split}.tar", "t on webdataset:/b/train.tar.gz"),
+    ],
+)
+def test_a_set_is_not_another_whose_name_goes_on(source: str, other: str) -> None:
+    transfer = Evaluation("transfer_sets", "t")
+    assert _found(transfer, "t", "d", 0, source, [stored(other, "scenes")]) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("source", "same"),
+    [
+        ("cifar100:/d", "t on cifar100"),
+        ("folder:/birds/", "t on folder:/birds/train"),
+        ("folder:/birds", "t on folder:/birds/train (20 of 50)"),
+        ("webdataset:/b/{split}.tar", "t on webdataset:/b/train.tar"),
+    ],
+)
+def test_a_set_is_known_by_its_name(source: str, same: str) -> None:
+    assert _found(Evaluation("transfer_sets", "t"), "t", "d", 0, source, [stored(same, "scenes")])[1]
+
+
+def test_the_same_place_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "in1k")
+    knn, segment = Evaluation("knn", "p"), Evaluation("segment", "p")
+    for written in ("in1k", "in1k/", f"{tmp_path}/in1k", "link"):
+        assert _found(knn, "p", "d", 0, f"folder:{written}", [stored("p", f"folder:{tmp_path}/in1k/")])[1]
+        assert _found(segment, "p", "d", 0, written, [stored("p", f"{tmp_path}/in1k", key="root")])[1]
+    assert not _found(knn, "p", "d", 0, "folder:in1k", [stored("p", "webdataset:in1k")])[1]
+
+
+TINY = "random:timm:resnet18(channels=[4,8,8,16],stem=small)"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "alone", "two"),
+    [
+        (
+            Evaluation("coco", "coco_maskrcnn_r50_fpn_1x_mulan", "coco:/c"),
+            "coco_maskrcnn_r50_fpn_1x_mulan (modified: solver.global_batch=2)",
+            "coco_maskrcnn_r50_fpn_1x_mulan (modified: solver.global_batch=4)",
+        ),
+        (
+            Evaluation("segment", "voc_fcn_r50_20k_densecl", "/v"),
+            "voc_fcn_r50_20k_densecl (modified: optim.lr=0.0025, schedule.iterations=80000, "
+            "schedule.least_lr=2.5e-05, batch=4)",
+            "voc_fcn_r50_20k_densecl (modified: optim.lr=0.005, schedule.iterations=40000, "
+            "schedule.least_lr=5e-05, batch=8)",
+        ),
+        (
+            Evaluation("segment", "voc_fcn_r50_20k_densecl", "/v", arguments=("--batch", "16")),
+            "voc_fcn_r50_20k_densecl",
+            "voc_fcn_r50_20k_densecl",
+        ),
+    ],
+)
+def test_a_dense_run_is_known_by_the_name_that_its_processes_give_it(
+    evaluation: Evaluation, alone: str, two: str, tmp_path: Path
+) -> None:
+    def plan(there: list[StoredResult], processes: int = 1) -> Run:
+        (planned,) = plan_runs([evaluation], [Checkpoint(TINY, "")], [0], "online", there, tmp_path, processes)
+        return planned
+
+    first = plan([])
+    assert (first.protocol, first.complete) == (alone, False)
+    key = "root" if evaluation.run == "segment" else "source"
+    result = stored(alone, evaluation.data, digest=first.digest, key=key)
+    again, several = plan([result]), plan([result], processes=2)
+    assert (again.complete, again.results, again.folder) == (True, (result.path,), first.folder)
+    assert several.protocol == two
+    assert several.complete == (two == alone)
+    assert (several.folder == first.folder) == (two == alone)
+    named_as_published = plan([], processes=8)
+    assert named_as_published.folder.parent.name == named_as_published.protocol == evaluation.protocol
+
+
+def test_seeds_that_decide_nothing_are_one_run(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    made = timm.create_model("resnet18", num_classes=0)
+    safetensors.torch.save_file(made.state_dict(), weights)
+    checkpoints = [Checkpoint(str(weights), ""), Checkpoint(TINY, ""), Checkpoint("pixels", "")]
+
+    def seeds(evaluation: Evaluation) -> list[list[int]]:
+        planned = plan_runs([evaluation], checkpoints, range(3), "online", [], tmp_path)
+        return [[run.seed for run in planned if run.ckpt == each.given] for each in checkpoints]
+
+    assert seeds(Evaluation("knn", "knn_scenes_64px")) == [[0], [0, 1, 2], [0]]
+    assert seeds(Evaluation("knn", "knn_scenes_64px", settings=("shots=5",))) == [[0, 1, 2]] * 3
+    assert seeds(Evaluation("linear", "linear_scenes_64px")) == [[0, 1, 2]] * 3
+    assert seeds(Evaluation("linear", "linear_dino_vit_s", data="folder:/d")) == [[0, 1, 2], [0, 1, 2], []]
+    assert seeds(Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d")) == [[0, 1, 2]] * 3
+    assert seeds(Evaluation("coco", "scenes_maskrcnn_r18_fpn_300it")) == [[0, 1, 2], [0, 1, 2], []]
 
 
 @pytest.mark.usefixtures("python_code")
