@@ -18,6 +18,7 @@ TITLES = {
 }
 """Keys of metrics that hold one percentage for each class."""
 _MOST_CLASSES = 20
+_Scores = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PerClass:
     names: tuple[str, ...]
     """The classes shown."""
     groups: tuple[Bars, ...]
-    """The backbones, by row; means over seeds, whiskers of one standard deviation."""
+    """The backbones, by row; means and whiskers of one standard deviation over what a cell's ± is over."""
     total: int
     """Classes there are; where these are more than the names, those are shown in which backbones differ most."""
     missing: tuple[int, ...]
@@ -39,12 +40,14 @@ def per_class(group: Group) -> list[PerClass]:
     """The charts of one protocol, one for each kind of score that at least one result has."""
     charts = []
     for key, title in TITLES.items():
-        runs: dict[int, list[Mapping[str, float | None]]] = {}
+        found: dict[int, dict[str, list[_Scores]]] = {}
         for member in group.members:
             if scores := _scores(member, key):
-                runs.setdefault(member.row, []).append(scores)
-        if not runs:
+                network = member.result.document["checkpoint"]["backbone_sha256"]
+                found.setdefault(member.row, {}).setdefault(network, []).append(scores)
+        if not found:
             continue
+        runs = {row: _networks(list(networks.values())) for row, networks in found.items()}
         names = list(dict.fromkeys(name for scores in runs.values() for one in scores for name in one))
         means = {row: [_mean([one.get(name) for one in scores]) for name in names] for row, scores in runs.items()}
         spreads = {row: [_spread([one.get(name) for one in scores]) for name in names] for row, scores in runs.items()}
@@ -63,6 +66,14 @@ def _scores(member: Measured, key: str) -> Mapping[str, float | None]:
         str(name): float(value) if isinstance(value, int | float) and math.isfinite(value) else None
         for name, value in found.items()
     }
+
+
+def _networks(runs: Sequence[Sequence[_Scores]]) -> Sequence[_Scores]:
+    """The mean of each network's runs; of a single network its runs."""
+    if len(runs) == 1:
+        return runs[0]
+    names = list(dict.fromkeys(name for scores in runs for one in scores for name in one))
+    return [{name: _mean([one.get(name) for one in scores]) for name in names} for scores in runs]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -84,7 +84,7 @@ def _cell(row: int, cell: Cell | None, numbers: dict[tuple[int, Any], int]) -> d
     return {
         "mean": f"{cell.mean:.1f}",
         "std": "" if cell.std is None else f"{cell.std:.1f}",
-        "kind": "seeds" if distinct else "runs",
+        "counted": f"{cell.counted[0]} {cell.counted[1]}",
         "links": links or [{"target": url, "text": ""}],
         "delta": "" if cell.delta is None else f"{cell.delta:+.1f}".replace("-", "−"),
         "published": "" if published is None else f"{published.value:.1f}",
@@ -111,7 +111,7 @@ def _sources(table: TransferTable) -> tuple[list[dict[str, Any]], dict[int, int]
 def _caveats(table: TransferTable) -> list[str]:
     """What the numbers can't tell."""
     own = [cell for cell in table.cells.values() if cell.paths]
-    single = sum(len(cell.paths) == 1 for cell in own)
+    single = sum(cell.std is None for cell in own)
     if not single:
         return []
     which = "Every measured number rests" if single == len(own) else f"{single} of {len(own)} measured numbers rest"

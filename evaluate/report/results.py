@@ -42,24 +42,44 @@ class StoredResult:
 
 def read_results(folder: Path) -> list[StoredResult]:
     """Every result.json below `folder`, by path. `UserError` where there is none or one is something else."""
-    results = []
-    for path in sorted(folder.rglob("result.json")):
-        try:
-            # Names of files need not be UTF-8; what is shown must be.
-            text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
-            document = json.loads(text.encode("utf-8", "replace"))
-            if document["format"] != RESULT_FORMAT:
-                raise ValueError(f"its format is {document['format']!r}")
-            _check_types(document)
-            row_of(document), data_of(document), run_of(document)
-            if not headlines(document):
-                raise ValueError(f"its metrics have none of {', '.join(TITLES)}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
-        results.append(StoredResult(path, document))
+    results = [read_result(path) for path in sorted(folder.rglob("result.json"))]
     if not results:
         raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
     return results
+
+
+def read_usable(folder: Path) -> tuple[list[StoredResult], list[str]]:
+    """Every result.json below `folder` that is one, by path, and for each other one a sentence that says what it is."""
+    results, sentences = [], []
+    for path in sorted(folder.rglob("result.json")):
+        try:
+            results.append(read_result(path))
+        except UserError as error:
+            sentences.append(str(error))
+    return results, sentences
+
+
+def read_result(path: Path) -> StoredResult:
+    """One result.json. `UserError` where it is something else, or where what it measured is not a number."""
+    try:
+        # Names of files need not be UTF-8; what is shown must be.
+        text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
+        document = json.loads(text.encode("utf-8", "replace"))
+        if document["format"] != RESULT_FORMAT:
+            raise ValueError(f"its format is {document['format']!r}")
+        _check_types(document)
+        row_of(document), data_of(document), run_of(document)
+        measured = headlines(document)
+        if not measured:
+            raise ValueError(f"its metrics have none of {', '.join(TITLES)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
+    if wrong := [key for key, value in measured.items() if not math.isfinite(value)]:
+        raise UserError(
+            f"{path} measured a {wrong[0]} of {measured[wrong[0]]}, so training or the features diverged; look into "
+            f"the log, then move it away or measure again with a lower learning rate"
+        )
+    return StoredResult(path, document)
 
 
 def _check_types(document: dict[str, Any]) -> None:
@@ -75,13 +95,22 @@ def _check_types(document: dict[str, Any]) -> None:
         raise ValueError("its seed and its numbers of images must be whole numbers")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
         raise ValueError(f"it took {seconds} seconds")
-    for key, value in headlines(document).items():
-        if not math.isfinite(value):
-            raise ValueError(f"its {key} is {value}")
 
 
 def row_of(document: dict[str, Any]) -> str:
-    """What was measured: architecture and training, without the seed."""
+    """What was measured: architecture and training, without the seed; of a foreign checkpoint its weights too.
+
+    Another file may lie at the same path tomorrow, so a path alone is no identity.
+    """
+    checkpoint = document["checkpoint"]
+    told = short_row_of(document)
+    if document["backbone"] == "pixels" or checkpoint.get("family") == "random" or "recipe_sha256" in checkpoint:
+        return told
+    return f"{told}, weights {checkpoint['backbone_sha256'][:6]}"
+
+
+def short_row_of(document: dict[str, Any]) -> str:
+    """`row_of` without the weights: enough to show where no other row is called the same."""
     checkpoint, backbone = document["checkpoint"], document["backbone"]
     if backbone == "pixels":
         return "raw pixels"
@@ -120,7 +149,7 @@ def headlines(document: dict[str, Any]) -> dict[str, float]:
 
 
 def read_names(folder: Path) -> dict[str, str]:
-    """Names given to rows in `folder`/names.yaml: what `row_of` says -> the name shown. None given: empty."""
+    """Names given to rows in `folder`/names.yaml: what `row_of` or the table says -> the name shown; empty for none."""
     path = folder / NAMES_FILE
     if not path.is_file():
         return {}

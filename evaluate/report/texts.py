@@ -17,7 +17,8 @@ _MARKS = {
     MODIFIED: "settings of the protocol were changed: compare with nothing but itself",
 }
 _CSV = (
-    *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std", "runs"),
+    *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
+    *("std_over", "runs"),
     *("values", "seeds", "published_value", "delta", "published_source", "note", "results"),
 )
 
@@ -48,6 +49,7 @@ def as_csv(table: TransferTable, place: Path) -> str:
         writer.writerow([
             row.name, row.published, row.source, column.protocol, column.metric, column.data, column.scaled_down,
             column.modified, round(cell.mean, 4), "" if cell.std is None else round(cell.std, 4),
+            "" if cell.std is None else " ".join(map(str, cell.counted)),
             len(cell.paths), " ".join(f"{value:g}" for value in cell.values), " ".join(map(str, cell.seeds)),
             "" if theirs is None else theirs.value, "" if cell.delta is None else round(cell.delta, 4),
             "" if theirs is None else theirs.source, "" if theirs is None else theirs.note,
@@ -81,13 +83,16 @@ def latex(table: TransferTable, place: Path) -> str:
 
 def notes(table: TransferTable) -> list[str]:
     """What must be known to read the table: marks, deltas, sources of the published rows."""
-    said = ["all numbers in percent; mean ± standard deviation where there are several runs"]
+    said = [
+        "all numbers in percent; mean ± standard deviation over what the brackets count: networks of other weights "
+        "(each the mean of its runs), or runs of one network with other seeds"
+    ]
     marks = "".join(_marked(column) for column in table.columns)
     said += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
-    if any(len(cell.paths) == 1 for cell in table.cells.values()):
+    if any(cell.paths and cell.std is None for cell in table.cells.values()):
         said.append(
-            "a number of ours without ± is a single run: rows that differ by less than runs of other seeds do are not "
-            "ranked by it"
+            "a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
+            "or runs of other seeds do are not ranked by it"
         )
     if any(cell.delta is not None for cell in table.cells.values()):
         said.append("in brackets with a sign: difference to the published number of the same row and protocol")
@@ -104,19 +109,19 @@ def _markdown_cell(cell: Cell | None, place: Path) -> str:
     if cell is None or not cell.paths:
         return _number(cell)
     links = [quote(os.fsencode(_relative(path, place))) for path in cell.paths]
-    if len(links) == 1:
+    if cell.std is None:
         return f"[{cell.mean:.1f}]({links[0]}){_delta(cell)}"
+    count, kind = cell.counted
     distinct = len(set(cell.seeds)) == len(cell.seeds)
     said = cell.seeds if distinct else range(1, len(links) + 1)
     linked = ", ".join(f"[{number}]({link})" for number, link in zip(said, links, strict=True))
-    kind = "seeds" if distinct else "runs"
-    return f"{cell.mean:.1f} ± {cell.std:.1f} ({len(links)} {kind}: {linked}){_delta(cell)}"
+    return f"{cell.mean:.1f} ± {cell.std:.1f} ({count} {kind}: {linked}){_delta(cell)}"
 
 
 def _number(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    spread = "" if cell.std is None else f" ± {cell.std:.1f} (n = {len(cell.values)})"
+    spread = "" if cell.std is None else f" ± {cell.std:.1f} ({' '.join(map(str, cell.counted))})"
     return f"{cell.mean:.1f}{spread}{_delta(cell)}"
 
 

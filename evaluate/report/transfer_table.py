@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.report.published import Published
-from evaluate.report.results import TITLES, StoredResult, data_of, headlines, row_of, run_of
+from evaluate.report.results import TITLES, StoredResult, data_of, headlines, row_of, run_of, short_row_of
 
 _SMALL = re.compile(r"(?:^|_)(?:scenes|fashion_mnist|small|tiny)(?:_|$)")
 
@@ -44,15 +44,45 @@ class Cell:
     """The runs' result.json; empty in a published row."""
     published: Published | None
     """The number itself in a published row; in a row of ours, the number that was published for the same."""
+    networks: tuple[str, ...] = ()
+    """For each run the digest of its backbone's weights; empty: all are of one network."""
+    drawn: bool = True
+    """Whether the runs' seed decides something beside the weights."""
+
+    @property
+    def network_means(self) -> tuple[float, ...]:
+        """The mean over its runs of each network."""
+        networks = self.networks or ("",) * len(self.values)
+        return tuple(
+            statistics.fmean(value for value, one in zip(self.values, networks, strict=True) if one == network)
+            for network in dict.fromkeys(networks)
+        )
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.values)
+        """Over networks, each of which counts once however many runs measured it."""
+        return statistics.fmean(self.network_means)
+
+    @property
+    def counted(self) -> tuple[int, str]:
+        """How many of what `std` is over: networks where there are several, else runs of the one network.
+
+        Runs of one network are called seeds where these differ. Runs that agree because nothing is drawn are one.
+        """
+        networks = len(self.network_means)
+        if networks > 1:
+            return networks, "networks"
+        if not self.drawn and len(set(self.values)) == 1:
+            return 1, "measurement"
+        return len(self.values), "seeds" if len(set(self.seeds)) == len(self.values) else "runs"
 
     @property
     def std(self) -> float | None:
-        """Standard deviation over the runs (n − 1 in the denominator); None for a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        """Standard deviation over what is `counted` (n − 1 in the denominator); None for a single one."""
+        count, kind = self.counted
+        if count < 2:
+            return None
+        return statistics.stdev(self.network_means if kind == "networks" else self.values)
 
     @property
     def delta(self) -> float | None:
@@ -88,17 +118,18 @@ def build_table(
     Results that differ in protocol, metric or data never share a column, those that differ in architecture, training
     or network never a row. Published numbers join the columns of their protocol and metric whose results were tested
     on as many images; where there are results of ours, published numbers of protocols that none of them has stay out.
-    `names`: what `row_of` says -> the name to show; named rows come in this order. A row of ours is compared with the
-    published row of its name, and a random initialisation with that of its architecture.
+    `names`: what `row_of` says, or the table -> the name to show; named rows come in this order. A row of ours is
+    compared with the published row of its name, and a random initialisation with that of its architecture.
     """
     names = dict(names or {})
     runs: dict[tuple[str, tuple[str, str, str]], dict[tuple[str, int], tuple[float, StoredResult]]] = {}
     images: dict[tuple[str, str, str], int] = {}
     backbones: dict[str, str] = {}
+    short: dict[str, str] = {}
     for result in results:
         document = result.document
         row = row_of(document)
-        backbones[row] = document["backbone"]
+        backbones[row], short[row] = document["backbone"], short_row_of(document)
         for metric, value in headlines(document).items():
             column = (document["protocol"], metric, data_of(document))
             images[column] = _test_images(document)
@@ -110,11 +141,15 @@ def build_table(
         for number in published:
             known.setdefault((number.protocol, number.metric, ""), []).append(number)
     keys = sorted(known, key=lambda key: (_place(key[0], key[1]), key[0], key[2], list(TITLES).index(key[1])))
+    clear = {row: one if list(short.values()).count(one) == 1 else row for row, one in short.items()}
+    keyed = {row: row if row in names else one for row, one in clear.items()}
     given = list(names)
-    own = sorted(backbones, key=lambda row: (_rank(row), given.index(row) if row in names else len(given), row))
+    own = sorted(
+        backbones, key=lambda row: (_rank(row), given.index(keyed[row]) if keyed[row] in names else len(given), row)
+    )
     theirs = list(dict.fromkeys((n.row, n.paper) for key in keys for n in known[key]))
 
-    shown = [names.get(row, row) for row in own]
+    shown = [names.get(keyed[row], clear[row]) for row in own]
     cells: dict[tuple[int, int], Cell] = {}
     for y, row in enumerate(own):
         for x, key in enumerate(keys):
@@ -125,6 +160,8 @@ def build_table(
                     tuple(int(result.document["seed"]) for _, result in found),
                     tuple(result.path for _, result in found),
                     _counterpart(shown[y], row, backbones[row], known[key]),
+                    tuple(run_of(result.document)[0] for _, result in found),
+                    any(_draws(result.document) for _, result in found),
                 )
     rows = [
         Row(f"{name} ({row})" if shown.count(name) > 1 else name, False, row)
@@ -157,6 +194,13 @@ def _columns(keys: Sequence[tuple[str, str, str]]) -> tuple[Column, ...]:
 
 def _fitting(column: tuple[str, str, str], images: int, published: Sequence[Published]) -> list[Published]:
     return [n for n in published if (n.protocol, n.metric, n.images) == (column[0], column[1], images)]
+
+
+def _draws(document: dict[str, Any]) -> bool:
+    """Whether the seed decides something beside the weights: all but k-NN with the whole bank trains, or samples."""
+    settings = document.get("settings", {})
+    sampled = settings.get("shots") is not None or (settings.get("data") or {}).get("limit") is not None
+    return sampled or not str(document["protocol"]).startswith("knn_")
 
 
 def _test_images(document: dict[str, Any]) -> int:

@@ -23,9 +23,9 @@ from tests.evaluate.small_report import add_pictures, small_table
 
 
 def member(number: int, row: int, seed: int, folder: Path = Path(), **metrics: Any) -> Measured:
-    return Measured(
-        number, row, (0,), StoredResult(folder / f"{number}" / "result.json", {"seed": seed, "metrics": metrics})
-    )
+    network = metrics.pop("network", "a")
+    document = {"seed": seed, "metrics": metrics, "checkpoint": {"backbone_sha256": network}}
+    return Measured(number, row, (0,), StoredResult(folder / f"{number}" / "result.json", document))
 
 
 # Which results a page shows
@@ -62,6 +62,18 @@ def test_scores_of_classes_are_means_over_seeds() -> None:
     )
     assert chart.groups[0] == Bars(0, [10.0, None, None], [None, None, None])
     assert chart.groups[1] == Bars(2, [35.0, 50.0, None], [pytest.approx(50**0.5), None, None])
+
+
+def test_scores_of_classes_count_each_network_once() -> None:
+    members = (
+        member(1, 0, 0, network="a", IoU={"cat": 40.0}),
+        member(2, 0, 1, network="a", IoU={"cat": 42.0, "cow": 10.0}),
+        member(3, 0, 0, network="b", IoU={"cat": 51.0}),
+    )
+    (chart,) = per_class(Group("p", "", members))
+    assert chart.names == ("cat", "cow")
+    assert chart.groups[0].values == [46.0, 10.0]
+    assert chart.groups[0].spreads == [pytest.approx(5 * 2**0.5), None]
 
 
 def test_of_many_classes_those_are_shown_in_which_backbones_differ_most() -> None:

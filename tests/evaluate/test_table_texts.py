@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -38,22 +39,35 @@ def test_markdown() -> None:
         "| [50.0](d/result.json) |",
         "| BYOL (published) | 40.4 | – |",
         "",
-        "- all numbers in percent; mean ± standard deviation where there are several runs",
+        "- all numbers in percent; mean ± standard deviation over what the brackets count: networks of other weights "
+        "(each the mean of its runs), or runs of one network with other seeds",
         "- † scaled down to run on a small machine: no paper has numbers of this protocol",
         "- ‡ settings of the protocol were changed: compare with nothing but itself",
-        "- a number of ours without ± is a single run: rows that differ by less than runs of other seeds do are not "
-        "ranked by it",
+        "- a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
+        "or runs of other seeds do are not ranked by it",
         "- in brackets with a sign: difference to the published number of the same row and protocol",
         "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark",
     ]
 
 
+def test_what_a_spread_is_over_is_said() -> None:
+    paths = (Path("r/1/result.json"), Path("r/2/result.json"), Path("r/3/result.json"))
+    networks = Cell((40.0, 42.0, 50.0), (0, 1, 0), paths, None, ("a", "a", "b"))
+    still = Cell((40.0, 40.0, 40.0), (0, 1, 2), paths, None, ("a", "a", "a"), drawn=False)
+    table = dataclasses.replace(TABLE, cells={**TABLE.cells, (0, 0): networks, (0, 1): still})
+    assert markdown(table, Path("r")).splitlines()[2] == (
+        "| ours & co | 45.5 ± 6.4 (2 networks: [1](1/result.json), [2](2/result.json), [3](3/result.json)) "
+        "| [40.0](1/result.json) |"
+    )
+    assert r"ours \& co & 45.5 $\pm$ 6.4 (2 networks) & 40.0 \\" in latex(table, Path("r"))
+
+
 def test_csv_has_a_line_for_each_cell() -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(TABLE, Path("r")))))
-    assert [(line["row"], line["mean"], line["std"], line["runs"], line["delta"]) for line in lines] == [
-        ("ours & co", "42.0", "2.8284", "2", "1.6"),
-        ("ours & co", "50.0", "", "1", ""),
-        ("BYOL", "40.4", "", "0", ""),
+    assert [[line[key] for key in ("row", "mean", "std", "std_over", "runs", "delta")] for line in lines] == [
+        ["ours & co", "42.0", "2.8284", "2 seeds", "2", "1.6"],
+        ["ours & co", "50.0", "", "", "1", ""],
+        ["BYOL", "40.4", "", "", "0", ""],
     ]
     assert lines[0]["results"] == "a%20b/result.json c/result.json"
     assert (lines[0]["values"], lines[0]["seeds"], lines[0]["published_value"]) == ("40 44", "0 3", "40.4")
@@ -67,7 +81,7 @@ def test_latex() -> None:
         r"\toprule",
         r"backbone & coco\_x, box AP & knn\_scenes (modified: ks=[1]), top-1$\dagger$$\ddagger$ \\",
         r"\midrule",
-        r"ours \& co & 42.0 $\pm$ 2.8 (n = 2) (+1.6) & 50.0 \\",
+        r"ours \& co & 42.0 $\pm$ 2.8 (2 seeds) (+1.6) & 50.0 \\",
         "% coco_x, box AP: a b/result.json, c/result.json",
         "% knn_scenes (modified: ks=[1]), top-1: d/result.json",
         r"\midrule",

@@ -11,8 +11,8 @@ import pytest
 
 from core.errors import UserError
 from evaluate.report.published import Published
-from evaluate.report.results import StoredResult, read_names, read_results
-from evaluate.report.transfer_table import TransferTable, build_table
+from evaluate.report.results import StoredResult, read_names, read_results, read_usable
+from evaluate.report.transfer_table import Cell, TransferTable, build_table
 
 
 def document(
@@ -70,6 +70,44 @@ def test_seeds_average_and_baselines_come_first() -> None:
     assert (cell.values, cell.seeds, cell.mean, cell.std) == ((40.0, 44.0, 48.0), (0, 1, 2), 44.0, 4.0)
     assert [str(path) for path in cell.paths] == [f"knn_a-{i}-{40.0 + 4 * i}/result.json" for i in range(3)]
     assert table.cells[0, 0].std is None
+
+
+def test_each_network_counts_once_however_many_seeds_measured_it() -> None:
+    trained = [
+        result(value, seed, "linear_a", **{**OURS, "backbone_sha256": digest})
+        for digest, value, seed in (("1", 40.0, 0), ("1", 42.0, 1), ("2", 50.0, 0))
+    ]
+    cell = build_table(trained).cells[0, 0]
+    assert (cell.values, cell.network_means) == ((40.0, 42.0, 50.0), (41.0, 50.0))
+    assert (cell.mean, cell.counted) == (45.5, (2, "networks"))
+    assert cell.std == pytest.approx(4.5 * 2**0.5)
+    one = build_table(trained[:2]).cells[0, 0]
+    assert (one.mean, one.counted, one.std) == (41.0, (2, "seeds"), pytest.approx(2**0.5))
+
+
+def test_seeds_that_decide_nothing_have_no_spread() -> None:
+    def cell(*values: float, protocol: str = "knn_a", **settings: object) -> Cell:
+        runs = [changed(result(value, seed, protocol), settings=settings) for seed, value in enumerate(values)]
+        return build_table(runs).cells[0, 0]
+
+    still = cell(40.0, 40.0, 40.0)
+    assert (still.mean, still.std, still.counted, len(still.paths)) == (40.0, None, (1, "measurement"), 3)
+    assert cell(40.0, 41.0).counted == (2, "seeds")
+    assert cell(40.0, 40.0, shots=5).std == 0.0
+    assert cell(40.0, 40.0, data={"limit": 50}).std == 0.0
+    assert cell(40.0, 40.0, protocol="linear_a").std == 0.0
+
+
+def test_other_weights_at_the_same_path_are_another_row() -> None:
+    old, new = result(40.0, backbone_sha256="1" * 64), result(60.0, backbone_sha256="2" * 64)
+    assert [row.name for row in build_table([old]).rows] == ["resnet18, x.pth"]
+    both = build_table([old, new], names={"resnet18, x.pth": "ambiguous"})
+    assert numbers(both) == {
+        ("resnet18, x.pth, weights 111111", "knn_a, top-1"): (40.0,),
+        ("resnet18, x.pth, weights 222222", "knn_a, top-1"): (60.0,),
+    }
+    named = build_table([old, new], names={"resnet18, x.pth, weights 222222": "mine"})
+    assert [row.name for row in named.rows] == ["mine", "resnet18, x.pth, weights 111111"]
 
 
 def test_the_same_run_counts_once() -> None:
@@ -139,7 +177,7 @@ def test_names_are_shown_in_their_order_and_merge_nothing() -> None:
     rows = [row.name for row in build_table(results).rows]
     named = build_table(results, names={rows[2]: "third", rows[0]: "first"})
     assert [(row.name, row.source) for row in named.rows] == [
-        ("third", rows[2]), ("first", rows[0]), (rows[1], rows[1]),
+        ("third", f"{rows[2]}, weights b"), ("first", rows[0]), (rows[1], rows[1]),
     ]  # fmt: skip
     same = build_table(results, names={rows[0]: "one", rows[1]: "one"})
     assert [row.name for row in same.rows] == [f"one ({rows[0]})", f"one ({rows[1]})", rows[2]]
@@ -155,7 +193,7 @@ def test_published_numbers_join_their_protocol_and_are_compared_by_name() -> Non
     assert [(r.name, r.published, r.source) for r in table.rows] == [
         ("resnet18, random initialisation", False, "resnet18, random initialisation"),
         ("BYOL", False, row),
-        ("resnet18, x.pth", False, "resnet18, x.pth"),
+        ("resnet18, x.pth", False, "resnet18, x.pth, weights b"),
         ("BYOL", True, "A paper, Table 1"),
         ("random initialisation", True, "A paper, Table 2"),
     ]
@@ -192,6 +230,22 @@ def test_reading(tmp_path: Path) -> None:
         path.write_text(bad)
         with pytest.raises(UserError, match="is not a result of this project"):
             read_results(tmp_path)
+
+
+def test_one_bad_result_hides_no_other(tmp_path: Path) -> None:
+    for name, text in (
+        ("a", "{"), ("b", json.dumps(document(float("nan")))), ("c", json.dumps(document(1.0))), ("d", "[]"),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(text)
+    results, sentences = read_usable(tmp_path)
+    assert [each.path.parent.name for each in results] == ["c"]
+    assert [sentence.split("/result.json ")[1].split(" (")[0] for sentence in sentences] == [
+        "is not a result of this project",
+        "measured a top1 of nan, so training or the features diverged; look into the log, then move it away or measure "
+        "again with a lower learning rate",
+        "is not a result of this project",
+    ]
 
 
 def test_reading_names(tmp_path: Path) -> None:
