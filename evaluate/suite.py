@@ -35,13 +35,19 @@ def main() -> None:
         raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")
     results = arguments.results
 
+    from evaluate.report.results import add_names, read_names, read_usable
     from evaluate.suite_plan import parse_checkpoints, plan_runs
 
     checkpoints = parse_checkpoints(arguments.ckpts)
-    stored = _stored(results)
+    read_names(results)  # a mistake in it is told now, not behind the last run
+    stored, unreadable = read_usable(results)
+    for sentence in unreadable:
+        print(f"ignored   {sentence}", file=sys.stderr)
     processes = arguments.gpus if arguments.emit else 1
     runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results, processes)
     todo = [run for run in runs if not run.complete]
+    if names := {run.row: run.name for run in runs if run.named and not arguments.dry_run}:
+        add_names(results, names)  # for this table and every later one
     if arguments.emit:
         from evaluate.suite_emit import commands
 
@@ -51,17 +57,16 @@ def main() -> None:
     print(_plan(runs), flush=True)
     if arguments.dry_run:
         return
-    try:
-        failures = _run(todo, stored, arguments)
-    finally:
-        _name_rows(results, runs)
-    if measured := [each for each in _stored(results) if _belongs(each, runs)]:
+    failures = _run(todo, stored, arguments)
+    stored, now_unreadable = read_usable(results)
+    if measured := [each for each in stored if _belongs(each, runs)]:
         from evaluate.report.published import read_published
-        from evaluate.report.results import read_names
         from evaluate.report.texts import markdown
         from evaluate.report.transfer_table import build_table
 
         print(f"\n{markdown(build_table(measured, read_published(), read_names(results)), Path())}")
+    for sentence in now_unreadable:
+        print(f"not in the table: {sentence}", file=sys.stderr)
     for failure in failures:
         print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
     if failures:
@@ -137,31 +142,10 @@ def _plan(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _stored(folder: Path) -> list[StoredResult]:
-    from evaluate.report.results import read_results
-
-    return read_results(folder) if any(folder.rglob("result.json")) else []
-
-
 def _belongs(result: StoredResult, runs: Sequence[Run]) -> bool:
     """Whether its protocol is one of the suite's; rows of other backbones stand beside those of this command."""
     protocol = result.document["protocol"]
     return any(protocol == run.protocol or protocol.startswith(f"{run.protocol} on ") for run in runs)
-
-
-def _name_rows(folder: Path, runs: Sequence[Run]) -> None:
-    """Keeps the names that the command line gave to checkpoints, for this table and every later one."""
-    from evaluate.report.results import add_names, row_of, run_of
-
-    given = {(run.digest, run.seed): run.name for run in runs if run.named}
-    names = {
-        row_of(result.document): given[run_of(result.document)]
-        for key in given
-        for result in _stored(folder)
-        if run_of(result.document) == key
-    }
-    if names:
-        add_names(folder, names)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Form = Literal["torchrun", "slurm"]
 
 
 def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
-    """One line for each run, to be started in any order; the table's command comes as a comment at the end."""
+    """One line of bash for each run, to be started in any order; the table's command comes as a comment at the end."""
     lines = []
     for run in runs:
         torchrun = [
@@ -23,7 +23,8 @@ def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
         folder, log = shlex.quote(str(run.folder)), shlex.quote(str(run.log))
         lines.append(f"# {run.title}")
         if form == "torchrun":
-            lines.append(f"mkdir -p {folder} && {shlex.join(torchrun)} 2>&1 | tee -a {log}")
+            # Without pipefail the line would end as tee does, whatever happened to the run.
+            lines.append(f"mkdir -p {folder} && (set -o pipefail; {shlex.join(torchrun)} 2>&1 | tee -a {log})")
         else:
             sbatch = [
                 *("sbatch", f"--job-name={run.evaluation.protocol}-seed{run.seed}", "--nodes=1", "--ntasks=1"),

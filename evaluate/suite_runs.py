@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
-from evaluate.report.results import TITLES, headlines
+from evaluate.report.results import TITLES, headlines, read_result
 from evaluate.suite_plan import Run, python_command
 from evaluate.suite_progress import Progress
 
@@ -36,7 +35,7 @@ class Slot:
 class Failure:
     run: Run
     sentence: str
-    """The last line of its log."""
+    """The last line of its log, or what is wrong with its result."""
 
 
 def make_slots(jobs: int, device: str) -> list[Slot]:
@@ -82,7 +81,12 @@ def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> l
                 running.remove(entry)
                 free.append(slot)
                 failed = process.returncode != 0 or not any(run.folder.rglob("result.json"))
-                said = last_line(run.log) if failed else _numbers(run)
+                said = last_line(run.log)
+                if not failed:
+                    try:
+                        said = _numbers(run)
+                    except UserError as error:
+                        failed, said = True, str(error)
                 if failed:
                     failures.append(Failure(run, said))
                 progress.ended(run, said, failed)
@@ -138,8 +142,9 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _numbers(run: Run) -> str:
+    """What was measured; `UserError` where a result can't be read or holds what is no number."""
     found = []
     for path in sorted(run.folder.rglob("result.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found += [f"{TITLES[metric]} {value:.1f}" for metric, value in headlines(document).items()]
+        measured = headlines(read_result(path).document)
+        found += [f"{TITLES[metric]} {value:.1f}" for metric, value in measured.items()]
     return ", ".join(found)

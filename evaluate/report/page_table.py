@@ -116,8 +116,8 @@ def _caveats(table: TransferTable) -> list[str]:
         return []
     which = "Every measured number rests" if single == len(own) else f"{single} of {len(own)} measured numbers rest"
     return [
-        f"{which} on a single run. Where two of them differ by no more than runs of other seeds do (the ± of a cell "
-        f"with several), they don't rank the backbones."
+        f"{which} on a single measurement of one network. Where two of them differ by no more than runs of other "
+        f"seeds do (the ± of a cell with several), they don't rank the backbones."
     ]
 
 

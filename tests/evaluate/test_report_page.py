@@ -39,7 +39,7 @@ def test_the_table_has_its_numbers_heads_and_rows(page: Element) -> None:
     assert "coco_a: settings of the protocol were changed, so that it compares with nothing but itself: lr=2" in said
     assert "BYOL: A & B, Table 1; a note" in said
     assert "ours: ours, as the results tell it" in said
-    assert "3 of 4 measured numbers rest on a single run." in said
+    assert "3 of 4 measured numbers rest on a single measurement of one network." in said
 
 
 def test_every_number_leads_to_its_result_and_the_result_to_its_file(page: Element, tmp_path: Path) -> None:

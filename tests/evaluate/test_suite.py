@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import run_entry_point
+from evaluate.report.results import read_names
 from evaluate.suite import main
 
 ONE, TWO = ("timm:resnet18(channels=[4,8,8,16],stem=small)", "timm:resnet18(channels=[8,8,8,16],stem=small)")
@@ -98,6 +101,49 @@ def test_only_what_is_missing_is_run(suite: Path, image_folder: Path, tmp_path: 
     assert "8 runs, 4 done already" in other_seed.stdout
     elsewhere = command(*given[:5], "--imagenet", str(tmp_path), *given[7:], "--dry-run")
     assert "4 runs, 0 done already" in elsewhere.stdout
+
+
+def test_a_bad_result_stops_nothing(suite: Path, image_folder: Path, tmp_path: Path, command: Command) -> None:
+    suite.write_text(
+        f"evaluations: [{{run: knn, protocol: knn_scenes_64px, data: 'folder:{image_folder}', "
+        f"settings: ['ks=[3]', {SMALL}]}}]"
+    )
+    bad = tmp_path / "results/old/result.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_text('{"half": ')
+    done = command("--suite", str(suite), "--ckpts", ONE, "--results", str(tmp_path / "results"), "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert [line.partition(str(bad))[0] for line in done.stderr.splitlines()] == ["ignored   ", "not in the table: "]
+    assert "| resnet18(channels=[4, 8, 8, 16], stem=small), random initialisation |" in done.stdout
+
+
+def test_names_outlast_an_emitted_suite(tmp_path: Path, command: Command) -> None:
+    given = [
+        "--suite", "demo_knn_scenes", "--ckpts", f"mine={ONE}", "pixels", "--results", str(tmp_path / "r"),
+        "--emit", "torchrun",
+    ]  # fmt: skip
+    assert command(*given, "--dry-run").code == 0
+    assert not (tmp_path / "r").exists()
+    assert command(*given).code == 0
+    assert read_names(tmp_path / "r") == {
+        "resnet18(channels=[4, 8, 8, 16], stem=small), random initialisation": "mine",
+    }
+
+
+def test_an_emitted_line_fails_where_its_run_does(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "torchrun").write_text("#!/bin/sh\necho no GPU; exit 3\n")
+    (programs / "torchrun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    emitted = command(
+        "--suite", "demo_knn_scenes", "--ckpts", ONE, "--emit", "torchrun", "--results", str(tmp_path / "r")
+    )  # fmt: skip
+    done = subprocess.run(["bash", "-c", emitted.stdout], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "no GPU\n")
+    assert next((tmp_path / "r").rglob("log.txt")).read_text() == "no GPU\n"
 
 
 def test_a_failed_run_stops_nothing_and_is_told_at_the_end(

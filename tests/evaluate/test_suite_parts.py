@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import signal
 import sys
@@ -85,7 +86,10 @@ def python_code(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
 
 
-RESULT = '{"format": "", "protocol": "p", "metrics": {"top1": 12.34}}'
+RESULT = json.dumps({
+    "format": "ssl-transfer/result/1", "protocol": "p", "metrics": {"top1": 12.34}, "backbone": "resnet18", "seed": 0,
+    "checkpoint": {"given": "x", "backbone_sha256": "d"}, "data": {"val": {"digest": "e"}}, "settings": {},
+})  # fmt: skip
 WRITE = f"import pathlib; pathlib.Path(FOLDER, 'result.json').write_text('{RESULT}')"
 SLOT = Slot("cpu", 0, {"THREADS": "3"})
 
@@ -247,6 +251,16 @@ def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) ->
     assert lines[1].startswith("FAILED    p · c · seed 0: error: no such folder (")
     assert lines[3].startswith("done      p · c · seed 1: top-1 12.3 (")
     assert lines[5].endswith("; 3 of 3 runs, 2 failed")
+
+
+@pytest.mark.usefixtures("python_code")
+def test_a_result_that_is_no_number_or_no_result_is_a_failure_and_stops_no_other_run(tmp_path: Path) -> None:
+    codes = [WRITE.replace("12.34", "NaN"), WRITE.replace(RESULT, "{"), WRITE]
+    runs = [run(tmp_path, code, seed) for seed, code in enumerate(codes)]
+    failures = run_all(runs, [SLOT], quiet(runs))
+    assert [failure.run.seed for failure in failures] == [0, 1]
+    assert "measured a top1 of nan" in failures[0].sentence
+    assert "is not a result of this project" in failures[1].sentence
 
 
 @pytest.mark.usefixtures("python_code")
