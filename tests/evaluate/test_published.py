@@ -62,6 +62,15 @@ def test_the_simsiam_papers_detection_table() -> None:
     assert len(rows) == 7
 
 
+def test_linear_numbers_of_the_mulan_paper_are_shown_but_not_compared() -> None:
+    linear = [n for n in read_published() if "2602.05845" in n.url and n.protocol.startswith("linear_")]
+    assert {n.protocol for n in linear} == {"linear_mulan_r50", "linear_mulan_vit_s", "linear_mulan_vit_b"}
+    for number in linear:
+        assert not number.exact, number
+        assert "standardisation and crops are a choice of our protocol" in number.note
+        assert ("the target network" in number.note) == ("vit" in number.protocol)
+
+
 def test_every_number_has_its_source_and_a_protocol_of_ours() -> None:
     published = read_published()
     assert len(published) > 80
