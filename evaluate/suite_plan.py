@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from core.errors import UserError
 from evaluate.report.results import StoredResult, row_of, run_of
@@ -178,9 +178,16 @@ def _found(
         result.path
         for result in same
         if result.document["protocol"] == protocol
-        and _resolved(result.document["settings"].get("data", {}).get(key, place), key) == _resolved(place, key)
+        and _resolved(_told(result.document, key) or place, key) == _resolved(place, key)
     )
     return paths, bool(paths)
+
+
+def _told(document: Mapping[str, Any], key: str) -> str:
+    """The data's place as the result tells it; empty where it doesn't."""
+    data = document.get("settings", {}).get("data")
+    place = data.get(key) if isinstance(data, dict) else None
+    return place if isinstance(place, str) else ""
 
 
 def _is_of_set(named: str, protocol: str, source: str) -> bool:
@@ -201,7 +208,10 @@ def _is_of_set(named: str, protocol: str, source: str) -> bool:
 def _resolved(place: str, key: str = "source") -> str:
     """The same text for the same place, however it is written: `folder:/data/birds/` becomes `folder:/data/birds`."""
     kind, colon, path = ("", "", place) if key == "root" else place.partition(":")
-    return f"{kind}{colon}{Path(path).expanduser().resolve()}" if path else place
+    try:
+        return f"{kind}{colon}{Path(path).expanduser().resolve()}" if path else place
+    except (OSError, RuntimeError, ValueError):  # links in a circle, no such home, no path at all: as it is written
+        return place
 
 
 def python_command(run: Run, device: str, workers: int) -> list[str]:

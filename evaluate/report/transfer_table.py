@@ -199,8 +199,9 @@ def _fitting(column: tuple[str, str, str], images: int, published: Sequence[Publ
 def _draws(document: dict[str, Any]) -> bool:
     """Whether the seed decides something beside the weights: all but k-NN with the whole bank trains, or samples."""
     settings = document.get("settings", {})
-    sampled = settings.get("shots") is not None or (settings.get("data") or {}).get("limit") is not None
-    return sampled or not str(document["protocol"]).startswith("knn_")
+    data = settings.get("data")
+    limit = data.get("limit") if isinstance(data, dict) else None
+    return settings.get("shots") is not None or limit is not None or not str(document["protocol"]).startswith("knn_")
 
 
 def _test_images(document: dict[str, Any]) -> int:

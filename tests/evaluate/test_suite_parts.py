@@ -169,6 +169,9 @@ def test_the_same_place_is_the_same_however_it_is_written(tmp_path: Path, monkey
         assert _found(knn, "p", "d", 0, f"folder:{written}", [stored("p", f"folder:{tmp_path}/in1k/")])[1]
         assert _found(segment, "p", "d", 0, written, [stored("p", f"{tmp_path}/in1k", key="root")])[1]
     assert not _found(knn, "p", "d", 0, "folder:in1k", [stored("p", "webdataset:in1k")])[1]
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for no_place in ("folder:a\0b", "folder:~nobody-of-this-name/x", f"folder:{tmp_path}/circle"):
+        assert not _found(knn, "p", "d", 0, "folder:in1k", [stored("p", no_place)])[1]
 
 
 TINY = "random:timm:resnet18(channels=[4,8,8,16],stem=small)"
