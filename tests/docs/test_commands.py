@@ -82,7 +82,8 @@ def test_commands_for_whole_data_sets_up_to_their_plan(
     said = capsys.readouterr().out
     assert re.search(r"^(protocol|run|\d+ runs)\b", said, re.M)
     # One process where a dense protocol has eight is said in its name; nothing else may be.
-    assert ("(modified" in said) == (words[script] in ("evaluate/coco.py", "evaluate/segment.py"))
+    dense = ("evaluate/coco.py", "evaluate/segment.py", "evaluate/suite.py")
+    assert ("(modified" in said) == (words[script] in dense)
 
 
 def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
