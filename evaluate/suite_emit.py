@@ -14,7 +14,7 @@ Form = Literal["torchrun", "slurm"]
 
 def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
     """One line of bash for each run, to be started in any order; the table's command comes as a comment at the end."""
-    lines = []
+    lines = ["# for bash"]
     for run in runs:
         torchrun = [
             *("torchrun", "--standalone", f"--nproc-per-node={gpus}", _short(run.script())),

@@ -15,7 +15,8 @@ from core.errors import UserError, run_entry_point
 def main() -> None:
     """Reads every result.json below a folder and prints or writes the table."""
     parser = argparse.ArgumentParser(
-        description="Print results side by side: rows are backbones, columns protocols; several seeds give mean ± std; "
+        description="Print results side by side: rows are backbones, columns protocols; several networks or "
+        "seeds give mean ± std, and the table says of which; "
         "published numbers join their protocols' columns. Without a folder: the published numbers alone.",
         epilog="example: python evaluate/table.py results   (FOLDER/names.yaml may give rows other names: "
         "`what the table says: name`; a row named as a published one shows its difference to it)",
