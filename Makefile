@@ -29,16 +29,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## the whole story on small data: pre-train, measure, compare; ends with report/index.html
-	@echo "== pre-training, $(JOBS) at once: three recipes on scenes, one on Fashion-MNIST"
-	@$(MAKE) --no-print-directory -j$(JOBS) \
-		pretrained-demo-fashion-mnist pretrained-demo pretrained-demo-shared pretrained-demo-2globals
+	@echo "== pre-training, $(JOBS) at once: three recipes on scenes"
+	@$(MAKE) --no-print-directory -j$(JOBS) pretrained-demo pretrained-demo-shared pretrained-demo-2globals
 	@echo "== k-NN, linear, detection and segmentation, $(JOBS) at once"
 	@$(PY) evaluate/suite.py --suite demo --jobs $(JOBS) --results results/demo --ckpts \
 		'random init=random:runs/demo' 'two global views=runs/demo-2globals' \
 		'shared predictor, multi-crop=runs/demo-shared' 'per-view + cutout=runs/demo' pixels
-	@$(PY) evaluate/suite.py --suite demo_knn_fashion_mnist --jobs $(JOBS) --results results/demo --ckpts \
-		'random init, Fashion-MNIST=random:runs/demo-fashion-mnist' \
-		'per-view + cutout, Fashion-MNIST=runs/demo-fashion-mnist' pixels
 	@$(PY) evaluate/table.py results/demo --out report/table.md --html report
 
 demo-seeds: install ## k-NN of the demo's main recipe on both sets with three seeds: mean and spread
@@ -56,7 +52,6 @@ SEEDS := 0 1 2
 RECIPE_demo := demo_scenes
 RECIPE_demo-2globals := demo_scenes_2globals
 RECIPE_demo-shared := demo_scenes_shared_multicrop
-RECIPE_demo-fashion-mnist := demo_fashion_mnist
 $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed) := demo_scenes)$(eval SEED_demo-seed$(seed) := $(seed)))
 $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fashion_mnist)$(eval \
 	SEED_demo-seed$(seed)-fashion-mnist := $(seed)))
