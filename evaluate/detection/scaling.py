@@ -1,4 +1,4 @@
-"""The linear rule: how learning rate and iterations follow from another global batch, or from fewer processes."""
+"""The linear rule for Detectron2's solver: its numbers at another global batch, or with fewer processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from evaluate.detection.settings import DetectionConfig, SolverConfig
+from evaluate.linear_rule import batch_of_processes, scaled_steps, sentence
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,30 @@ class Schedule:
 
 
 def schedule_of(solver: SolverConfig) -> Schedule:
-    """Batch n times as large: n times the learning rate in an n-th of the steps (arXiv 1706.02677, section 2.1)."""
+    """The solver's numbers by the linear rule."""
     batch = solver.global_batch or solver.batch
     factor = batch / solver.batch
 
-    def count(number: float) -> int:
-        return max(1, round(number / factor)) if number else 0
-
-    iterations = count(solver.iterations * solver.schedule)
+    iterations = scaled_steps(solver.iterations * solver.schedule, factor)
     # Rounded schedules of a few steps must still fall before they end.
-    steps = tuple(sorted({count(step * solver.schedule) for step in solver.steps}))
+    steps = tuple(sorted({scaled_steps(step * solver.schedule, factor) for step in solver.steps}))
     steps = tuple(step for step in steps if step < iterations)
-    return Schedule(batch, solver.lr * factor, iterations, steps, min(count(solver.warmup), iterations))
+    return Schedule(batch, solver.lr * factor, iterations, steps, min(scaled_steps(solver.warmup, factor), iterations))
 
 
 def scale_to_processes(config: DetectionConfig, world: int) -> tuple[DetectionConfig, str]:
     """The protocol as `world` processes run it, and a sentence on how it was scaled ("" for not at all).
 
-    With fewer processes than `solver.processes` each keeps its share of the batch, as Detectron2's
-    `SOLVER.REFERENCE_WORLD_SIZE` has it; more share the batch. `solver.global_batch` decides where it is set. In the
-    answer it is set exactly where the batch is not the protocol's, so that the protocol's name tells.
+    `solver.global_batch` decides where it is set, else the number of processes. In the answer it is set exactly where
+    the batch is not the protocol's, so that the protocol's name tells.
     """
     solver = config.solver
-    batch = solver.global_batch or solver.batch // solver.processes * min(world, solver.processes)
+    batch, why = batch_of_processes(solver.batch, solver.processes, world)
+    if solver.global_batch:
+        batch, why = solver.global_batch, ""
     if batch == solver.batch:
         return dataclasses.replace(config, solver=dataclasses.replace(solver, global_batch=None)), ""
     scaled = dataclasses.replace(solver, global_batch=batch)
-    schedule, factor = schedule_of(scaled), batch / solver.batch
-    given = f"{world} process{'es' if world > 1 else ''} of the {solver.processes} that the protocol is for"
-    why = "" if solver.global_batch else f" ({given})"
-    said = (
-        f"batch {solver.batch} -> {batch}{why}: learning rate × {factor:g} = {schedule.lr:g}, iterations ÷ {factor:g} "
-        f"= {schedule.iterations:,} (warm-up {schedule.warmup:,}), as many images as before"
-    )
+    schedule = schedule_of(scaled)
+    said = sentence(solver.batch, batch, why, schedule.lr, schedule.iterations, schedule.warmup)
     return dataclasses.replace(config, solver=scaled), said
