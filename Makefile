@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-slow test-gpu bench soak fuzz load lint clean
+.PHONY: help install demo demo-seeds test test-avx2 test-slow test-gpu bench soak fuzz load lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ pretrained-%:
 
 test: install ## all tests that take seconds each
 	@$(PY) -m pytest -m "not slow and not gpu"
+
+test-avx2: install ## pre-training and evaluation once more with the arithmetic of CPUs that lack AVX-512
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PY) -m pytest -m "not slow and not gpu" tests/pretrain tests/evaluate
 
 test-slow: install ## tests that take longer than half a minute each
 	@$(PY) -m pytest -m "slow and not gpu"

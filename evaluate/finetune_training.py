@@ -16,6 +16,7 @@ from core.data.order import GlobalBatches
 from core.distributed import Processes, average_gradients, broadcast_weights, gather_objects
 from core.errors import UserError
 from core.features import extract_features, normalised
+from core.memory_layout import training_layout
 from core.schedules import learning_rate_factor
 from core.sync_norm import synchronise_norms
 from evaluate.finetune_protocol import FinetuneConfig, parameter_groups
@@ -39,6 +40,8 @@ class Network:
             self.head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
             self.head.bias.zero_()
         self.head.to(processes.device)
+        self.layout = training_layout(self.model, processes.device)
+        """Memory layout of the crops that `logits` is trained on."""
         for part in (self.model, self.head):
             broadcast_weights(part)
         groups = parameter_groups(self.model, self.head, config)
@@ -155,7 +158,8 @@ def _train_one(
         broken.add(names)
         network.set_rate(learning_rate_factor(config.schedule, step, per_epoch, config.epochs))
         with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
-            logits = network.logits(network.model, normalised(pixels.to(device, non_blocking=True), backbone.config))
+            crops = normalised(pixels.to(device, non_blocking=True), backbone.config)
+            logits = network.logits(network.model, crops.contiguous(memory_format=network.layout))
         loss = nn.functional.cross_entropy(logits.float(), labels.to(device))
         network.optimiser.zero_grad()
         loss.backward()

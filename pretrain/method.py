@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import build_backbone, feature_width, pooled_features
+from core.memory_layout import training_layout
 from core.sync_norm import synchronise_norms
 from pretrain.config import GLOBAL, PretrainConfig, pairs
 from pretrain.heads import build_head
@@ -73,11 +74,12 @@ class Method:
             self.target = _encoder(config, drop_path=0.0)
             self.target.load_state_dict(_encoder_state(self.online))
             self.target.requires_grad_(False)
-        layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
+        self.layout = training_layout(self.online, device, config.compute.channels_last)
+        """Memory layout of the networks, and of the views that they expect."""
         for network in self.networks():
             if config.compute.sync_bn:
                 synchronise_norms(network, device)
-            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+            network.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
             network.train()
         # The functions that are called are compiled, not the modules below them, whose __call__ is passed over.
         self._project = torch.compile(self.online.project) if config.compute.compile else self.online.project

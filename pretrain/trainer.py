@@ -100,7 +100,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
             method.update_target(momentum(config.target.momentum, done, total))
-            losses = method.backward(views_on_device(batch, config, device), scaler)
+            losses = method.backward(views_on_device(batch, config, device, method.layout), scaler)
             average_gradients(parameters)
             if scaler is not None:
                 scaler.unscale_(optimiser)
@@ -147,9 +147,10 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         folder.close()
 
 
-def views_on_device(batch: Batch, config: PretrainConfig, device: torch.device) -> dict[str, list[Tensor]]:
-    """The second stage: uint8 crops [B, 3, S, S] -> augmented, normalised float views on the device."""
-    layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
+def views_on_device(
+    batch: Batch, config: PretrainConfig, device: torch.device, layout: torch.memory_format
+) -> dict[str, list[Tensor]]:
+    """The second stage: uint8 crops [B, 3, S, S] -> augmented, normalised float views on the device, in `layout`."""
 
     def finish(view: View, view_config: ViewConfig) -> Tensor:
         images = view.images.to(device, non_blocking=True)

@@ -15,7 +15,7 @@ from core.errors import run_entry_point
 from evaluate.report.results import read_names
 from evaluate.suite import main
 
-ONE, TWO = ("timm:resnet18(channels=[4,8,8,16],stem=small)", "timm:resnet18(channels=[8,8,8,16],stem=small)")
+ONE, TWO = ("timm:resnet18(channels=[8,8,16,16],stem=small)", "timm:resnet18(channels=[8,8,8,16],stem=small)")
 SMALL = "features.transform.resize=36, features.transform.crop=32"
 SUITE = f"""
 evaluations:
@@ -114,7 +114,7 @@ def test_a_bad_result_stops_nothing(suite: Path, image_folder: Path, tmp_path: P
     done = command("--suite", str(suite), "--ckpts", ONE, "--results", str(tmp_path / "results"), "--device", "cpu")
     assert done.code == 0, done.stderr
     assert [line.partition(str(bad))[0] for line in done.stderr.splitlines()] == ["ignored   ", "not in the table: "]
-    assert "| resnet18(channels=[4, 8, 8, 16], stem=small), random initialisation |" in done.stdout
+    assert "| resnet18(channels=[8, 8, 16, 16], stem=small), random initialisation |" in done.stdout
 
 
 def test_names_outlast_an_emitted_suite(tmp_path: Path, command: Command) -> None:
@@ -126,7 +126,7 @@ def test_names_outlast_an_emitted_suite(tmp_path: Path, command: Command) -> Non
     assert not (tmp_path / "r").exists()
     assert command(*given).code == 0
     assert read_names(tmp_path / "r") == {
-        "resnet18(channels=[4, 8, 8, 16], stem=small), random initialisation": "mine",
+        "resnet18(channels=[8, 8, 16, 16], stem=small), random initialisation": "mine",
     }
 
 
@@ -164,7 +164,7 @@ def test_a_failed_run_stops_nothing_and_is_told_at_the_end(
     assert "/nowhere" in last[-2]
     assert "log.txt)" in last[-2]
     assert len(list(results.rglob("result.json"))) == 1
-    assert "| resnet18(channels=[4, 8, 8, 16], stem=small), random initialisation |" in done.stdout
+    assert "| resnet18(channels=[8, 8, 16, 16], stem=small), random initialisation |" in done.stdout
 
 
 def test_commands_for_a_cluster(tmp_path: Path, command: Command) -> None:
@@ -183,7 +183,7 @@ def test_commands_for_a_cluster(tmp_path: Path, command: Command) -> None:
         "--results", str(tmp_path),
     )  # fmt: skip
     assert "mkdir" in plain.stdout
-    assert "evaluate/coco.py --ckpt 'timm:resnet18(channels=[4,8,8,16],stem=small)'" in plain.stdout
+    assert "evaluate/coco.py --ckpt 'timm:resnet18(channels=[8,8,16,16],stem=small)'" in plain.stdout
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_the_same_place_is_the_same_however_it_is_written(tmp_path: Path, monkey
         assert not _found(knn, "p", "d", 0, "folder:in1k", [stored("p", no_place)])[1]
 
 
-TINY = "random:timm:resnet18(channels=[4,8,8,16],stem=small)"
+TINY = "random:timm:resnet18(channels=[8,8,16,16],stem=small)"
 
 
 @pytest.mark.parametrize(

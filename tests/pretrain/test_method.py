@@ -30,7 +30,7 @@ def config(**changes: object) -> PretrainConfig:
     base = PretrainConfig(
         batch=4,
         epochs=20,
-        backbone=BackboneConfig("resnet18", {"channels": [4, 8, 8, 16]}, stem="small"),
+        backbone=BackboneConfig("resnet18", {"channels": [8, 8, 8, 16]}, stem="small"),
         views=views,
         projector=HeadConfig((16, 8)),
         predictor=HeadConfig((16, 8)),

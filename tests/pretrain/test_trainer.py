@@ -102,7 +102,7 @@ def test_killed_before_any_step_and_resumed_equals_uninterrupted(
     assert drop_speed((tmp_path / "metrics.jsonl").read_text()) == drop_speed(uninterrupted[1])
 
 
-RESNET = "backbone={name: resnet18, args: {channels: [4, 8, 8, 16]}, stem: small}"
+RESNET = "backbone={name: resnet18, args: {channels: [8, 8, 8, 16]}, stem: small}"
 
 
 @pytest.mark.parametrize(
