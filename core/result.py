@@ -16,6 +16,7 @@ import torch
 
 from core.backbones import Backbone, describe
 from core.checkpoints import tensors_digest, write_atomically
+from core.project import ROOT
 
 FORMAT = "ssl-transfer/result/1"
 _LIBRARIES = (
@@ -95,11 +96,10 @@ def git_revision() -> str:
 
     Asked for once: what runs is what was there at the start.
     """
-    root = Path(__file__).resolve().parent.parent
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=root,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,

@@ -12,8 +12,9 @@ from typing import Any
 
 from core.config import load_config, to_dict
 from core.errors import UserError
+from core.project import CONFIGS
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs" / "evaluate"
+FOLDER = CONFIGS / "evaluate"
 _USERS_COPY = ("folder", "webdataset")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import UserError
+from core.project import CONFIGS
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs" / "suites"
+FOLDER = CONFIGS / "suites"
 PLACES = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
 """Data sets on the user's disk that a suite can ask for."""
 _PLACE = re.compile(r"\{(\w+)\}")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import UserError
+from core.project import ROOT
 from evaluate.report.results import StoredResult, row_of, run_of
 from evaluate.suite_config import Evaluation
 from evaluate.suite_measurement import measurement_of
 
 Network = Literal["online", "target"]
-ROOT = Path(__file__).resolve().parent.parent
 _NAMED = re.compile(r"([\w][^=:/()\[\]]*)=(.+)")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from core.project import ROOT
+
 
 def cache_folder() -> Path:
     """`$SSL_TRANSFER_CACHE`, or `.cache/ssl-transfer` below the project's root."""
     given = os.environ.get("SSL_TRANSFER_CACHE")
-    return Path(given).expanduser() if given else Path(__file__).resolve().parents[2] / ".cache" / "ssl-transfer"
+    return Path(given).expanduser() if given else ROOT / ".cache" / "ssl-transfer"

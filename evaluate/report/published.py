@@ -7,8 +7,9 @@ from pathlib import Path
 
 from core.config import load_config
 from core.errors import UserError
+from core.project import CONFIGS
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "configs" / "published"
+FOLDER = CONFIGS / "published"
 
 
 @dataclass(frozen=True)

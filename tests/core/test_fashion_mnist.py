@@ -14,6 +14,7 @@ import pytest
 from core.data import cache, fashion_mnist
 from core.data.fashion_mnist import FILES, FashionMNIST, IdxFile, read_idx
 from core.errors import UserError
+from core.project import ROOT
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -194,4 +195,4 @@ def test_the_cache_folder(monkeypatch):
     monkeypatch.setenv("SSL_TRANSFER_CACHE", "~/somewhere")
     assert cache.cache_folder() == Path.home() / "somewhere"
     monkeypatch.delenv("SSL_TRANSFER_CACHE")
-    assert cache.cache_folder() == Path(cache.__file__).parents[2] / ".cache" / "ssl-transfer"
+    assert cache.cache_folder() == ROOT / ".cache" / "ssl-transfer"

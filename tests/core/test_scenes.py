@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from core.data.photographs import SPLITS
 from core.data.scene_sets import Scenes
 from core.data.scenes import Scene, ScenesConfig, arrange, render
 from core.errors import UserError
+from core.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SINGLE = ScenesConfig()
 SEVERAL = ScenesConfig(size=128, objects=(2, 6), radius=(0.1, 0.28))
 CROWDED = ScenesConfig(size=64, objects=(12, 12), radius=(0.2, 0.5))

@@ -21,7 +21,7 @@ from evaluate.neighbours import draw_neighbours
 from evaluate.pictures import find_pictures
 from evaluate.search import Neighbours
 from tests.evaluate.knn_of_a_rank import KS, measure
-from tests.torchrun import python, torchrun
+from tests.torchrun import ROOT, python, torchrun
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -61,7 +61,7 @@ def arguments(image_folder: Path, protocol: Path, *more: str) -> list[str]:
 def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     image_folder: Path, protocol: Path, tmp_path: Path
 ) -> None:
-    script, out = Path(__file__).parents[2] / "evaluate" / "knn.py", tmp_path / "out"
+    script, out = ROOT / "evaluate" / "knn.py", tmp_path / "out"
     drawn = ["--neighbours", str(tmp_path / "near.png"), "--draw", "2"]
     given = arguments(image_folder, protocol, "--out", str(out))
     done = python(str(script), *given, *drawn)

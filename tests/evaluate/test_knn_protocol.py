@@ -14,6 +14,7 @@ import torch
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
+from core.project import CONFIGS
 from evaluate.knn_protocol import (
     NEUTRAL_KEYS,
     KnnConfig,
@@ -88,7 +89,7 @@ def test_impossible_settings(override: str, message: str) -> None:
 
 
 def test_every_protocol_of_the_repository_loads_under_its_own_name() -> None:
-    files = sorted(Path(__file__).parents[2].glob("configs/evaluate/knn_*.yaml"))
+    files = sorted((CONFIGS / "evaluate").glob("knn_*.yaml"))
     assert {file.stem for file in files} >= {"knn_dino", "knn_dino_1shot", "knn_scenes_64px", "knn_fashion_mnist_32px"}
     for file in files:
         config = load_config(KnnConfig, file)

@@ -12,13 +12,14 @@ from converters.open import open_backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
+from core.project import CONFIGS
 from evaluate.protocol import full_name, protocol_file
 from evaluate.report.published import read_published
 from evaluate.segmentation.engine_settings import engine_settings
 from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
 from evaluate.segmentation.scaling import batch_per_process, scale_to_batch
 
-FILES = sorted(file for kind in KINDS for file in (Path(__file__).parents[2] / "configs/evaluate").glob(f"{kind}_*"))
+FILES = sorted(file for kind in KINDS for file in (CONFIGS / "evaluate").glob(f"{kind}_*"))
 FOUR_GPUS = Processes(0, 4, torch.device("cuda", 0))
 
 
