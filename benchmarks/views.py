@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode, v2
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish, measure_in_turn
 from core.backbones import IMAGENET_MEAN, IMAGENET_STD
 from core.data.folder import Folder
-from core.data.photographs import PHOTOGRAPHS, data_folder
+from core.data.scenes.photographs import PHOTOGRAPHS, data_folder
 from pretrain.augment import augment
 from pretrain.views import PhotometricConfig, Resampler, ViewConfig, Views, collate
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.checkpoints import write_atomically
 from core.errors import UserError
-from core.plain_values import plain
+from core.untrusted.plain_values import plain
 
 _RULES = (
     (r"conv1\.weight", "stem.conv1.weight"),

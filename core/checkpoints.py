@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.archives import fault_of, is_zip
 from core.backbones import Backbone, BackboneConfig, to_metadata
-from core.bookkeeping import STAND_INS
 from core.config import from_dict
 from core.coverage import build_and_load
 from core.errors import UserError
-from core.plain_values import plain
+from core.untrusted.plain_values import plain
+from core.untrusted.stand_ins import STAND_INS
+from core.untrusted.zip_archives import fault_of, is_zip
 
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
 BACKBONE_FORMAT = "ssl-transfer/backbone/2"
@@ -78,7 +78,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_tensors(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
 
-    Bookkeeping of other projects (see core/bookkeeping.py) comes as inert stand-ins. Raises `UserError` for a missing,
+    Bookkeeping of other projects (see core/untrusted/stand_ins.py) comes as inert stand-ins. Raises `UserError` for a missing,
     damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Where the file
     has checksums (all that torch writes since version 1.6), every byte is checked against them.
     """

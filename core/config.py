@@ -16,7 +16,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.errors import UserError
-from core.plain_values import check_size
+from core.untrusted.plain_values import check_size
 
 _MOST = 2**20
 """Bytes of a YAML file, and characters and entries of what it means; the longest of ours has a few thousand."""

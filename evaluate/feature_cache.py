@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.archives import fault_of
 from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
 from core.config import to_dict
 from core.data.base import ImageSet
-from core.data.cache import cache_folder
-from core.data.whole_folder import whole_folder
 from core.distributed import Processes, gather_objects, refuse_together, wait_for_all
 from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
+from core.files.atomic_folder import whole_folder
+from core.files.cache_folder import cache_folder
 from core.result import library_versions
+from core.untrusted.zip_archives import fault_of
 from evaluate.taps import Taps
 
 FORMAT = 1

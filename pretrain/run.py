@@ -37,7 +37,7 @@ def main() -> None:
     from core.data.open import open_images
     from core.data.order import check_batch
     from core.distributed import join_processes
-    from core.freed_memory import keep_freed_memory
+    from core.malloc import keep_freed_memory
     from pretrain.config import PretrainConfig
     from pretrain.plan import check_sizes, plan
 

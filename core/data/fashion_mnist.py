@@ -16,9 +16,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from core.data.cache import cache_folder
-from core.data.whole_folder import whole_folder
 from core.errors import UserError
+from core.files.atomic_folder import whole_folder
+from core.files.cache_folder import cache_folder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 PACKAGE = "dataset-fashion-mnist"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.data.base import ImageSet
-from core.data.scenes import ScenesConfig
+from core.data.scenes.render import ScenesConfig
 from core.data.subset import sample
 from core.data.torchvision_sets import SETS, TorchvisionSet
 from core.errors import UserError
@@ -53,7 +53,7 @@ def open_images(config: DataConfig, split: Split, seed: int) -> ImageSet:
 def _open_whole(config: DataConfig, split: Split) -> ImageSet:
     kind, _, place = config.source.partition(":")
     if kind == "scenes":
-        from core.data.scene_sets import Scenes
+        from core.data.scenes.image_set import Scenes
 
         return Scenes("test" if split == "val" else split, config.scenes)
     if kind == "fashion-mnist":

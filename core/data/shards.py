@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from core.archives import fault_of
 from core.checkpoints import write_atomically
-from core.data.cache import cache_folder
 from core.data.decode import EXTENSIONS, decode_rgb
 from core.errors import BrokenImage, UserError
+from core.files.cache_folder import cache_folder
+from core.untrusted.zip_archives import fault_of
 
 _MAX_MEMBER = 256 * 2**20
 _OPEN_FILES = 32

@@ -16,8 +16,8 @@ import numpy as np
 import PIL.Image
 
 from core.data.decode import decode_rgb
-from core.data.matlab_files import check_unpacked_size
 from core.errors import UserError
+from core.untrusted.matlab_files import check_unpacked_size
 
 Metric = Literal["top1", "mean_per_class"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.config import config_digest
-from core.data.cache import cache_folder
-from core.data.scene_folders import write_coco
+from core.data.scenes.coco_ade20k_folders import write_coco
 from core.errors import UserError
+from core.files.cache_folder import cache_folder
 from evaluate.detection.coco_data import open_coco
 from evaluate.detection.records import DetectionSet
 from evaluate.detection.settings import DetectionConfig

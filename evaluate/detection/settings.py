@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from core.data.scenes import ScenesConfig
+from core.data.scenes.render import ScenesConfig
 from evaluate.protocol import check_name, protocol_file
 
 NEUTRAL_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"})

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.data.cache import cache_folder
-from core.data.scene_folders import write_ade20k
-from core.data.scene_sets import Scenes
-from core.data.scenes import CLASSES as SHAPES
+from core.data.scenes.coco_ade20k_folders import write_ade20k
+from core.data.scenes.image_set import Scenes
+from core.data.scenes.render import CLASSES as SHAPES
 from core.errors import UserError
+from core.files.cache_folder import cache_folder
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 Split = Literal["train", "val"]

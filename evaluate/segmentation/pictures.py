@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from core.data.decode import FORMATS
-from core.data.palette import COLOURS
+from core.data.scenes.palette import COLOURS
 from evaluate.pictures import LABEL_MAPS, save_picture
 from evaluate.segmentation.labels import IGNORED, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.config import to_dict
-from core.data.scenes import ScenesConfig
+from core.data.scenes.render import ScenesConfig
 from evaluate.protocol import check_name, flat
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}

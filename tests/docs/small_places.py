@@ -14,8 +14,8 @@ import torch
 
 from core.backbones import BackboneConfig, build_backbone
 from core.checkpoints import EXPORTS, export_backbone
-from core.data.scene_folders import write_coco
-from core.data.scenes import ScenesConfig
+from core.data.scenes.coco_ade20k_folders import write_coco
+from core.data.scenes.render import ScenesConfig
 
 
 def make_all(root: Path, photographs: Path) -> None:

@@ -18,8 +18,8 @@ pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=I
 
 from pycocotools import mask as coco_mask
 
-from core.data.scene_folders import run_lengths, write_coco
-from core.data.scenes import ScenesConfig
+from core.data.scenes.coco_ade20k_folders import run_lengths, write_coco
+from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.detection.coco_data import open_coco
 from evaluate.detection.coco_masks import run_lengths_of
@@ -27,7 +27,7 @@ from tests.evaluate.test_coco_data import changed, rle, write
 
 
 def test_run_lengths_are_the_scenes_masks(tmp_path: Path) -> None:
-    from core.data.scene_sets import Scenes
+    from core.data.scenes.image_set import Scenes
 
     config = ScenesConfig(size=48, objects=(2, 4), radius=(0.15, 0.3), pretrain=1, train=3, test=1)
     split = open_coco(write_coco(tmp_path / "scenes", config), "train", True, "bitmask", 0.0)

@@ -23,8 +23,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 
-from core.data.scene_folders import write_coco
-from core.data.scenes import ScenesConfig
+from core.data.scenes.coco_ade20k_folders import write_coco
+from core.data.scenes.render import ScenesConfig
 from evaluate.detection.coco_data import open_coco
 from evaluate.detection.coco_metrics import NUMBERS, coco_metrics
 from evaluate.detection.datasets import register

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from core.data.scenes import ScenesConfig
+from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.segmentation.checks import check_apart, check_split, spread
 from evaluate.segmentation.labels import majority_baseline, read_label

@@ -12,8 +12,8 @@ import torch
 
 from core.backbones import BackboneConfig, build_backbone
 from core.checkpoints import export_backbone
-from core.data.scene_folders import write_coco
-from core.data.scenes import ScenesConfig
+from core.data.scenes.coco_ade20k_folders import write_coco
+from core.data.scenes.render import ScenesConfig
 from core.errors import run_entry_point
 from evaluate.coco import main
 from tests.torchrun import ROOT

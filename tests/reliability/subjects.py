@@ -157,8 +157,8 @@ def _linear() -> None:
 
 
 def _prepare_coco(place: Path) -> list[str]:
-    from core.data.scene_folders import write_coco
-    from core.data.scenes import ScenesConfig
+    from core.data.scenes.coco_ade20k_folders import write_coco
+    from core.data.scenes.render import ScenesConfig
 
     config = ScenesConfig(size=64, objects=(1, 3), radius=(0.15, 0.35), pretrain=1, train=12, test=5)
     root = write_coco(place / "scenes", config)

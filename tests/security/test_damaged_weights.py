@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from converters.open import open_backbone
-from core.archives import fault_of
 from core.backbones import BackboneConfig, build_backbone
 from core.checkpoints import export_backbone, load_exported, read_tensors
 from core.coverage import check_plain, load_completely
 from core.distributed import Processes
 from core.errors import UserError
+from core.untrusted.zip_archives import fault_of
 from evaluate.heads import copy_exactly
 from evaluate.hits import scores_of
 from evaluate.unfinished import Unfinished

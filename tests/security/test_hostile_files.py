@@ -30,11 +30,11 @@ from core.checkpoints import load_training_state, read_tensors
 from core.config import load_config
 from core.data.decode import decode_rgb
 from core.data.fashion_mnist import FashionMNIST
-from core.data.matlab_files import check_unpacked_size
 from core.data.shards import Shards
 from core.data.torchvision_sets import SETS, TorchvisionSet, download
 from core.distributed import Processes
 from core.errors import UserError
+from core.untrusted.matlab_files import check_unpacked_size
 from evaluate.detection.coco_data import open_coco
 from evaluate.detection.voc_data import open_voc
 from evaluate.knn_protocol import KnnConfig

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.data import cache, fashion_mnist
+from core.data import fashion_mnist
 from core.data.fashion_mnist import FILES, FashionMNIST, IdxFile, read_idx
 from core.errors import UserError
+from core.files import cache_folder
 from core.project import ROOT
 
 
@@ -140,7 +141,7 @@ def test_missing_files_and_wrong_requests(small, tmp_path):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """No installed package, an empty cache, and an empty folder as the only one that commands are looked for in."""
+    """No installed package, an empty cache_folder, and an empty folder as the only one that commands are looked for in."""
     tools = tmp_path / "bin"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))
@@ -193,6 +194,6 @@ def test_the_package_is_unpacked_once(bare, small, tmp_path):
 
 def test_the_cache_folder(monkeypatch):
     monkeypatch.setenv("SSL_TRANSFER_CACHE", "~/somewhere")
-    assert cache.cache_folder() == Path.home() / "somewhere"
+    assert cache_folder.cache_folder() == Path.home() / "somewhere"
     monkeypatch.delenv("SSL_TRANSFER_CACHE")
-    assert cache.cache_folder() == ROOT / ".cache" / "ssl-transfer"
+    assert cache_folder.cache_folder() == ROOT / ".cache" / "ssl-transfer"

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from core.data import shapes
-from core.data.scenes import CLASSES
+from core.data.scenes import shapes
+from core.data.scenes.render import CLASSES
 
 
 def lens(r: float, s: float, d: float) -> float:

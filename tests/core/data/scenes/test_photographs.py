@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from core.data import photographs
-from core.data.photographs import PHOTOGRAPHS, SPLITS, regions, tiles
-from core.data.scenes import BACKGROUNDS, CLASSES
+from core.data.scenes import photographs
+from core.data.scenes.photographs import PHOTOGRAPHS, SPLITS, regions, tiles
+from core.data.scenes.render import BACKGROUNDS, CLASSES
 from core.errors import UserError
 
 

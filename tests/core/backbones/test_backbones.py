@@ -1,4 +1,4 @@
-"""core/backbones.py: models are timm's, features are what their names say."""
+"""core/backbones/__init__.py: models are timm's, features are what their names say."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import PIL.Image
 
-from core.data.photographs import SPLITS, pixels_digest
-from core.data.scenes import CLASSES, VERSION, Scene, ScenesConfig, arrange, render
+from core.data.scenes.photographs import SPLITS, pixels_digest
+from core.data.scenes.render import CLASSES, VERSION, Scene, ScenesConfig, arrange, render
 from core.errors import UserError
 
 

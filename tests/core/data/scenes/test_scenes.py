@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.data import scenes
-from core.data.photographs import SPLITS
-from core.data.scene_sets import Scenes
-from core.data.scenes import Scene, ScenesConfig, arrange, render
+from core.data.scenes import render
+from core.data.scenes.image_set import Scenes
+from core.data.scenes.photographs import SPLITS
+from core.data.scenes.render import Scene, ScenesConfig, arrange, render
 from core.errors import UserError
 from core.project import ROOT
 
@@ -47,7 +47,7 @@ PINNED = {
 @pytest.mark.parametrize("config", [SINGLE, SEVERAL], ids=["single", "several"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_first_scenes_are_pinned(config, split):
-    """Whoever changes the renderer on purpose raises VERSION in core/data/scenes.py and pins the new digests."""
+    """Whoever changes the renderer on purpose raises VERSION in core/data/scenes/render.py and pins the new digests."""
     name = "single" if config is SINGLE else "several"
     together = hashlib.sha256("".join(fingerprints(config, split, range(8))).encode()).hexdigest()
     assert together == PINNED[name, split]
@@ -58,7 +58,7 @@ def test_a_scene_depends_on_neither_order_nor_process():
     assert fingerprints(SEVERAL, "train", range(5, -1, -1)) == here[::-1]
     assert len(set(here)) == 6
     code = (
-        "from core.data.scenes import *\n"
+        "from core.data.scenes.render import *\n"
         f"for index in (4, 2): print(hashlib.sha256(render({SEVERAL!r}, 'train', index).image.tobytes()).hexdigest())"
     )
     command = [sys.executable, "-c", "import hashlib\n" + code]
@@ -132,7 +132,7 @@ def test_all_that_is_seen_is_annotated():
     free = []
     for index in range(20):
         scene = render(SEVERAL, "train", index)
-        bare = scenes._background(SEVERAL.size, "train", scenes._stream(SEVERAL, "train", index, 1))
+        bare = render._background(SEVERAL.size, "train", render._stream(SEVERAL, "train", index, 1))
         bare = np.rint(np.clip(bare, 0, 255)).astype(np.uint8)
         touched = scene.semantic > 0
         # The shadow is 0.13 × 0.28 × 128 < 4.7 pixels wide along an edge, and 1 / sin 18° as long at the tip of a star.
@@ -187,31 +187,31 @@ def test_the_least_radius_follows_from_the_size():
 
 def test_scenes_is_an_image_set():
     scenes = Scenes("test", replace(SINGLE, test=24))
-    assert (len(scenes), scenes.name, scenes.where(5)) == (24, "scenes:test", "scenes:test#5")
-    assert scenes.classes == ("disc", "triangle", "square", "star", "ring", "cross", "crescent", "hexagon")
+    assert (len(render), render.name, render.where(5)) == (24, "scenes:test", "scenes:test#5")
+    assert render.classes == ("disc", "triangle", "square", "star", "ring", "cross", "crescent", "hexagon")
     for index in range(24):
-        scene = scenes.scene(index)
-        assert scene.labels.tolist() == [scenes.label(index)]
-        np.testing.assert_array_equal(np.asarray(scenes.image(index)), scene.image)
-    assert scenes.image(0).mode == "RGB"
-    assert pickle.loads(pickle.dumps(scenes)).digest() == scenes.digest()
+        scene = render.scene(index)
+        assert scene.labels.tolist() == [render.label(index)]
+        np.testing.assert_array_equal(np.asarray(render.image(index)), scene.image)
+    assert render.image(0).mode == "RGB"
+    assert pickle.loads(pickle.dumps(render)).digest() == render.digest()
     for index in (-1, 24):
         with pytest.raises(IndexError, match=f"scenes:test has scenes 0 … 23, not {index}"):
-            scenes.image(index)
+            render.image(index)
 
 
 def test_the_label_is_the_class_that_most_is_seen_of():
     scenes = Scenes("train", SEVERAL)
     by_area = []
     for index in range(30):
-        scene = scenes.scene(index)
+        scene = render.scene(index)
         by_area.append(scene.labels[scene.masks.sum((1, 2)).argmax()])
-    assert [scenes.label(index) for index in range(30)] == by_area
+    assert [render.label(index) for index in range(30)] == by_area
 
 
 def test_classes_are_about_equally_frequent():
     scenes = Scenes("train", replace(SINGLE, train=4000))
-    counts = np.bincount([scenes.label(index) for index in range(4000)], minlength=8)
+    counts = np.bincount([render.label(index) for index in range(4000)], minlength=8)
     assert counts.min() > 430
     assert counts.max() < 570
 
@@ -226,14 +226,14 @@ def test_the_digest_tells_sets_apart():
         Scenes("train", replace(SINGLE, train=1999)),
         Scenes("train", replace(SINGLE, seed=1)),
     ]
-    assert len({base, *(scenes.digest() for scenes in others)}) == 7
+    assert len({base, *(render.digest() for scenes in others)}) == 7
     assert Scenes("train", replace(SINGLE, pretrain=1, test=1)).digest() == base
     assert Scenes("train").digest() == base
 
 
 def test_the_digest_covers_the_photographs(monkeypatch):
     base = Scenes("train", SINGLE).digest()
-    monkeypatch.setattr("core.data.scene_sets.pixels_digest", lambda split: "other pixels")
+    monkeypatch.setattr("core.data.scenes.image_set.pixels_digest", lambda split: "other pixels")
     assert Scenes("train", SINGLE).digest() != base
 
 

@@ -14,10 +14,10 @@ import PIL.Image
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from core.data.scene_sets import Scenes
-from core.data.scenes import CLASSES, Scene, ScenesConfig
-from core.data.whole_folder import whole_folder
+from core.data.scenes.image_set import Scenes
+from core.data.scenes.render import CLASSES, Scene, ScenesConfig
 from core.errors import UserError
+from core.files.atomic_folder import whole_folder
 
 DIGEST_FILE = "scenes.json"
 LAYOUT_VERSION = 1

@@ -10,11 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from core.data.scene_folders import run_lengths, write_ade20k, write_coco
-from core.data.scene_sets import Scenes
-from core.data.scenes import CLASSES, ScenesConfig
-from core.data.whole_folder import whole_folder
+from core.data.scenes.coco_ade20k_folders import run_lengths, write_ade20k, write_coco
+from core.data.scenes.image_set import Scenes
+from core.data.scenes.render import CLASSES, ScenesConfig
 from core.errors import UserError
+from core.files.atomic_folder import whole_folder
 
 CONFIG = ScenesConfig(size=64, objects=(1, 4), radius=(0.12, 0.3), train=5, test=3)
 
