@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from converters.openmmlab import import_mmseg
+from converters.engines.openmmlab import import_mmseg
 from core.backbones import BackboneConfig, architecture_args, describe, is_vit
 from core.errors import UserError
 

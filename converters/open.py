@@ -43,7 +43,7 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
       `timm:resnet18(channels=[16,32,64,128], stem=small)`; `timm:NAME.TAG`: the weights that timm released;
     - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
     - `pixels`: the flattened image itself;
-    - a file of another project (see converters/families.py): the family is found from its keys.
+    - a file of another project (see converters/families/__init__.py): the family is found from its keys.
 
     `network`: which of two networks, where there are two. `arch` (as after `timm:`) decides what foreign weights don't
     show, and must not contradict them. Raises `UserError` for everything that can't be opened completely.

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
+from converters.engines import detectron2_compat
 from converters.families import recognise
 from converters.mmseg_verify import VIT_TOLERANCE, verify_mmseg
 from converters.torchvision_model import torchvision_model
-from core import detectron2_mends
 from core.backbones import Backbone, build_backbone, describe, is_vit
 from core.checkpoints import read_safetensors, read_tensors
 from core.coverage import load_completely
@@ -94,7 +94,7 @@ def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 def _absent() -> str:
     """Why Detectron2's own model can't be run here; empty where it can."""
-    detectron2_mends.announce()
+    detectron2_compat.announce()
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:
@@ -106,7 +106,7 @@ def _detectron2_maps(backbone: Backbone, out: Path, images: Tensor) -> list[Tens
     """Maps of Detectron2's ResNet of the same blocks, loaded from `out` by its own checkpointer as in a detector."""
     from detectron2.checkpoint import DetectionCheckpointer
 
-    from converters.detectron2_resnet import detectron2_resnet
+    from converters.engines.detectron2_resnet import detectron2_resnet
 
     resnet = detectron2_resnet(backbone.model, "BN")
     detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": resnet})}).eval()

@@ -22,7 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 from core.errors import UserError, run_entry_point
 
 PROJECT = "pb1-detectron2"
@@ -162,7 +162,7 @@ def try_import() -> str:
         "import detectron2.modeling, detectron2.data, detectron2.engine, detectron2.evaluation; "
         "print(f'Detectron2 {detectron2.__version__} with torch {torch.__version__}')"
     )
-    detectron2_mends.announce()
+    detectron2_compat.announce()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -31,8 +31,8 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the engine takes a GPU wherever it sees one
     started = time.time()
 
+    from converters.engines.openmmlab import import_mmseg
     from converters.open import open_backbone
-    from converters.openmmlab import import_mmseg
     from core.backbones import RawPixels
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict

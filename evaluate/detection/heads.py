@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import Res5ROIHeads
 
-from converters.detectron2_resnet import detectron2_resnet
+from converters.engines.detectron2_resnet import detectron2_resnet
 from core.backbones import BackboneConfig, build_backbone
 from evaluate.detection.norms import norm_of
 

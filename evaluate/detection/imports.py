@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 from core.errors import UserError
 
 
 def check_detectron2() -> None:
     """Raises `UserError` with the way to install it where it is missing or broken."""
-    detectron2_mends.announce()
+    detectron2_compat.announce()
     # Ours are the lines to read; its own say the same at length, and its age shows in warnings of torch.
     for name in ("detectron2", "fvcore"):
         logging.getLogger(name).setLevel(logging.ERROR)

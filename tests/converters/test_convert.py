@@ -14,9 +14,9 @@ import torchvision
 
 from converters.convert import main
 from converters.destinations import Destination, write_for
+from converters.engines import detectron2_compat
 from converters.open import open_backbone, open_with_account
 from converters.verify import feature_maps, verify
-from core import detectron2_mends
 from core.backbones import build_backbone
 from core.checkpoints import read_tensors
 from core.errors import UserError
@@ -77,7 +77,7 @@ def test_to_detectron2_and_back(
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet18(channels=[8,16,24,32])"])
 def test_detectron2s_own_model_gives_the_same_maps(tmp_path: Path, name: str) -> None:
-    detectron2_mends.announce()
+    detectron2_compat.announce()
     pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
     backbone, table = open_with_account(f"timm:{name}")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")

@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor
 
 from converters.destinations import usage, write_for
+from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import backbone_settings, mmseg_model, resize_positions
 from converters.mmseg_verify import dilate
 from converters.open import open_backbone, open_with_account
-from converters.openmmlab import import_mmseg
 from converters.verify import verify
 from core.checkpoints import read_tensors
 from core.errors import UserError
@@ -206,7 +206,7 @@ def test_the_engine_runs_no_code_from_a_crafted_checkpoint(tmp_path: Path) -> No
     mark, file = tmp_path / "ran", tmp_path / "crafted.pth"
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}, "meta": _Attack(mark)}, file)
     load = f"from mmengine.runner.checkpoint import CheckpointLoader as L; L.load_checkpoint({str(file)!r})"
-    done = python("-c", f"from converters.openmmlab import import_mmseg; import_mmseg(); {load}")
+    done = python("-c", f"from converters.engines.openmmlab import import_mmseg; import_mmseg(); {load}")
     assert done.returncode != 0
     assert "UnpicklingError" in done.stderr
     assert not mark.exists()
@@ -232,7 +232,9 @@ def test_the_engine_installs_nothing(tmp_path: Path) -> None:
         "import mmengine.utils.package_utils as utils; utils.is_installed = lambda name: False\n"
         "get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')\n"
     )
-    guarded = code.format(path=str(tmp_path), safe="from converters.openmmlab import import_mmseg; import_mmseg()")
+    guarded = code.format(
+        path=str(tmp_path), safe="from converters.engines.openmmlab import import_mmseg; import_mmseg()"
+    )
     done = python("-c", guarded)
     assert done.returncode != 0
     assert (

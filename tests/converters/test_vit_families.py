@@ -1,4 +1,4 @@
-"""converters/families.py: each family's key layout of ViTs, and their variants, open to the same features."""
+"""converters/families/__init__.py: each family's key layout of ViTs, and their variants, open to the same features."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 
-detectron2_mends.announce()
+detectron2_compat.announce()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from pycocotools import mask as coco_mask

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 
-detectron2_mends.announce()
+detectron2_compat.announce()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from tests.evaluate.tiny_detection import SCRIPT, arguments, make_place, result, run, stopped, write_scenes

@@ -13,9 +13,9 @@ import PIL.Image
 import pytest
 import torch
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 
-detectron2_mends.announce()
+detectron2_compat.announce()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from core.backbones import BackboneConfig, build_backbone

@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix
 
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
-from converters.openmmlab import import_mmseg
+from converters.engines.openmmlab import import_mmseg
 
 import_mmseg()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from core import detectron2_mends
+from converters.engines import detectron2_compat
 
-detectron2_mends.announce()
+detectron2_compat.announce()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from core.errors import UserError

@@ -90,7 +90,7 @@ def own_ade20k(place: Path, root: Path) -> list[str]:
 
 def trained(out: Path, ckpt: str = BACKBONE, arch: str | None = None) -> Any:
     """The model that a run has left in its folder."""
-    from converters.openmmlab import import_mmseg
+    from converters.engines.openmmlab import import_mmseg
 
     import_mmseg()
     from evaluate.segmentation.engine_settings import engine_settings

@@ -238,7 +238,7 @@ SUBJECTS = {
         Subject(
             "segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
             (
-                "converters.open", "converters.openmmlab:import_mmseg", "evaluate.segment",
+                "converters.open", "converters.engines.openmmlab:import_mmseg", "evaluate.segment",
                 "evaluate.segmentation.segmentor",
             ),
         ),

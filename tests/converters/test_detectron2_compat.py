@@ -1,4 +1,4 @@
-"""core/detectron2_mends.py: each mend alone, in place where something is missing and only there."""
+"""converters/engines/detectron2_compat.py: each mend alone, in place where something is missing and only there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from core import detectron2_mends
-from core.detectron2_mends import HOOK, announce, setup_environment
+from converters.engines import detectron2_compat
+from converters.engines.detectron2_compat import HOOK, announce, setup_environment
 
 
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment in which nothing that Detectron2 looks for is there, put back afterwards."""
-    monkeypatch.setattr(detectron2_mends.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(detectron2_compat.importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setitem(sys.modules, "detectron2._C", ModuleType("before"))
     monkeypatch.setitem(sys.modules, "pkg_resources", ModuleType("before"))
     monkeypatch.setattr(PIL.Image, "LINEAR", None, raising=False)
@@ -33,7 +33,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hook_is_announced_and_a_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(HOOK, raising=False)
     announce()
-    assert os.environ[HOOK] == detectron2_mends.__file__
+    assert os.environ[HOOK] == detectron2_compat.__file__
     monkeypatch.setenv(HOOK, "their_hook")
     announce()
     assert os.environ[HOOK] == "their_hook"
@@ -66,12 +66,12 @@ def test_a_packages_file_is_found(monkeypatch: pytest.MonkeyPatch, missing: None
     setup_environment()
     stand_in: Any = sys.modules["pkg_resources"]
     package = SimpleNamespace(submodule_search_locations=["/somewhere/package"])
-    monkeypatch.setattr(detectron2_mends.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(detectron2_compat.importlib.util, "find_spec", lambda _name: package)
     assert stand_in.resource_filename("package", "configs/a.yaml") == "/somewhere/package/configs/a.yaml"
 
 
 def test_what_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detectron2_mends.importlib.util, "find_spec", lambda _name: SimpleNamespace())
+    monkeypatch.setattr(detectron2_compat.importlib.util, "find_spec", lambda _name: SimpleNamespace())
     own = {name: ModuleType(name) for name in ("detectron2._C", "pkg_resources")}
     for name, module in own.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -90,6 +90,6 @@ def test_detectron2_calls_it_before_all_else() -> None:
         "from detectron2 import model_zoo; import detectron2.modeling, detectron2.data.datasets, numpy as np\n"
         "print(np.str, model_zoo.get_config('COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml').SOLVER.BASE_LR)"
     )
-    environment = {**os.environ, HOOK: detectron2_mends.__file__}
+    environment = {**os.environ, HOOK: detectron2_compat.__file__}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "<class 'str'> 0.02\n"), done.stderr[-500:]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from converters.dialects import Dialect, find_networks
+from converters.key_maps import Dialect, find_networks
 from converters.key_table import KeyTable
 from core.errors import UserError
 
