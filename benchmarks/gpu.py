@@ -22,9 +22,9 @@ import torch
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
 from benchmarks.step import five_views, make_step, parity_rows, speed_row, synchronise
 from core.backbones import BackboneConfig
-from pretrain.augment import augment
 from pretrain.config import PretrainConfig
-from pretrain.views import PhotometricConfig, Sample, View, ViewConfig, collate, draw_photometric
+from pretrain.views.augment import augment
+from pretrain.views.dataset import PhotometricConfig, Sample, View, ViewConfig, collate, draw_photometric
 
 PARTS = ("parity", "step, fp32", "step, bf16", "augmentation", "k-NN", "step, bf16, compiled")
 

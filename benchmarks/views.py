@@ -26,8 +26,8 @@ from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish,
 from core.backbones import IMAGENET_MEAN, IMAGENET_STD
 from core.data.folder import Folder
 from core.data.scenes.photographs import PHOTOGRAPHS, data_folder
-from pretrain.augment import augment
-from pretrain.views import PhotometricConfig, Resampler, ViewConfig, Views, collate
+from pretrain.views.augment import augment
+from pretrain.views.dataset import PhotometricConfig, Resampler, ViewConfig, Views, collate
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 BATCHES = 3

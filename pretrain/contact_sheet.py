@@ -11,9 +11,9 @@ import PIL.ImageDraw
 from core.data.base import ImageSet
 from core.data.order import epoch_order
 from core.errors import UserError
-from pretrain.augment import augment
 from pretrain.config import PretrainConfig
-from pretrain.views import Batch, ViewConfig, Views, collate
+from pretrain.views.augment import augment
+from pretrain.views.dataset import Batch, ViewConfig, Views, collate
 
 CELL = 128
 """Least height and width of the largest view on the sheet, in pixels; smaller views keep their proportion to it."""

@@ -26,14 +26,14 @@ from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
-from pretrain.augment import augment
 from pretrain.collapse import CollapseWatch, spread
 from pretrain.config import PretrainConfig
 from pretrain.log import Report, StepLog
 from pretrain.method import Method
 from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
-from pretrain.views import Batch, View, ViewConfig, Views, collate
+from pretrain.views.augment import augment
+from pretrain.views.dataset import Batch, View, ViewConfig, Views, collate
 
 
 class Stopped(Exception):

@@ -1,6 +1,6 @@
 """The device stage of the views: flip, pretext task, colour, blur and normalisation of whole batches.
 
-All randomness was drawn by the loader's workers (`pretrain/views.py`), so this is a pure function. The CPU knows
+All randomness was drawn by the loader's workers (`pretrain/views/dataset.py`), so this is a pure function. The CPU knows
 every parameter, hence which samples an operation concerns: nothing waits for the device.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from pretrain import tasks
-from pretrain.blur import blur, gaussian
-from pretrain.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
-from pretrain.subset import change_some
-from pretrain.views import ViewConfig
+from pretrain import transforms
+from pretrain.views.blur import blur, gaussian
+from pretrain.views.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
+from pretrain.views.dataset import ViewConfig
+from pretrain.views.masked_apply import change_some
 
 JITTER = ((brightness_, 1.0), (contrast_, 1.0), (saturation_, 1.0), (hue_, 0.0))
 """The operations in the order of their factors, each with the factor that changes nothing."""
@@ -60,7 +60,7 @@ def _change(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: 
     if config.pretext is not None:
         prefix = f"{config.pretext}."
         own = {name.removeprefix(prefix): values for name, values in parameters.items() if name.startswith(prefix)}
-        images = tasks.find(config.pretext).apply(images, own, config.pretext_config)
+        images = transforms.find(config.pretext).apply(images, own, config.pretext_config)
     order, factors = parameters["jitter_order"], parameters["jitter"]
     for place in range(len(JITTER)):
         for number, (operation, neutral) in enumerate(JITTER):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-import pretrain.tasks
-from pretrain.augment import augment
-from pretrain.tasks import configure, find, names, rotate, shuffle
-from pretrain.views import PhotometricConfig, ViewConfig, draw_photometric
+import pretrain.transforms
+from pretrain.transforms import configure, find, names, rotate, shuffle
+from pretrain.views.augment import augment
+from pretrain.views.dataset import PhotometricConfig, ViewConfig, draw_photometric
 
 PLAIN = PhotometricConfig(flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
 
@@ -39,7 +39,7 @@ def test_a_new_file_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "def apply(images, parameters, config):\n"
         "    return images * torch.from_numpy(parameters['by'])[:, None, None, None]\n"
     )
-    monkeypatch.setattr(pretrain.tasks, "__path__", [*pretrain.tasks.__path__, str(tmp_path)])
+    monkeypatch.setattr(pretrain.transforms, "__path__", [*pretrain.transforms.__path__, str(tmp_path)])
     config = ViewConfig(count=1, size=4, photometric=(PLAIN,), pretext="darken", pretext_options={"by": 0.25})
     rng = np.random.default_rng(0)
     parameters = draw_photometric(PLAIN, rng)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
 
-from pretrain.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
+from pretrain.views.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
 
 
 def pictures() -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretrain.subset import change_some
+from pretrain.views.masked_apply import change_some
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
 
-from pretrain.blur import blur, gaussian
+from pretrain.views.blur import blur, gaussian
 
 
 @pytest.mark.parametrize(

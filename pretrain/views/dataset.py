@@ -22,7 +22,7 @@ from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
 from core.data.crop import resized_crop, resized_crop_of_pixels
 from core.errors import UserError
-from pretrain import tasks
+from pretrain import transforms
 
 Resampler = Literal["torch", "pillow"]
 """Who resizes crops, bicubic with antialiasing: torch on uint8 tensors, as the method's public code has it, or Pillow,
@@ -107,13 +107,13 @@ class ViewConfig:
             if self.pretext_options:
                 raise ValueError(f"pretext_options {sorted(self.pretext_options)} are given, but no pretext")
         else:
-            tasks.find(self.pretext).draw(self.pretext_config, self.size, np.random.default_rng(0))
+            transforms.find(self.pretext).draw(self.pretext_config, self.size, np.random.default_rng(0))
 
     @cached_property
     def pretext_config(self) -> Any:
         """The pretext task's own `Config`; only where there is a pretext task."""
         assert self.pretext is not None
-        return tasks.configure(self.pretext, self.pretext_options)
+        return transforms.configure(self.pretext, self.pretext_options)
 
 
 @dataclass
@@ -169,7 +169,7 @@ class Views(Dataset[Sample]):
             raise UserError(f"seed must be 0 or more, not {seed}")
         self._images, self._views, self._seed, self._resampler = images, dict(views), seed, resampler
         self._tasks = {
-            name: (tasks.find(view.pretext).draw, view.pretext_config)
+            name: (transforms.find(view.pretext).draw, view.pretext_config)
             for name, view in self._views.items()
             if view.pretext is not None
         }

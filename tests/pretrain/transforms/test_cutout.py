@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pretrain.tasks import cutout
+from pretrain.transforms import cutout
 
 SIZE = 1000  # large, so that rounding to pixels doesn't show in the distributions
 
