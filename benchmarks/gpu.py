@@ -128,7 +128,7 @@ def knn_rows(arguments: argparse.Namespace, device: torch.device) -> list[Row]:
         print("k-NN: no FAISS here, torch alone is timed")
     else:
         from core.distributed import join_processes
-        from evaluate.search import nearest, open_engine
+        from evaluate.probes.knn.search import nearest, open_engine
 
         engine = open_engine(join_processes(arguments.device))
         ways = {engine.name: lambda: nearest(engine, bank, queries, 20)} | ways

@@ -83,7 +83,7 @@ def speed_rows(arguments: argparse.Namespace) -> list[Row]:
 
 def ours(bank: Features, queries: Features) -> dict[str, float]:
     """Accuracies in percent, by the code that the k-NN evaluation runs."""
-    from evaluate.knn_protocol import knn_accuracy
+    from evaluate.probes.knn.protocol import knn_accuracy
 
     return knn_accuracy(bank, queries, ALONE, KS, TEMPERATURE)
 

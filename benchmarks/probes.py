@@ -23,10 +23,10 @@ from torch import nn
 
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
 from core.distributed import Processes
-from evaluate.feature_cache import CachedFeatures
-from evaluate.heads import HeadGrid, HeadOptimConfig
-from evaluate.linear_protocol import LinearConfig
-from evaluate.linear_training import cached_batches, steps_of
+from evaluate.probes.features.cache import CachedFeatures
+from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
+from evaluate.probes.linear.protocol import LinearConfig
+from evaluate.probes.linear.training import cached_batches, steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = Processes(0, 1, torch.device("cpu"))

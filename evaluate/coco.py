@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
+from evaluate.common.cli import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.coverage import Coverage
     from core.distributed import Processes
-    from evaluate.detection.records import DetectionSet
+    from evaluate.detection.data.records import DetectionSet
     from evaluate.detection.settings import DetectionConfig
 
 
@@ -35,28 +35,29 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
+    from evaluate.common.protocol import full_name, other_result, result_folder
     from evaluate.detection.imports import check_detectron2
-    from evaluate.detection.scaling import scale_to_processes
     from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
-    from evaluate.protocol import full_name, other_result, result_folder
+    from evaluate.detection.training.scaling import scale_to_processes
 
     file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))
     config = load_config(DetectionConfig, file, arguments.overrides)
     check_detectron2()
 
-    from evaluate.detection import inference, state, training
-    from evaluate.detection.coco_metrics import coco_metrics, engine
-    from evaluate.detection.datasets import open_splits, register
-    from evaluate.detection.detector import build_detector, detectron2_config
-    from evaluate.detection.fit import check_fit
-    from evaluate.detection.pictures import draw
-    from evaluate.detection.voc_metrics import voc_metrics
+    from evaluate.detection.data.datasets import open_splits, register
+    from evaluate.detection.metrics import inference
+    from evaluate.detection.metrics.coco_metrics import coco_metrics, engine
+    from evaluate.detection.metrics.pictures import draw
+    from evaluate.detection.metrics.voc_metrics import voc_metrics
+    from evaluate.detection.model.detector import build_detector, detectron2_config
+    from evaluate.detection.model.fit import check_fit
+    from evaluate.detection.training import loop, state
 
     processes = join_processes(arguments.device)
     config, scaling = scale_to_processes(config, processes.world)
     protocol = full_name(config, file, NEUTRAL_KEYS)
-    training.join_detectron2(processes)
-    training.check_hardware(config, processes)
+    loop.join_detectron2(processes)
+    loop.check_hardware(config, processes)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         check_fit(config, backbone)
@@ -76,7 +77,7 @@ def main() -> None:
     if arguments.dry_run:
         return
     if processes.main and arguments.restart:
-        training.forget(folder)
+        loop.forget(folder)
     with rank_zero_first():
         saved = state.load(folder, identity)
     done = saved["step"] if saved else 0
@@ -87,7 +88,7 @@ def main() -> None:
     if processes.main:
         drop_metrics_after(folder, done)
         log = RunFolder(folder, config)
-    broken_train = training.train(
+    broken_train = loop.train(
         cfg, config, detector, register(train), train, arguments.seed, processes, arguments.workers, folder, identity,
         saved, started, log.write if log is not None else lambda _step, _values: None,
     )  # fmt: skip
@@ -158,7 +159,7 @@ def _plan(
     cfg: Any,
 ) -> str:
     from core.result import device_name
-    from evaluate.detection.scaling import schedule_of
+    from evaluate.detection.training.scaling import schedule_of
 
     norms = {"backbone": cfg.MODEL.SSL.NORM, "pyramid": cfg.MODEL.FPN.NORM, "heads": cfg.MODEL.ROI_BOX_HEAD.NORM}
     said = ", ".join(f"{place} {norm or 'none'}" for place, norm in norms.items())

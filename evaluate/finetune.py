@@ -11,7 +11,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, evaluation_parser, parse
+from evaluate.common.cli import add_data, evaluation_parser, parse
 
 
 def main() -> None:
@@ -33,13 +33,13 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, device_name, write_result
-    from evaluate.finetune_protocol import NEUTRAL_KEYS, FinetuneConfig
-    from evaluate.finetune_training import finetune
-    from evaluate.labelled import facts, open_labelled
-    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.semi_supervised import labelled_part
-    from evaluate.summary import summary, table
-    from evaluate.unfinished import Unfinished
+    from evaluate.common.labelled import facts, open_labelled
+    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.common.resumable import Unfinished
+    from evaluate.probes.finetune.labelled_subset import labelled_part
+    from evaluate.probes.finetune.protocol import NEUTRAL_KEYS, FinetuneConfig
+    from evaluate.probes.finetune.training import finetune
+    from evaluate.probes.linear.summary import summary, table
 
     file = arguments.config or protocol_file(arguments.protocol, "finetune")
     config = load_config(FinetuneConfig, file, arguments.overrides)

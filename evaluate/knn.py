@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
+from evaluate.common.cli import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.data.base import ImageSet
     from core.distributed import Processes
-    from evaluate.knn_protocol import KnnConfig
+    from evaluate.probes.knn.protocol import KnnConfig
 
 
 def main() -> None:
@@ -36,8 +36,10 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import extract_features, feature_size
     from core.result import Result, write_result
-    from evaluate.figures import check_matplotlib
-    from evaluate.knn_protocol import (
+    from evaluate.common.labelled import facts
+    from evaluate.common.matplotlib_style import check_matplotlib
+    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.probes.knn.protocol import (
         NEUTRAL_KEYS,
         KnnConfig,
         accuracies,
@@ -45,9 +47,7 @@ def main() -> None:
         find_neighbours,
         open_bank_and_queries,
     )
-    from evaluate.labelled import facts
-    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.search import open_engine
+    from evaluate.probes.knn.search import open_engine
 
     if arguments.draw:
         check_matplotlib("--draw")
@@ -107,9 +107,9 @@ def main() -> None:
     if not (arguments.draw or arguments.neighbours):
         return
 
-    from evaluate.feature_map import draw_map
-    from evaluate.neighbours import PictureConfig, draw_neighbours
-    from evaluate.pictures import FOLDER
+    from evaluate.common.pictures import FOLDER
+    from evaluate.probes.knn.neighbour_sheet import PictureConfig, draw_neighbours
+    from evaluate.probes.knn.tsne import draw_map
 
     measured = f"k-NN top-1 {metrics['top1']:.1f} % (k {metrics['k']})"
     pictures = path.parent / FOLDER

@@ -12,14 +12,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import run_entry_point
-from evaluate.arguments import add_data, evaluation_parser, parse
+from evaluate.common.cli import add_data, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.data.base import ImageSet
     from core.distributed import Processes
-    from evaluate.linear_protocol import LinearConfig
-    from evaluate.taps import Taps
+    from evaluate.probes.features.head_inputs import Taps
+    from evaluate.probes.linear.protocol import LinearConfig
 
 
 def main() -> None:
@@ -40,16 +40,16 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, write_result
-    from evaluate.feature_cache import cached_features
-    from evaluate.heads import HeadGrid
-    from evaluate.labelled import facts, open_labelled
-    from evaluate.linear_protocol import NEUTRAL_KEYS, LinearConfig
-    from evaluate.linear_training import augmented_batches, cached_batches, steps_of, train_grid
-    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.standardise import build_standardiser
-    from evaluate.summary import summary, table
-    from evaluate.taps import plan_taps
-    from evaluate.unfinished import Unfinished
+    from evaluate.common.labelled import facts, open_labelled
+    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.common.resumable import Unfinished
+    from evaluate.probes.features.cache import cached_features
+    from evaluate.probes.features.head_inputs import plan_taps
+    from evaluate.probes.features.standardise import build_standardiser
+    from evaluate.probes.linear.head_grid import HeadGrid
+    from evaluate.probes.linear.protocol import NEUTRAL_KEYS, LinearConfig
+    from evaluate.probes.linear.summary import summary, table
+    from evaluate.probes.linear.training import augmented_batches, cached_batches, steps_of, train_grid
 
     file = arguments.config or protocol_file(arguments.protocol, "linear")
     config = load_config(LinearConfig, file, arguments.overrides)
@@ -149,7 +149,7 @@ def _plan(
     processes: Processes,
 ) -> str:  # fmt: skip
     from core.result import device_name
-    from evaluate.linear_training import steps_of
+    from evaluate.probes.linear.training import steps_of
 
     transform, optim = config.features.transform, config.optim
     used = config.used_lrs()

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, evaluation_parser, parse
+from evaluate.common.cli import add_data, evaluation_parser, parse
 
 
 def main() -> None:
@@ -32,12 +32,12 @@ def main() -> None:
     from core.distributed import join_processes, rank_zero_first, refuse_together
     from core.features import feature_size
     from core.result import Result, device_name, write_result
-    from evaluate.feature_cache import cached_features
-    from evaluate.labelled import facts, open_labelled
-    from evaluate.logreg_protocol import NEUTRAL_KEYS, LogregConfig, best_of, fit_all, solver_of
-    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.taps import plan_taps
-    from evaluate.unfinished import Unfinished
+    from evaluate.common.labelled import facts, open_labelled
+    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.common.resumable import Unfinished
+    from evaluate.probes.features.cache import cached_features
+    from evaluate.probes.features.head_inputs import plan_taps
+    from evaluate.probes.logreg.protocol import NEUTRAL_KEYS, LogregConfig, best_of, fit_all, solver_of
 
     file = arguments.config or protocol_file(arguments.protocol, "logreg")
     config = load_config(LogregConfig, file, arguments.overrides)

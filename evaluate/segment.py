@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import add_data, add_draw, evaluation_parser, parse
+from evaluate.common.cli import add_data, add_draw, evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
@@ -39,13 +39,12 @@ def main() -> None:
     from core.distributed import gather_objects, join_processes, rank_zero_first, refuse_together
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
-    from evaluate.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.segmentation.checks import check_apart, check_split
-    from evaluate.segmentation.engine_settings import engine_settings
-    from evaluate.segmentation.labels import majority_baseline
-    from evaluate.segmentation.layouts import check_class_list, class_names, find_root, list_split, split_facts
-    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig, measured_settings
-    from evaluate.segmentation.run import (
+    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.segmentation.data.checks import check_apart, check_split
+    from evaluate.segmentation.data.labels import majority_baseline
+    from evaluate.segmentation.data.layouts import check_class_list, class_names, find_root, list_split, split_facts
+    from evaluate.segmentation.engine.engine_settings import engine_settings
+    from evaluate.segmentation.engine.run import (
         ENGINE_FOLDER,
         SEGMENTOR,
         broken_in_training,
@@ -55,7 +54,8 @@ def main() -> None:
         prepare_folder,
         train_and_test,
     )
-    from evaluate.segmentation.scaling import batch_per_process, scale_to_batch
+    from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
+    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig, measured_settings
 
     file = arguments.config or protocol_file(arguments.protocol, *KINDS)
     config = load_config(SegmentConfig, file, arguments.overrides)
@@ -77,7 +77,7 @@ def main() -> None:
         config, backbone, root, names, processes, arguments.seed, arguments.workers, out / ENGINE_FOLDER
     )
 
-    from evaluate.segmentation.segmentor import build_segmentor
+    from evaluate.segmentation.model.segmentor import build_segmentor
 
     model, account = build_segmentor(config, settings["model"], backbone, processes, arguments.seed)
     measured = measured_settings(config) | {"processes": processes.world}
@@ -119,8 +119,8 @@ def main() -> None:
     left_out, ended, start = gather_objects((left_out, ended, start))[0]
 
     def draw(trained: Any) -> None:
-        from evaluate.pictures import FOLDER
-        from evaluate.segmentation.dataset import test_set
+        from evaluate.common.pictures import FOLDER
+        from evaluate.segmentation.data.dataset import test_set
         from evaluate.segmentation.pictures import draw_predictions
 
         seen = [pair for position, pair in enumerate(pairs["val"]) if position not in left_out["val"]]

@@ -12,14 +12,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.suite_config import PLACES, open_suite
+from evaluate.suites.config import PLACES, open_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evaluate.report.results import StoredResult
-    from evaluate.suite_plan import Run
-    from evaluate.suite_runs import Failure
+    from evaluate.suites.plan import Run
+    from evaluate.suites.runner import Failure
+    from evaluate.tables.results import StoredResult
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
         raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")
     results = arguments.results
 
-    from evaluate.report.results import add_names, read_names, read_usable
-    from evaluate.suite_plan import parse_checkpoints, plan_runs
+    from evaluate.suites.plan import parse_checkpoints, plan_runs
+    from evaluate.tables.results import add_names, read_names, read_usable
 
     checkpoints = parse_checkpoints(arguments.ckpts)
     read_names(results)  # a mistake in it is told now, not behind the last run
@@ -49,7 +49,7 @@ def main() -> None:
     if names := {run.row: run.name for run in runs if run.named and not arguments.dry_run}:
         add_names(results, names)  # for this table and every later one
     if arguments.emit:
-        from evaluate.suite_emit import commands
+        from evaluate.suites.cluster import commands
 
         print("".join(f"# {line}\n" for line in _plan(runs).splitlines()), end="")
         print(commands(todo, arguments.emit, arguments.gpus, results))
@@ -60,9 +60,9 @@ def main() -> None:
     failures = _run(todo, stored, arguments)
     stored, now_unreadable = read_usable(results)
     if measured := [each for each in stored if _belongs(each, runs)]:
-        from evaluate.report.published import read_published
-        from evaluate.report.texts import markdown
-        from evaluate.report.transfer_table import build_table
+        from evaluate.tables.published import read_published
+        from evaluate.tables.renderers import markdown
+        from evaluate.tables.transfer_table import build_table
 
         print(f"\n{markdown(build_table(measured, read_published(), read_names(results)), Path())}")
     for sentence in now_unreadable:
@@ -75,8 +75,8 @@ def main() -> None:
 
 
 def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argparse.Namespace) -> list[Failure]:
-    from evaluate.suite_progress import Progress
-    from evaluate.suite_runs import make_slots, run_all
+    from evaluate.suites.progress import Progress
+    from evaluate.suites.runner import make_slots, run_all
 
     known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
     progress = Progress(todo, arguments.jobs, known)

@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     arguments = parser.parse_args()
 
-    from evaluate.report.published import read_published
-    from evaluate.report.results import read_names, read_results
-    from evaluate.report.texts import render
-    from evaluate.report.transfer_table import build_table
+    from evaluate.tables.published import read_published
+    from evaluate.tables.renderers import render
+    from evaluate.tables.results import read_names, read_results
+    from evaluate.tables.transfer_table import build_table
 
     folder = arguments.folder
     if folder is None and arguments.no_published:

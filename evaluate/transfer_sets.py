@@ -12,14 +12,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.arguments import evaluation_parser, parse
+from evaluate.common.cli import evaluation_parser, parse
 
 if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.distributed import Processes
-    from evaluate.search import Engine
-    from evaluate.taps import Taps
-    from evaluate.transfer_protocol import TransferConfig
+    from evaluate.probes.features.head_inputs import Taps
+    from evaluate.probes.knn.search import Engine
+    from evaluate.probes.transfer.protocol import TransferConfig
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
     from core.distributed import gather_objects, join_processes, rank_zero_first
     from core.features import feature_size
     from core.result import device_name
-    from evaluate.labelled import open_labelled
-    from evaluate.protocol import full_name, protocol_file
-    from evaluate.search import open_engine
-    from evaluate.taps import plan_taps
-    from evaluate.transfer_protocol import NEUTRAL_KEYS, TransferConfig, metric_of
+    from evaluate.common.labelled import open_labelled
+    from evaluate.common.protocol import full_name, protocol_file
+    from evaluate.probes.features.head_inputs import plan_taps
+    from evaluate.probes.knn.search import open_engine
+    from evaluate.probes.transfer.protocol import NEUTRAL_KEYS, TransferConfig, metric_of
 
     file = arguments.config or protocol_file(arguments.protocol, "transfer")
     config = load_config(TransferConfig, file, arguments.overrides)
@@ -114,15 +114,15 @@ def _measure(
     from core.data.broken import BrokenImages
     from core.distributed import gather_objects, refuse_together
     from core.result import Result, write_result
-    from evaluate.feature_cache import cached_features
-    from evaluate.heads import HeadGrid
-    from evaluate.labelled import facts
-    from evaluate.linear_training import cached_batches, steps_of, train_grid
-    from evaluate.protocol import other_result, result_folder
-    from evaluate.standardise import build_standardiser
-    from evaluate.summary import summary
-    from evaluate.transfer_protocol import knn_scores, metric_of
-    from evaluate.unfinished import Unfinished
+    from evaluate.common.labelled import facts
+    from evaluate.common.protocol import other_result, result_folder
+    from evaluate.common.resumable import Unfinished
+    from evaluate.probes.features.cache import cached_features
+    from evaluate.probes.features.standardise import build_standardiser
+    from evaluate.probes.linear.head_grid import HeadGrid
+    from evaluate.probes.linear.summary import summary
+    from evaluate.probes.linear.training import cached_batches, steps_of, train_grid
+    from evaluate.probes.transfer.protocol import knn_scores, metric_of
 
     kind, metric = source.partition(":")[0], metric_of(source)
     named = f"{protocol} on {train.name if kind in ('folder', 'webdataset') else kind}"

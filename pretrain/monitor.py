@@ -11,9 +11,9 @@ from core.data.subset import sample
 from core.distributed import Processes, in_group
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
-from evaluate.knn_protocol import knn_accuracy
-from evaluate.labelled import check_classes
-from evaluate.search import open_engine
+from evaluate.common.labelled import check_classes
+from evaluate.probes.knn.protocol import knn_accuracy
+from evaluate.probes.knn.search import open_engine
 from pretrain.config import PretrainConfig
 
 

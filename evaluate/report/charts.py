@@ -12,8 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluate.figures import new_figure, style
-from evaluate.report.palette import css_colours, look
+from evaluate.common.matplotlib_style import new_figure, style
+from evaluate.report.style import css_colours, look
 
 _INK, _GRID = "#010203", "#0a0b0c"  # stand for the page's own colours, so nothing else may have them
 _WIDTH = 360

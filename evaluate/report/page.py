@@ -9,14 +9,14 @@ from typing import Any
 
 from core.checkpoints import write_atomically
 from core.result import git_revision
-from evaluate.figures import check_matplotlib
-from evaluate.report.measured import Measured, group, list_measured
+from evaluate.common.matplotlib_style import check_matplotlib
+from evaluate.report.grouping import Measured, group, list_measured
 from evaluate.report.page_parts import class_charts, curve_panels, picture_shelves
 from evaluate.report.page_table import table_parts
-from evaluate.report.palette import look, variables
 from evaluate.report.provenance import provenance
-from evaluate.report.results import StoredResult
-from evaluate.report.transfer_table import TransferTable
+from evaluate.report.style import look, variables
+from evaluate.tables.results import StoredResult
+from evaluate.tables.transfer_table import TransferTable
 
 TEMPLATE = "page.html"
 TITLE = "How well the backbones transfer"

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluate.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
-from evaluate.report.bars import PerClass, per_class
+from evaluate.common.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
 from evaluate.report.charts import Line, bar_chart, line_chart
 from evaluate.report.curves import MONITOR, VIEW, Run, find_run
-from evaluate.report.measured import Group, Measured
-from evaluate.report.pictures import Shelf, embed, shelves
-from evaluate.report.transfer_table import TransferTable
+from evaluate.report.gallery import Shelf, embed, shelves
+from evaluate.report.grouping import Group, Measured
+from evaluate.report.per_class import PerClass, per_class
+from evaluate.tables.transfer_table import TransferTable
 
 _SHELF_TITLES = {
     DETECTIONS: "Detections: truth on the left, findings on the right",

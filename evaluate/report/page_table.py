@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluate.report.measured import Measured
-from evaluate.report.results import TITLES
-from evaluate.report.texts import MODIFIED, SCALED_DOWN
-from evaluate.report.transfer_table import Cell, Column, TransferTable
+from evaluate.report.grouping import Measured
+from evaluate.tables.renderers import MODIFIED, SCALED_DOWN
+from evaluate.tables.results import TITLES
+from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
 _SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"
 _MODIFIED = "settings of the protocol were changed, so that it compares with nothing but itself"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from evaluate.report.measured import Measured
+from evaluate.report.grouping import Measured
 
 
 @dataclass(frozen=True)

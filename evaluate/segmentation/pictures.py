@@ -14,8 +14,8 @@ from PIL import ImageDraw, ImageFont
 
 from core.data.decode import FORMATS
 from core.data.scenes.palette import COLOURS
-from evaluate.pictures import LABEL_MAPS, save_picture
-from evaluate.segmentation.labels import IGNORED, read_label
+from evaluate.common.pictures import LABEL_MAPS, save_picture
+from evaluate.segmentation.data.labels import IGNORED, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 _HEIGHT, _GAP, _LINE = 160, 4, 16

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from core.config import to_dict
 from core.data.scenes.render import ScenesConfig
-from evaluate.protocol import check_name, flat
+from evaluate.common.protocol import check_name, flat
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Numbers of classes of the layouts that fix it."""

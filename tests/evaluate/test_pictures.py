@@ -1,4 +1,4 @@
-"""evaluate/pictures.py: pictures that say what they show."""
+"""evaluate/common/pictures.py: pictures that say what they show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from evaluate.pictures import DETECTIONS, Picture, find_pictures, save_picture
+from evaluate.common.pictures import DETECTIONS, Picture, find_pictures, save_picture
 
 
 def test_a_picture_tells_its_kind_and_caption_and_others_their_name(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from core.checkpoints import TRAINING_FORMAT, export_backbone, save_training_sta
 from core.config import to_dict
 from core.data.broken import BrokenImages
 from core.distributed import Processes
-from evaluate.heads import HeadGrid, HeadOptimConfig
-from evaluate.hits import Scores
-from evaluate.linear_training import History, _restore, _state
-from evaluate.standardise import BatchStandardiser
-from evaluate.unfinished import Unfinished
+from evaluate.common.resumable import Unfinished
+from evaluate.probes.accuracy import Scores
+from evaluate.probes.features.standardise import BatchStandardiser
+from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
+from evaluate.probes.linear.training import History, _restore, _state
 from tests.fuzz.mutations import changed, changed_tensors, damaged
 from tests.fuzz.trial import Trial
 

@@ -13,13 +13,13 @@ import yaml
 from converters.architecture import parse_architecture
 from core.config import from_dict, load_config, to_dict
 from evaluate.detection.settings import DetectionConfig
-from evaluate.finetune_protocol import FinetuneConfig
-from evaluate.knn_protocol import KnnConfig
-from evaluate.linear_protocol import LinearConfig
-from evaluate.logreg_protocol import LogregConfig
+from evaluate.probes.finetune.protocol import FinetuneConfig
+from evaluate.probes.knn.protocol import KnnConfig
+from evaluate.probes.linear.protocol import LinearConfig
+from evaluate.probes.logreg.protocol import LogregConfig
+from evaluate.probes.transfer.protocol import TransferConfig
 from evaluate.segmentation.protocol import SegmentConfig
-from evaluate.suite_config import SuiteConfig
-from evaluate.transfer_protocol import TransferConfig
+from evaluate.suites.config import SuiteConfig
 from pretrain.config import PretrainConfig
 from tests.fuzz.mutations import NASTY, changed, damaged, near
 from tests.fuzz.trial import Trial

@@ -13,9 +13,9 @@ import PIL.Image
 
 from core.data.decode import decode_rgb
 from core.data.shards import Shards
-from evaluate.detection.coco_data import open_coco
-from evaluate.detection.voc_data import open_voc
-from evaluate.segmentation.labels import check_pair, read_label
+from evaluate.detection.data.coco_data import open_coco
+from evaluate.detection.data.voc_data import open_voc
+from evaluate.segmentation.data.labels import check_pair, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig
 from tests.fuzz.mutations import NASTY, changed, damaged
 from tests.fuzz.trial import Trial

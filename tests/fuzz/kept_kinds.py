@@ -10,13 +10,13 @@ import numpy as np
 
 from core.errors import UserError
 from core.run_folder import drop_metrics_after
-from evaluate.feature_cache import _complete, _open
+from evaluate.probes.features.cache import _complete, _open
 from evaluate.report.curves import read_run
 from evaluate.report.page import write_page
-from evaluate.report.published import read_published
-from evaluate.report.results import read_names, read_results
-from evaluate.report.texts import render
-from evaluate.report.transfer_table import build_table
+from evaluate.tables.published import read_published
+from evaluate.tables.renderers import render
+from evaluate.tables.results import read_names, read_results
+from evaluate.tables.transfer_table import build_table
 from tests.fuzz.mutations import changed, damaged
 from tests.fuzz.trial import Trial
 

@@ -54,8 +54,8 @@ def bank(rows: int, storage: str) -> Measured:
 
     from core.distributed import Processes
     from core.features import Features
-    from evaluate.knn_protocol import find_neighbours
-    from evaluate.search import open_engine
+    from evaluate.probes.knn.protocol import find_neighbours
+    from evaluate.probes.knn.search import open_engine
 
     processes = Processes(0, 1, torch.device("cpu"))
     engine = open_engine(processes)
@@ -117,7 +117,7 @@ def coco(images: int) -> list[Measured]:
 
     Beside it what Python's own reader takes for the same file, which the text and one set of objects fill.
     """
-    from evaluate.detection.coco_data import open_coco
+    from evaluate.detection.data.coco_data import open_coco
 
     with tempfile.TemporaryDirectory(dir=FOLDERS) as name:
         root = Path(name)

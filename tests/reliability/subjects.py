@@ -226,20 +226,20 @@ SUBJECTS = {
         ),
         Subject(
             "linear", _linear, _prepare_linear, _outcome_of_linear, "all accuracies, every bit of the best head",
-            ("timm", "converters.open", "evaluate.linear", "evaluate.linear_training", "evaluate.summary"),
+            ("timm", "converters.open", "evaluate.linear", "evaluate.probes.linear.training", "evaluate.probes.linear.summary"),
         ),
         Subject(
             "coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps",
             (
                 "converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2",
-                "evaluate.detection.training", "evaluate.detection.coco_metrics", "evaluate.detection.inference",
+                "evaluate.detection.training.loop", "evaluate.detection.metrics.coco_metrics", "evaluate.detection.metrics.inference",
             ),
         ),
         Subject(
             "segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
             (
                 "converters.open", "converters.engines.openmmlab:import_mmseg", "evaluate.segment",
-                "evaluate.segmentation.segmentor",
+                "evaluate.segmentation.model.segmentor",
             ),
         ),
     )

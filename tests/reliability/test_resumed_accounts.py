@@ -10,7 +10,7 @@ import torch
 
 from core.checkpoints import TRAINING_FORMAT, training_states
 from core.errors import UserError
-from evaluate.unfinished import Unfinished
+from evaluate.common.resumable import Unfinished
 from tests.reliability.tiny_runs import ALONE, last_state, metrics, run_here, tiny
 
 

@@ -15,11 +15,11 @@ import torch
 
 from core.backbones import BackboneConfig, build_backbone
 from core.errors import BrokenImage, UserError, run_entry_point
-from evaluate.detection import state
-from evaluate.report.results import read_results
-from evaluate.segmentation.labels import check_pair
+from evaluate.detection.training import state
+from evaluate.segmentation.data.labels import check_pair
+from evaluate.segmentation.engine.run import ENGINE_FOLDER, finished_result, prepare_folder
 from evaluate.segmentation.protocol import SegmentDataConfig
-from evaluate.segmentation.run import ENGINE_FOLDER, finished_result, prepare_folder
+from evaluate.tables.results import read_results
 from tests.security.gadgets import Gadget, dumps, gadgets
 from tests.torchrun import python
 
@@ -105,7 +105,7 @@ def test_names_that_no_file_can_have(
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "", "x" * 101, "a\nb"])
 def test_a_protocol_name_does_not_lead_out_of_the_results(name: str) -> None:
-    from evaluate.protocol import check_name
+    from evaluate.common.protocol import check_name
 
     with pytest.raises(ValueError, match="name must be 1 … 100 letters"):
         check_name(name)

@@ -35,10 +35,10 @@ from core.data.torchvision_sets import SETS, TorchvisionSet, download
 from core.distributed import Processes
 from core.errors import UserError
 from core.untrusted.matlab_files import check_unpacked_size
-from evaluate.detection.coco_data import open_coco
-from evaluate.detection.voc_data import open_voc
-from evaluate.knn_protocol import KnnConfig
-from evaluate.unfinished import Unfinished
+from evaluate.common.resumable import Unfinished
+from evaluate.detection.data.coco_data import open_coco
+from evaluate.detection.data.voc_data import open_voc
+from evaluate.probes.knn.protocol import KnnConfig
 from tests.security.gadgets import (
     Gadget,
     chunk,
@@ -135,7 +135,7 @@ def _unfinished_probe(folder: Path, canary: Path) -> Opener:
 
 
 def _detector_state(folder: Path, canary: Path) -> Opener:
-    from evaluate.detection import state
+    from evaluate.detection.training import state
 
     torch.save({"format": state.FORMAT, "identity": {}, "x": gadgets(canary)["eval"]}, folder / state.FILE)
     return lambda: state.load(folder, {})

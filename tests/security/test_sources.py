@@ -25,7 +25,7 @@ RESTRICTED = {
     "tarfile.extractall": {"evaluate/install_detectron2.py"},
 }
 """Calls that stand in the named files alone, each in the one form that the tests below ask for."""
-OWN_PICTURES = {"core/data/scenes/photographs.py", "evaluate/feature_map.py", "benchmarks/views.py"}
+OWN_PICTURES = {"core/data/scenes/photographs.py", "evaluate/probes/knn/tsne.py", "benchmarks/views.py"}
 """Files that open pictures of the installation, or of their own making."""
 READS = (
     r"torch\.load\(|yaml\.(safe_)?load\(|np\.load\(|\.open_memmap\(|PIL\.Image\.open\(|tarfile\.open\(|zipfile\.ZipFile\("

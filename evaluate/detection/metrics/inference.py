@@ -1,0 +1,67 @@
+"""A detector's findings on test images, divided among the ranks and gathered on the first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from torch import nn
+
+from core.data.broken import BrokenImages
+from core.distributed import Processes
+from evaluate.detection.data.loaders import test_images
+from evaluate.detection.data.records import DetectionSet
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the detector found on all test images."""
+
+    objects: list[dict[str, Any]]
+    """COCO's result entries: image_id, category_id (counted from 0), bbox (left, top, width, height), score and, with
+    masks, segmentation."""
+    images: list[Any]
+    """Ids of the images that could be decoded."""
+    broken: list[str]
+    """The others, with the reason."""
+
+
+def find(
+    cfg: CfgNode, detector: nn.Module, split: DetectionSet, processes: Processes, workers: int, share: float
+) -> Findings | None:
+    """Runs the detector over the split; the findings of all ranks on the first, None elsewhere.
+
+    Raises `UserError` where more than `share` of the images are broken.
+    """
+    loader = test_images(cfg, split.records, workers)
+    objects: list[dict[str, Any]] = []
+    images, broken = [], []
+    was_training = detector.training
+    detector.eval()
+    begun = said = time.monotonic()
+    with torch.no_grad():
+        for number, batch in enumerate(loader, start=1):
+            if "broken" in batch[0]:
+                broken.append(batch[0]["broken"])
+                continue
+            instances = detector(batch)[0]["instances"].to("cpu")
+            images.append(batch[0]["image_id"])
+            objects += instances_to_coco_json(instances, batch[0]["image_id"])
+            now = time.monotonic()
+            if processes.main and now - said > 10:
+                said, left = now, int((now - begun) / number * (len(loader) - number))
+                print(f"test image {number}/{len(loader)}  eta {left // 60}:{left % 60:02d}", flush=True)
+    detector.train(was_training)
+    gathered = comm.gather((objects, images, broken), dst=0)
+    if not processes.main:
+        return None
+    account = BrokenImages(len(split.records), share)
+    account.add(name for _, _, names in gathered for name in names)
+    return Findings(
+        [o for part, _, _ in gathered for o in part], [i for _, part, _ in gathered for i in part], account.names
+    )

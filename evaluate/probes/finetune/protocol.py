@@ -1,0 +1,108 @@
+"""The fine-tuning protocol: which images, what is trained how, and which learning rates are tried."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from core.backbones import is_vit
+from core.data.open import DataConfig
+from core.errors import UserError
+from core.features import FeatureConfig
+from core.schedules import ScheduleConfig
+from evaluate.common.protocol import check_name
+from evaluate.probes.training_views import TrainingViewConfig
+
+NEUTRAL_KEYS = frozenset({"features.batch"})
+"""Settings that change speed and memory, not the protocol."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    name: str = "finetune_mulan_r50"
+    """The protocol's name, under which results are compared."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Trained on its train split; the best learning rate is chosen, and all are reported, on its val split."""
+    share: float | None = None
+    """Semi-supervised: this share of the training images, equally many of each class, drawn by the seed; none: all."""
+    file_list: str | None = None
+    """Semi-supervised: a text file that names the training images, one a line (SimCLR's lists), instead of `share`."""
+    val_limit: int | None = None
+    """A fixed sample of this many validation images; none: all."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """Evaluation transform, pooling and arithmetic of the backbone; `batch` is that of validation."""
+    augment: TrainingViewConfig = field(default_factory=TrainingViewConfig)
+    """Crop and flip of the training images."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum 0.9, or AdamW with betas 0.9 and 0.999."""
+    lrs: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1)
+    """Peak learning rates; the network is trained anew with each."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and norms have none."""
+    layer_decay: float = 1.0
+    """ViT: each block's learning rate is this times that of the block above it; 1: all equal."""
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup_epochs=0, end=0))
+    """Warm-up and cosine."""
+    batch: int = 1024
+    """Global batch, over all processes."""
+    epochs: int = 30
+    """Epochs with each learning rate; validation follows each."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for key in ("val_limit", "batch", "epochs"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, not {value}")
+        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs) or len(set(self.lrs)) < len(self.lrs):
+            raise ValueError(f"lrs must be different positive numbers, at least one, not {list(self.lrs)}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share must be in 0…1, not {self.share}")
+        if self.share is not None and self.file_list is not None:
+            raise ValueError("share and file_list can't both be given")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in 0…1, not {self.layer_decay}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
+        if self.features.precision == "float16":
+            raise ValueError("features.precision float16 is too narrow for training; take bfloat16 or float32")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} must be less than epochs")
+
+
+def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:
+    """Groups by layer and by whether they decay, each with `scale`, its share of the learning rate.
+
+    Layers of a ViT of depth L: embeddings 0, block i is i + 1, final norm and head L + 1; layer l has
+    decay^(L + 1 − l) (BEiT, arXiv 2106.08254, appendix H). A ResNet is one layer.
+    """
+    if config.layer_decay < 1 and not is_vit(backbone):
+        raise UserError(f"layer_decay={config.layer_decay} is for ViTs; set layer_decay=1 for a ResNet")
+    top = len(backbone.blocks) + 1 if is_vit(backbone) else 0
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        layer = _layer(name, top)
+        decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed", "reg_token")
+        groups.setdefault((layer, decays), []).append(parameter)
+    for parameter in head.parameters():
+        groups.setdefault((top, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "scale": config.layer_decay ** (top - layer),
+        }
+        for (layer, decays), parameters in groups.items()
+    ]
+
+
+def _layer(name: str, top: int) -> int:
+    if top == 0:
+        return 0
+    first, _, rest = name.partition(".")
+    if first == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    return top if first in ("norm", "fc_norm") else 0

@@ -1,0 +1,195 @@
+"""Fine-tuning a backbone and a linear head on labelled images, once for each learning rate."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core.backbones import Backbone, feature_width, pooled_features
+from core.data.base import ImageSet
+from core.data.broken import BrokenImages
+from core.data.order import GlobalBatches
+from core.distributed import Processes, average_gradients, broadcast_weights, gather_objects
+from core.errors import UserError
+from core.features import extract_features, normalised
+from core.memory_layout import training_layout
+from core.schedules import learning_rate_factor
+from core.sync_norm import synchronise_norms
+from evaluate.common.resumable import Unfinished
+from evaluate.probes.accuracy import Hits, Scores, scores_of
+from evaluate.probes.finetune.protocol import FinetuneConfig, parameter_groups
+from evaluate.probes.training_views import view_batches
+
+
+class Network:
+    """The backbone with a fresh head, and the optimiser of both."""
+
+    def __init__(
+        self, backbone: Backbone, start: dict[str, Tensor], classes: int, config: FinetuneConfig, lr: float,
+        seed: int, processes: Processes,
+    ) -> None:  # fmt: skip
+        """`start`: the weights to begin with. The head begins with N(0, 0.01²) and 0, by the seed."""
+        self.model = backbone.model
+        self.model.load_state_dict(start)
+        self.head = nn.Linear(feature_width(self.model, config.features.pooling), classes)
+        with torch.no_grad():
+            self.head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
+            self.head.bias.zero_()
+        self.head.to(processes.device)
+        self.layout = training_layout(self.model, processes.device)
+        """Memory layout of the crops that `logits` is trained on."""
+        for part in (self.model, self.head):
+            broadcast_weights(part)
+        groups = parameter_groups(self.model, self.head, config)
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.optimiser: torch.optim.Optimizer
+        if config.optimiser == "sgd":
+            self.optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        else:
+            self.optimiser = torch.optim.AdamW(groups, lr=lr)
+        self._lr, self._pooling = lr, config.features.pooling
+
+    def logits(self, model: nn.Module, crops: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, C]."""
+        return self.head(pooled_features(model, crops, self._pooling))
+
+    def set_rate(self, factor: float) -> None:
+        """`factor` times the peak, by each group's scale."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._lr * factor * group["scale"]
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def finetune(
+    backbone: Backbone,
+    train: ImageSet,
+    val: ImageSet,
+    config: FinetuneConfig,
+    seed: int,
+    processes: Processes,
+    workers: int,
+    unfinished: Unfinished,
+) -> tuple[list[Scores], list[str], tuple[str, ...]]:
+    """Scores after each epoch, one entry per learning rate; broken training images that were replaced; broken
+    validation images that were left out.
+
+    Batch norms are synchronised over ranks, so that several processes do what one does. Goes on from what `unfinished`
+    holds. Raises `UserError` where the loss of an epoch's last step is not finite.
+    """
+    start = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    if processes.world > 1:
+        synchronise_norms(backbone.model, processes.device)
+    broken = BrokenImages(len(train), config.features.broken_share)
+    done: list[list[Scores]] = [[]]  # by learning rate, by epoch
+    state = unfinished.load()
+    if state:
+        with unfinished.restoring():
+            done = [[scores_of(epoch, 1) for epoch in rate] for rate in state["history"]]
+            if not 1 <= len(done) <= len(config.lrs) or max(map(len, done)) > config.epochs:
+                raise ValueError("scores of other learning rates or epochs")
+            broken.add(map(str, state["broken"]))
+        if processes.main:
+            print(f"resuming after epoch {len(done[-1])} of learning rate {config.lrs[len(done) - 1]:g}")
+    left_out: tuple[str, ...] = ()
+    per_epoch = len(train) // config.batch
+    bar = tqdm(
+        total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch, unit="step",
+        desc="fine-tuning", disable=not processes.main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
+    )  # fmt: skip
+    with bar:
+        while True:
+            lr = config.lrs[len(done) - 1]
+            network = Network(backbone, start, len(train.classes), config, lr, seed, processes)
+            if state:
+                with unfinished.restoring():
+                    network.restore(state["network"])
+                state = None
+            left_out = _train_one(
+                network, backbone, train, val, config, seed, processes, workers, unfinished, broken, done, bar
+            )
+            if len(done) == len(config.lrs):
+                break
+            done.append([])
+    backbone.model.load_state_dict(start)  # what the result names is the backbone that was given
+    epochs = [
+        Scores(*(tuple(value for scores in rates for value in getattr(scores, field)) for field in _FIELDS))
+        for rates in zip(*done, strict=True)
+    ]
+    return epochs, list(broken.names), left_out
+
+
+_FIELDS = ("top1", "top5", "mean_per_class")
+
+
+def _train_one(
+    network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, seed: int,
+    processes: Processes, workers: int, unfinished: Unfinished, broken: BrokenImages, done: list[list[Scores]],
+    bar: Any,
+) -> tuple[str, ...]:  # fmt: skip
+    """All (remaining) epochs of the last learning rate in `done`; validates and saves after each."""
+    device, precision = processes.device, config.features.precision
+    per_epoch = len(train) // config.batch
+    step = len(done[-1]) * per_epoch
+    order = GlobalBatches(
+        len(train), config.batch, config.epochs, seed, processes.rank, processes.world, step,
+        getattr(train, "blocks", None),
+    )  # fmt: skip
+    size = config.features.transform.crop
+    network.model.train()
+    left_out: tuple[str, ...] = ()
+    for pixels, labels, names in view_batches(train, config.augment, size, seed, order, workers, processes):
+        broken.add(names)
+        network.set_rate(learning_rate_factor(config.schedule, step, per_epoch, config.epochs))
+        with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
+            crops = normalised(pixels.to(device, non_blocking=True), backbone.config)
+            logits = network.logits(network.model, crops.contiguous(memory_format=network.layout))
+        loss = nn.functional.cross_entropy(logits.float(), labels.to(device))
+        network.optimiser.zero_grad()
+        loss.backward()
+        average_gradients(network.parameters)
+        network.optimiser.step()
+        step += 1
+        bar.update()
+        if step % per_epoch == 0:
+            if any(gather_objects(not bool(torch.isfinite(loss)))):
+                raise UserError(
+                    f"the loss is not finite after epoch {step // per_epoch} of learning rate "
+                    f"{config.lrs[len(done) - 1]:g}; take it out of lrs"
+                )
+            broken.add([name for found in gather_objects(list(broken.names)) for name in found])
+            scores, left_out = _validate(network, backbone, val, len(train.classes), config, processes, workers)
+            done[-1].append(scores)
+            bar.set_postfix_str(f"lr {config.lrs[len(done) - 1]:g}: {done[-1][-1].top1[0]:.2f} %", refresh=False)
+            history = [[[list(getattr(s, field)) for field in _FIELDS] for s in rate] for rate in done]
+            unfinished.save({"history": history, "broken": broken.names, "network": network.state()})
+    return left_out
+
+
+def _validate(
+    network: Network, backbone: Backbone, val: ImageSet, classes: int, config: FinetuneConfig, processes: Processes,
+    workers: int,
+) -> tuple[Scores, tuple[str, ...]]:  # fmt: skip
+    found = extract_features(
+        network.model, backbone.config, val, config.features, processes, workers, pool=network.logits
+    )
+    hits = Hits(1, classes, processes.device)
+    logits, labels = (torch.from_numpy(array).to(processes.device) for array in (found.values, found.labels))
+    hits.add(logits.float()[:, :, None], labels)
+    return hits.scores(), found.broken

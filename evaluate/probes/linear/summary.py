@@ -1,0 +1,57 @@
+"""From every head's scores after every epoch to what is reported: the best head, last and best epoch, and all heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluate.probes.accuracy import Scores
+
+
+def summary(epochs: Sequence[Scores], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of the result: the best head after the last epoch, the best head and epoch of all, and every head.
+
+    Equal heads: the first. The head is chosen on the validation images on which it is then reported, as the field does.
+    """
+    last = epochs[-1]
+    rows = []
+    for number, head in enumerate(heads):
+        best = max(range(len(epochs)), key=lambda epoch: epochs[epoch].top1[number])
+        rows.append(
+            {
+                **head,
+                "top1": last.top1[number],
+                "top5": last.top5[number],
+                "mean_per_class": last.mean_per_class[number],
+                "best_epoch": best + 1,
+                "best_epoch_top1": epochs[best].top1[number],
+            }
+        )
+    chosen = max(range(len(rows)), key=lambda number: rows[number]["top1"])
+    peak = max(range(len(rows)), key=lambda number: rows[number]["best_epoch_top1"])
+    return {
+        **{key: rows[chosen][key] for key in ("top1", "top5", "mean_per_class")},
+        "head": f"{rows[chosen]['input']}, lr {rows[chosen]['lr']:g}",
+        "head_number": chosen,
+        "epochs": len(epochs),
+        "best_epoch_top1": rows[peak]["best_epoch_top1"],
+        "best_epoch": rows[peak]["best_epoch"],
+        "best_epoch_head": f"{rows[peak]['input']}, lr {rows[peak]['lr']:g}",
+        "heads": rows,
+    }
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The best heads of `summary`, for people."""
+    rows = sorted(metrics["heads"], key=lambda row: -row["top1"])
+    shown = rows[:8]
+    width = max(len(row["input"]) for row in shown)
+    lines = [f"{'input':{width}}      lr    top-1   top-5   mean per class   best epoch"]
+    lines += [
+        f"{row['input']:{width}}   {row['lr']:<7g} {row['top1']:6.2f}  {row['top5']:6.2f}   "
+        f"{row['mean_per_class']:14.2f}   {row['best_epoch_top1']:.2f} (epoch {row['best_epoch']})"
+        for row in shown
+    ]
+    if len(rows) > len(shown):
+        lines.append(f"… and {len(rows) - len(shown)} more heads in result.json")
+    return "\n".join(lines)

@@ -1,0 +1,222 @@
+"""What a suite has to run: every evaluation of every checkpoint with every seed, and which of it is done already."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import UserError
+from core.project import ROOT
+from evaluate.suites.config import Evaluation
+from evaluate.suites.measurement import measurement_of
+from evaluate.tables.results import StoredResult, row_of, run_of
+
+Network = Literal["online", "target"]
+_NAMED = re.compile(r"([\w][^=:/()\[\]]*)=(.+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    given: str
+    """As `--ckpt` takes it; `{seed}` stands for the seed."""
+    name: str
+    """What the table calls it; empty: what the result says."""
+
+
+@dataclass(frozen=True)
+class Run:
+    evaluation: Evaluation
+    """What is measured; the data's place filled in."""
+    protocol: str
+    """The protocol's full name."""
+    ckpt: str
+    """As the entry point gets it."""
+    name: str
+    """The checkpoint for people."""
+    named: bool
+    """Whether that name was given on the command line, so that the table shows it."""
+    seed: int
+    """Of everything random."""
+    network: Network
+    """`online` or `target`."""
+    digest: str
+    """sha256 of the backbone's weights."""
+    row: str
+    """What results say of the backbone (`results.row_of`)."""
+    folder: Path
+    """Where result.json and log.txt go."""
+    results: tuple[Path, ...] = ()
+    """The results that are there already."""
+    complete: bool = False
+    """Whether nothing is left to do."""
+
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.folder / "log.txt"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.protocol} · {self.name} · seed {self.seed}"
+
+    def script(self) -> Path:
+        """The entry point."""
+        return ROOT / "evaluate" / f"{self.evaluation.run}.py"
+
+    def arguments(self) -> list[str]:
+        """What the entry point gets, without device and workers."""
+        evaluation = self.evaluation
+        arguments = [
+            *("--ckpt", self.ckpt, "--protocol", evaluation.protocol, "--network", self.network),
+            *("--seed", str(self.seed), "--out", str(self.folder)),
+        ]
+        if evaluation.data:
+            arguments += ["--sets" if evaluation.run == "transfer_sets" else "--data", evaluation.data]
+        return [*arguments, *evaluation.arguments, *evaluation.settings]
+
+
+def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
+    """`[NAME=]CKPT`, where CKPT `random` is the first one untrained. `UserError` for what can't be told apart."""
+    checkpoints: list[Checkpoint] = []
+    for text in given:
+        found = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, ckpt = (found[1].strip(), found[2]) if found else ("", text)
+        checkpoints.append(Checkpoint(ckpt, name))
+    first = next((each.given for each in checkpoints if each.given not in ("random", "pixels")), None)
+    resolved = []
+    for each in checkpoints:
+        if each.given == "random":
+            if first is None:
+                raise UserError("--ckpts random is the first checkpoint untrained, and there is none; name one too")
+            each = Checkpoint(first if first.startswith("random:") else f"random:{first}", each.name)
+        resolved.append(each)
+    names = [each.name or each.given for each in resolved]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--ckpts names {doubled!r} twice; leave one out, or give them different names (NAME=CKPT)")
+    return resolved
+
+
+def plan_runs(
+    evaluations: Sequence[Evaluation], checkpoints: Sequence[Checkpoint], seeds: Sequence[int], network: Network,
+    stored: Sequence[StoredResult], folder: Path, processes: int = 1,
+) -> list[Run]:  # fmt: skip
+    """Evaluation after evaluation, each over all checkpoints and seeds.
+
+    A run is complete where `stored` holds a result of the same protocol (as so many `processes` run it), backbone
+    weights, seed and place of the data, whatever lies there now. Two checkpoints of equal weights make one run, and so
+    do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in the last one
+    is told at once.
+    """
+    from evaluate.common.protocol import result_folder
+
+    backbones = _backbones(checkpoints, seeds, network)
+    runs: dict[tuple[str, str, int, str], Run] = {}
+    for evaluation in evaluations:
+        measured = measurement_of(evaluation, processes)
+        protocol = measured.protocol
+        for checkpoint in checkpoints:
+            if checkpoint.given == "pixels" and not measured.takes_pixels:
+                continue
+            first: dict[str, int] = {}
+            for seed in seeds:
+                ckpt = checkpoint.given.replace("{seed}", str(seed))
+                digest, row = backbones[ckpt, seed]
+                if first.setdefault(digest, seed) != seed and not measured.drawn:
+                    continue
+                where = folder / result_folder(protocol, digest, seed).relative_to("results")
+                found, complete = _found(evaluation, protocol, digest, seed, measured.place, stored)
+                run = Run(
+                    evaluation, protocol, ckpt, checkpoint.name or ckpt, bool(checkpoint.name), seed, network, digest,
+                    row, where, found, complete,
+                )  # fmt: skip
+                runs.setdefault((protocol, digest, seed, evaluation.data), run)
+    return list(runs.values())
+
+
+def _backbones(
+    checkpoints: Sequence[Checkpoint], seeds: Sequence[int], network: Network
+) -> dict[tuple[str, int], tuple[str, str]]:
+    """By checkpoint and seed: digest of the weights, and what results will say of them."""
+    from converters.open import open_backbone
+    from core.backbones import describe
+    from core.checkpoints import tensors_digest
+
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for checkpoint in checkpoints:
+        for seed in seeds:
+            ckpt = checkpoint.given.replace("{seed}", str(seed))
+            # Only weights that are drawn depend on the seed.
+            same = None if ckpt.startswith(("random:", "timm:")) else next((s for c, s in found if c == ckpt), None)
+            if same is not None:
+                found[ckpt, seed] = found[ckpt, same]
+                continue
+            backbone = open_backbone(ckpt, network, None, seed)
+            digest = tensors_digest(backbone.model.state_dict())
+            checkpoint_facts = {"given": backbone.source, "backbone_sha256": digest, **backbone.origin}
+            row = row_of({"backbone": describe(backbone.config), "checkpoint": checkpoint_facts})
+            found[ckpt, seed] = digest, row
+    return found
+
+
+def _found(
+    evaluation: Evaluation, protocol: str, digest: str, seed: int, place: str, stored: Sequence[StoredResult]
+) -> tuple[tuple[Path, ...], bool]:
+    same = [result for result in stored if run_of(result.document) == (digest, seed)]
+    if evaluation.run == "transfer_sets":  # one result for each set, named after it
+        found = {
+            source: [result.path for result in same if _is_of_set(result.document["protocol"], protocol, source)]
+            for source in place.split(",")
+        }
+        return tuple(path for paths in found.values() for path in paths), all(found.values())
+    key = "root" if evaluation.run == "segment" else "source"
+    paths = tuple(
+        result.path
+        for result in same
+        if result.document["protocol"] == protocol
+        and _resolved(_told(result.document, key) or place, key) == _resolved(place, key)
+    )
+    return paths, bool(paths)
+
+
+def _told(document: Mapping[str, Any], key: str) -> str:
+    """The data's place as the result tells it; empty where it doesn't."""
+    data = document.get("settings", {}).get("data")
+    place = data.get(key) if isinstance(data, dict) else None
+    return place if isinstance(place, str) else ""
+
+
+def _is_of_set(named: str, protocol: str, source: str) -> bool:
+    """Whether a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
+    before, _, told = named.partition(f"{protocol} on ")
+    kind, _, place = source.partition(":")
+    if before:
+        return False
+    if kind not in ("folder", "webdataset"):
+        return told == kind
+    if kind == "folder":
+        wanted = {_resolved(source), _resolved(f"folder:{Path(place) / 'train'}")}
+    else:
+        wanted = {_resolved(f"webdataset:{place.replace('{split}', 'train')}")}
+    return bool({_resolved(told), _resolved(told.rpartition(" (")[0])} & wanted)  # a sample's size stands behind it
+
+
+def _resolved(place: str, key: str = "source") -> str:
+    """The same text for the same place, however it is written: `folder:/data/birds/` becomes `folder:/data/birds`."""
+    kind, colon, path = ("", "", place) if key == "root" else place.partition(":")
+    try:
+        return f"{kind}{colon}{Path(path).expanduser().resolve()}" if path else place
+    except (OSError, RuntimeError, ValueError):  # links in a circle, no such home, no path at all: as it is written
+        return place
+
+
+def python_command(run: Run, device: str, workers: int) -> list[str]:
+    """The command that runs it in one process of this Python."""
+    return [
+        *(sys.executable, str(run.script()), *run.arguments()),
+        *("--device", device, "--workers", str(workers)),
+    ]

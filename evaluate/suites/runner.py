@@ -1,0 +1,150 @@
+"""Runs of a suite as processes: one after another or several at once, each with its log; a failed one stops none."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from evaluate.suites.plan import Run, python_command
+from evaluate.suites.progress import Progress
+from evaluate.tables.results import TITLES, headlines, read_result
+
+_PATIENCE = 20.0  # seconds that an interrupted run gets to write its state
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one of several runs at once may use."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    workers: int
+    """Loader processes."""
+    environment: Mapping[str, str]
+    """Variables that confine the run to its threads or its GPU."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    run: Run
+    sentence: str
+    """The last line of its log, or what is wrong with its result."""
+
+
+def make_slots(jobs: int, device: str) -> list[Slot]:
+    """One for each of the runs at once. `UserError` for more of them than GPUs, or than CPU cores."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        if jobs > len(gpus):
+            raise UserError(f"--jobs {jobs} needs as many GPUs, and there are {len(gpus)}; lower it")
+        # The engines of the dense tasks take the first GPU they see, so each run sees one alone.
+        return [Slot("cuda", min(8, cores // jobs), {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus[:jobs]]
+    if jobs > cores:
+        raise UserError(f"--jobs {jobs} is more than the {cores} CPU cores; lower it")
+    threads = cores // jobs
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return [Slot("cpu", threads - 1, {"CUDA_VISIBLE_DEVICES": "", **limits})] * jobs
+
+
+def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> list[Failure]:
+    """Runs everything and gives what failed. On KeyboardInterrupt the runs are asked to stop before it goes on."""
+    waiting, free = list(runs), list(slots)
+    running: list[tuple[Run, Slot, subprocess.Popen[bytes]]] = []
+    failures: list[Failure] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                run = waiting.pop(0)
+                progress.started(run)
+                try:
+                    running.append((run, free[0], _start(run, free[0])))
+                    free.pop(0)
+                except UserError as error:
+                    failures.append(Failure(run, str(error)))
+                    progress.ended(run, str(error), failed=True)
+            time.sleep(0.2)
+            for entry in [entry for entry in running if entry[2].poll() is not None]:
+                run, slot, process = entry
+                running.remove(entry)
+                free.append(slot)
+                failed = process.returncode != 0 or not any(run.folder.rglob("result.json"))
+                said = last_line(run.log)
+                if not failed:
+                    try:
+                        said = _numbers(run)
+                    except UserError as error:
+                        failed, said = True, str(error)
+                if failed:
+                    failures.append(Failure(run, said))
+                progress.ended(run, said, failed)
+            progress.tick(lambda run: last_line(run.log))
+    finally:
+        _stop([process for _, _, process in running])
+    return failures
+
+
+def last_line(log: Path) -> str:
+    """The last line that is not empty; a bar that was drawn over and over counts as its last state."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return "no output yet"
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines()]
+    return next((line for line in reversed(lines) if line), "no output yet")
+
+
+def _start(run: Run, slot: Slot) -> subprocess.Popen[bytes]:
+    command = python_command(run, slot.device, slot.workers)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with run.log.open("ab") as log:
+            # The run inherits the lock with its output, and so holds it even where the suite itself was killed.
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            # A session of its own: Ctrl-C reaches the suite alone, which then asks its runs to stop.
+            return subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment}, start_new_session=True,
+            )  # fmt: skip
+    except BlockingIOError:
+        raise UserError(f"{run.folder} is being measured by another process; wait for it, or end it first") from None
+    except OSError as error:
+        raise UserError(f"can't write {run.log}: {error.strerror}; choose another folder with --results") from None
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, sent)
+        until = time.monotonic() + _PATIENCE
+        for process in processes:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _numbers(run: Run) -> str:
+    """What was measured; `UserError` where a result can't be read or holds what is no number."""
+    found = []
+    for path in sorted(run.folder.rglob("result.json")):
+        measured = headlines(read_result(path).document)
+        found += [f"{TITLES[metric]} {value:.1f}" for metric, value in measured.items()]
+    return ", ".join(found)

@@ -1,0 +1,30 @@
+"""Run under torchrun by test_coco_resume.py: evaluate/coco.py, and each rank's digest of the trained detector."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from core.errors import run_entry_point
+from evaluate.coco import main
+from evaluate.detection.imports import check_detectron2
+
+if __name__ == "__main__":
+    check_detectron2()
+
+    from core.checkpoints import tensors_digest
+    from evaluate.detection.metrics import inference
+
+    digests = Path(sys.argv.pop(1))
+    find = inference.find
+
+    def find_and_tell(cfg: Any, detector: Any, split: Any, processes: Any, *more: Any) -> Any:
+        found = find(cfg, detector, split, processes, *more)
+        (digests / str(processes.rank)).write_text(tensors_digest(detector.state_dict()))
+        return found
+
+    inference.find = find_and_tell
+    run_entry_point(main)

@@ -1,0 +1,123 @@
+"""evaluate/table.py: the transfer table as Markdown, CSV and LaTeX, and its command line."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+from evaluate.tables.published import Published
+from evaluate.tables.renderers import as_csv, latex, markdown
+from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable
+from tests.torchrun import python
+
+PUBLISHED = Published(
+    "BYOL", "coco_x", "box_ap", 40.4, "Li, A paper", "Table 4", "https://arxiv.org/abs/1", "resnet50", 5000, "a remark"
+)
+TABLE = TransferTable(
+    (Row("ours & co", False, "resnet50, ours"), Row("BYOL", True, "Li, A paper, Table 4")),
+    (
+        Column("coco_x", "box_ap", "coco_x, box AP", "d", False),
+        Column("knn_scenes (modified: ks=[1])", "top1", "knn_scenes (modified: ks=[1]), top-1", "e", True),
+    ),
+    {
+        (0, 0): Cell((40.0, 44.0), (0, 3), (Path("r/a b/result.json"), Path("r/c/result.json")), PUBLISHED),
+        (0, 1): Cell((50.0,), (0,), (Path("r/d/result.json"),), None),
+        (1, 0): Cell((40.4,), (), (), PUBLISHED),
+    },
+)
+
+
+def test_markdown() -> None:
+    assert markdown(TABLE, Path("r")).splitlines() == [
+        "| backbone | coco_x, box AP | knn_scenes (modified: ks=[1]), top-1†‡ |",
+        "|---|---|---|",
+        "| ours & co | 42.0 ± 2.8 (2 seeds: [0](a%20b/result.json), [3](c/result.json)) (+1.6) "
+        "| [50.0](d/result.json) |",
+        "| BYOL (published) | 40.4 | – |",
+        "",
+        "- all numbers in percent; mean ± standard deviation over what the brackets count: networks of other weights "
+        "(each the mean of its runs), or runs of one network with other seeds",
+        "- † scaled down to run on a small machine: no paper has numbers of this protocol",
+        "- ‡ settings of the protocol were changed: compare with nothing but itself",
+        "- a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
+        "or runs of other seeds do are not ranked by it",
+        "- in brackets with a sign: difference to the published number of the same row and protocol",
+        "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark",
+    ]
+
+
+def test_what_a_spread_is_over_is_said() -> None:
+    paths = (Path("r/1/result.json"), Path("r/2/result.json"), Path("r/3/result.json"))
+    networks = Cell((40.0, 42.0, 50.0), (0, 1, 0), paths, None, ("a", "a", "b"))
+    still = Cell((40.0, 40.0, 40.0), (0, 1, 2), paths, None, ("a", "a", "a"), drawn=False)
+    table = dataclasses.replace(TABLE, cells={**TABLE.cells, (0, 0): networks, (0, 1): still})
+    assert markdown(table, Path("r")).splitlines()[2] == (
+        "| ours & co | 45.5 ± 6.4 (2 networks: [1](1/result.json), [2](2/result.json), [3](3/result.json)) "
+        "| [40.0](1/result.json) |"
+    )
+    assert r"ours \& co & 45.5 $\pm$ 6.4 (2 networks) & 40.0 \\" in latex(table, Path("r"))
+
+
+def test_csv_has_a_line_for_each_cell() -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(TABLE, Path("r")))))
+    assert [[line[key] for key in ("row", "mean", "std", "std_over", "runs", "delta")] for line in lines] == [
+        ["ours & co", "42.0", "2.8284", "2 seeds", "2", "1.6"],
+        ["ours & co", "50.0", "", "", "1", ""],
+        ["BYOL", "40.4", "", "", "0", ""],
+    ]
+    assert lines[0]["results"] == "a%20b/result.json c/result.json"
+    assert (lines[0]["values"], lines[0]["seeds"], lines[0]["published_value"]) == ("40 44", "0 3", "40.4")
+    assert (lines[1]["scaled_down"], lines[1]["modified"]) == ("True", "True")
+    assert (lines[2]["published"], lines[2]["published_source"]) == ("True", "Li, A paper, Table 4")
+
+
+def test_latex() -> None:
+    assert latex(TABLE, Path("r")).splitlines()[1:12] == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"backbone & coco\_x, box AP & knn\_scenes (modified: ks=[1]), top-1$\dagger$$\ddagger$ \\",
+        r"\midrule",
+        r"ours \& co & 42.0 $\pm$ 2.8 (2 seeds) (+1.6) & 50.0 \\",
+        "% coco_x, box AP: a b/result.json, c/result.json",
+        "% knn_scenes (modified: ks=[1]), top-1: d/result.json",
+        r"\midrule",
+        r"BYOL & 40.4 & -- \\",
+        "% coco_x, box AP: Li, A paper, Table 4",
+        r"\bottomrule",
+    ]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    document = {
+        "format": "ssl-transfer/result/1", "protocol": "coco_maskrcnn_r50_fpn_1x_mulan", "backbone": "resnet50",
+        "metrics": {"box_ap": 41.0, "mask_ap": 38.5}, "seed": 0,
+        "checkpoint": {"given": "a.pth", "family": "byol", "backbone_sha256": "b"},
+        "data": {"train": {"digest": "1" * 64}, "val": {"digest": "2" * 64, "images": 5000}},
+    }  # fmt: skip
+    path = tmp_path / "results/one/result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(document))
+    (tmp_path / "results/names.yaml").write_text("resnet50, a.pth: BYOL\n")
+    out = tmp_path / "table.md"
+    page = tmp_path / "report"
+    done = python("evaluate/table.py", str(tmp_path / "results"), "--out", str(out), "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    assert f"report: {page / 'index.html'}" in done.stdout
+    assert "MULAN" in (page / "index.html").read_text()
+    lines = out.read_text().splitlines()
+    assert lines[2] == "| BYOL | [41.0](results/one/result.json) (+0.6) | [38.5](results/one/result.json) (+1.5) |"
+    assert "| MULAN (published) | 41.8 | 38.0 |" in lines
+    for link in re.findall(r"\((\S+result\.json)\)", out.read_text()):
+        assert (tmp_path / link).is_file()
+
+    alone = python("evaluate/table.py", str(tmp_path / "results"), "--no-published", "--format", "csv")
+    assert alone.stdout.count("\n") == 3
+    papers = python("evaluate/table.py")
+    assert "| BYOL, multi-task, 200 epochs (published) |" in papers.stdout
+    wrong = python("evaluate/table.py", "--no-published")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: without a folder the table is the published numbers")
