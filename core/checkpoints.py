@@ -78,9 +78,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_tensors(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
 
-    Bookkeeping of other projects (see core/untrusted/stand_ins.py) comes as inert stand-ins. Raises `UserError` for a missing,
-    damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Where the file
-    has checksums (all that torch writes since version 1.6), every byte is checked against them.
+    Bookkeeping of other projects comes as inert stand-ins (core/untrusted/stand_ins.py). Raises `UserError` for a
+    missing, damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Where the
+    file has checksums (all that torch writes since version 1.6), every byte is checked against them.
     """
     _refuse_special(path)
     try:

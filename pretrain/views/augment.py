@@ -1,7 +1,7 @@
 """The device stage of the views: flip, pretext task, colour, blur and normalisation of whole batches.
 
-All randomness was drawn by the loader's workers (`pretrain/views/dataset.py`), so this is a pure function. The CPU knows
-every parameter, hence which samples an operation concerns: nothing waits for the device.
+All randomness was drawn by the loader's workers (`pretrain/views/dataset.py`), so this is a pure function. The CPU
+knows every parameter, hence which samples an operation concerns: nothing waits for the device.
 """
 
 from __future__ import annotations

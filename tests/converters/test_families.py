@@ -1,4 +1,4 @@
-"""converters/families/__init__.py: each family's key layout of ResNets, written from a source model, gives the same features."""
+"""converters/families: each family's key layout of ResNets, written from a source model, gives the same features."""
 
 from __future__ import annotations
 

@@ -226,13 +226,17 @@ SUBJECTS = {
         ),
         Subject(
             "linear", _linear, _prepare_linear, _outcome_of_linear, "all accuracies, every bit of the best head",
-            ("timm", "converters.open", "evaluate.linear", "evaluate.probes.linear.training", "evaluate.probes.linear.summary"),
+            (
+                "timm", "converters.open", "evaluate.linear", "evaluate.probes.linear.training",
+                "evaluate.probes.linear.summary",
+            ),
         ),
         Subject(
             "coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps",
             (
                 "converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2",
-                "evaluate.detection.training.loop", "evaluate.detection.metrics.coco_metrics", "evaluate.detection.metrics.inference",
+                "evaluate.detection.training.loop", "evaluate.detection.metrics.coco_metrics",
+                "evaluate.detection.metrics.inference",
             ),
         ),
         Subject(

@@ -1,8 +1,8 @@
 """Rendered scenes: one image with exact boxes, masks, semantic map and depth from (config, split, index).
 
 A scene is a pure function of its three arguments: the same pixels in any order, process or machine. Objects of eight
-classes lie over a photo background and hide one another. A class is a shape (`core/data/scenes/shapes.py`) together with the
-photograph it is filled with (`core/data/scenes/photographs.py`); place, size, turn, zoom, light and colour are random.
+classes lie over a photo background and hide one another. A class is a shape (`shapes.py`) together with the
+photograph that fills it (`photographs.py`); place, size, turn, zoom, light and colour are random.
 """
 
 from __future__ import annotations

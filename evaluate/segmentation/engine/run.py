@@ -197,11 +197,12 @@ def train_and_test(
     from mmengine.config import Config
     from mmengine.runner import Runner
 
+    # The settings name classes that are registered in these files.
     import evaluate.segmentation.data.dataset
-    import evaluate.segmentation.data.transforms  # noqa: F401, what the settings name is registered here
+    import evaluate.segmentation.data.transforms
     import evaluate.segmentation.engine.autocast
     import evaluate.segmentation.engine.layer_decay
-    import evaluate.segmentation.engine.metric
+    import evaluate.segmentation.engine.metric  # noqa: F401
     from evaluate.segmentation.engine.hooks import PlainCheckpointHook, ProgressHook, TestProgressHook
 
     hooks = [ProgressHook(every, record, processes.main), PlainCheckpointHook(started)]

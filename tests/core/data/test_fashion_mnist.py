@@ -141,7 +141,7 @@ def test_missing_files_and_wrong_requests(small, tmp_path):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """No installed package, an empty cache_folder, and an empty folder as the only one that commands are looked for in."""
+    """No installed package, an empty cache, and an empty folder as the only one that commands are looked for in."""
     tools = tmp_path / "bin"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))

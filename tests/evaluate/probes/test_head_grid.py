@@ -1,4 +1,4 @@
-"""evaluate/probes/linear/head_grid.py: a head of the grid against torch's own optimiser and layers, LARS against pre-training's."""
+"""evaluate/probes/linear/head_grid.py: each head equals torch's own layer and optimiser; LARS equals pre-training's."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.data.scenes import render
+from core.data.scenes import render as renderer
 from core.data.scenes.image_set import Scenes
 from core.data.scenes.photographs import SPLITS
 from core.data.scenes.render import Scene, ScenesConfig, arrange, render
@@ -132,7 +132,7 @@ def test_all_that_is_seen_is_annotated():
     free = []
     for index in range(20):
         scene = render(SEVERAL, "train", index)
-        bare = render._background(SEVERAL.size, "train", render._stream(SEVERAL, "train", index, 1))
+        bare = renderer._background(SEVERAL.size, "train", renderer._stream(SEVERAL, "train", index, 1))
         bare = np.rint(np.clip(bare, 0, 255)).astype(np.uint8)
         touched = scene.semantic > 0
         # The shadow is 0.13 × 0.28 × 128 < 4.7 pixels wide along an edge, and 1 / sin 18° as long at the tip of a star.
@@ -187,31 +187,31 @@ def test_the_least_radius_follows_from_the_size():
 
 def test_scenes_is_an_image_set():
     scenes = Scenes("test", replace(SINGLE, test=24))
-    assert (len(render), render.name, render.where(5)) == (24, "scenes:test", "scenes:test#5")
-    assert render.classes == ("disc", "triangle", "square", "star", "ring", "cross", "crescent", "hexagon")
+    assert (len(scenes), scenes.name, scenes.where(5)) == (24, "scenes:test", "scenes:test#5")
+    assert scenes.classes == ("disc", "triangle", "square", "star", "ring", "cross", "crescent", "hexagon")
     for index in range(24):
-        scene = render.scene(index)
-        assert scene.labels.tolist() == [render.label(index)]
-        np.testing.assert_array_equal(np.asarray(render.image(index)), scene.image)
-    assert render.image(0).mode == "RGB"
-    assert pickle.loads(pickle.dumps(render)).digest() == render.digest()
+        scene = scenes.scene(index)
+        assert scene.labels.tolist() == [scenes.label(index)]
+        np.testing.assert_array_equal(np.asarray(scenes.image(index)), scene.image)
+    assert scenes.image(0).mode == "RGB"
+    assert pickle.loads(pickle.dumps(scenes)).digest() == scenes.digest()
     for index in (-1, 24):
         with pytest.raises(IndexError, match=f"scenes:test has scenes 0 … 23, not {index}"):
-            render.image(index)
+            scenes.image(index)
 
 
 def test_the_label_is_the_class_that_most_is_seen_of():
     scenes = Scenes("train", SEVERAL)
     by_area = []
     for index in range(30):
-        scene = render.scene(index)
+        scene = scenes.scene(index)
         by_area.append(scene.labels[scene.masks.sum((1, 2)).argmax()])
-    assert [render.label(index) for index in range(30)] == by_area
+    assert [scenes.label(index) for index in range(30)] == by_area
 
 
 def test_classes_are_about_equally_frequent():
     scenes = Scenes("train", replace(SINGLE, train=4000))
-    counts = np.bincount([render.label(index) for index in range(4000)], minlength=8)
+    counts = np.bincount([scenes.label(index) for index in range(4000)], minlength=8)
     assert counts.min() > 430
     assert counts.max() < 570
 
@@ -226,14 +226,14 @@ def test_the_digest_tells_sets_apart():
         Scenes("train", replace(SINGLE, train=1999)),
         Scenes("train", replace(SINGLE, seed=1)),
     ]
-    assert len({base, *(render.digest() for scenes in others)}) == 7
+    assert len({base, *(scenes.digest() for scenes in others)}) == 7
     assert Scenes("train", replace(SINGLE, pretrain=1, test=1)).digest() == base
     assert Scenes("train").digest() == base
 
 
 def test_the_digest_covers_the_photographs(monkeypatch):
     base = Scenes("train", SINGLE).digest()
-    monkeypatch.setattr("core.data.scenes.image_set.pixels_digest", lambda split: "other pixels")
+    monkeypatch.setattr("core.data.scene_sets.pixels_digest", lambda split: "other pixels")
     assert Scenes("train", SINGLE).digest() != base
 
 
