@@ -127,10 +127,10 @@ def knn_rows(arguments: argparse.Namespace, device: torch.device) -> list[Row]:
     except ImportError:
         print("k-NN: no FAISS here, torch alone is timed")
     else:
-        from core.distributed import join_processes
+        from core.distributed import init_distributed
         from evaluate.probes.knn.search import nearest, open_engine
 
-        engine = open_engine(join_processes(arguments.device))
+        engine = open_engine(init_distributed(arguments.device))
         ways = {engine.name: lambda: nearest(engine, bank, queries, 20)} | ways
     ratio = (next(iter(ways)), "matrix product and top-k") if len(ways) > 1 else None
     what = f"k-NN search, bank {arguments.bank:,} × 384, {len(queries):,} queries"

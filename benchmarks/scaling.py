@@ -26,7 +26,7 @@ import torch.distributed as dist
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
 from benchmarks.step import LR, OurStep, five_views, in_layout, random_views
 from core.backbones import BackboneConfig
-from core.distributed import average_gradients, join_processes
+from core.distributed import average_gradients, init_distributed
 from core.schedules import ScheduleConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,8 +83,8 @@ def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any
 
 
 def _as_rank(arguments: argparse.Namespace) -> None:
-    processes = join_processes("cpu")
-    calls = _calls_in_training(arguments.as_rank.parent / "run", processes) if processes.world > 1 else 0
+    processes = init_distributed("cpu")
+    calls = _calls_in_training(arguments.as_rank.parent / "run", processes) if processes.world_size > 1 else 0
     config = five_views(BackboneConfig(arguments.backbone), tuple(arguments.sizes))
     torch.manual_seed(0)
     ours = OurStep(config, processes.device)
@@ -102,7 +102,7 @@ def _as_rank(arguments: argparse.Namespace) -> None:
         ours.optimiser.zero_grad()
         if step >= 0:
             exchange, total = exchange + exchanged, total + time.perf_counter() - started
-    if processes.main:
+    if processes.is_main:
         found = {
             "seconds": total / arguments.steps, "share": exchange / total, "calls": calls, "lr": LR,
             "megabytes": sum(parameter.numel() for parameter in parameters) * 4 / 1e6,
@@ -151,7 +151,7 @@ class Squares:
     def label(self, index: int) -> int:
         return -1
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         return f"square {index}"
 
     def digest(self) -> str:

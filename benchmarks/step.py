@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
 from benchmarks.plain_step import PlainStep
 from core.backbones import BackboneConfig
-from core.malloc import keep_freed_memory
+from core.malloc import disable_trimming
 from core.schedules import momentum
 from pretrain.config import ComputeConfig, PretrainConfig
 from pretrain.heads import HeadConfig
@@ -242,7 +242,7 @@ def _serve(
     device = torch.device(device_name)
     torch.set_num_threads(threads)
     if way != PLAIN and device.type == "cpu":
-        keep_freed_memory()  # as pretrain/run.py does
+        disable_trimming()  # as pretrain/run.py does
     step = make_step(way, config, device, batch)
     while pipe.recv():
         synchronise(device)

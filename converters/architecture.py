@@ -65,7 +65,7 @@ def agree(config: BackboneConfig, arch: str | None, source: str) -> None:
         raise UserError(f"{source} is a {describe(config)}, --arch says {arch}")
 
 
-def settle(
+def resolve(
     tensors: Mapping[str, Tensor], arch: str | None, source: str, padded_stem: bool = False
 ) -> tuple[BackboneConfig, str]:
     """The architecture of weights under timm's names, and a note on what had to be assumed ("" for nothing).
@@ -96,7 +96,7 @@ def settle(
 
 
 def infer(tensors: Mapping[str, Tensor], source: str, padded_stem: bool = False) -> tuple[BackboneConfig, str]:
-    """`settle` without an `arch`."""
+    """`resolve` without an `arch`."""
     try:
         if "patch_embed.proj.weight" in tensors:
             return _infer_vit(tensors, source)

@@ -52,7 +52,7 @@ def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -
         write_atomically(out, lambda partial: torch.save(document, partial))
     else:
         _write_tensors(out, tensors)
-    return table.onward(names)
+    return table.compose(names)
 
 
 def usage(backbone: Backbone, to: Destination, out: Path) -> str:

@@ -19,7 +19,7 @@ class KeyTable:
     filled: tuple[str, ...] = ()
     """Names in the destination that the file lacks and that are set to 0: batch counters of old files."""
 
-    def onward(self, names: Mapping[str, str]) -> KeyTable:
+    def compose(self, names: Mapping[str, str]) -> KeyTable:
         """The account from the file through timm's names to another destination; `names`: timm's name -> its name."""
         pairs = [(old, names[new]) for old, new in [*((name, name) for name in self.matched), *self.renamed]]
         return KeyTable(

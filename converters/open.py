@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.architecture import agree, parse_architecture, settle
+from converters.architecture import agree, parse_architecture, resolve
 from converters.detectron2_file import read_detectron2
 from converters.families import Network, recognise
 from converters.key_table import KeyTable
@@ -139,7 +139,7 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
 
 def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
     found = recognise(document, str(path), network)
-    config, note = settle(found.tensors, arch, str(path), found.padded_stem)
+    config, note = resolve(found.tensors, arch, str(path), found.padded_stem)
     model, coverage = build_and_load(config, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
     notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])

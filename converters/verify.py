@@ -94,7 +94,7 @@ def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 def _absent() -> str:
     """Why Detectron2's own model can't be run here; empty where it can."""
-    detectron2_compat.announce()
+    detectron2_compat.install_hook()
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:

@@ -25,8 +25,8 @@ from core.config import from_dict
 from core.coverage import build_and_load
 from core.errors import UserError
 from core.untrusted.plain_values import plain
-from core.untrusted.stand_ins import STAND_INS
-from core.untrusted.zip_archives import fault_of, is_zip
+from core.untrusted.stand_ins import SAFE_GLOBALS
+from core.untrusted.zip_archives import find_fault, is_zip
 
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
 BACKBONE_FORMAT = "ssl-transfer/backbone/2"
@@ -47,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial, lock = path.with_name(f".{path.name}.{os.getpid()}.partial"), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_forsaken(path)
+        _remove_stale(path)
         lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):  # a disk without locks: then nobody removes what isn't theirs
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,15 +78,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def read_tensors(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
 
-    Bookkeeping of other projects comes as inert stand-ins (core/untrusted/stand_ins.py). Raises `UserError` for a
-    missing, damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Where the
-    file has checksums (all that torch writes since version 1.6), every byte is checked against them.
+    Bookkeeping of other projects comes as inert placeholders (core/untrusted/stand_ins.py). Raises `UserError` for a
+    missing, damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Every
+    byte is checked against the file's checksums, where it has them (all that torch writes since version 1.6).
     """
     _refuse_special(path)
     try:
-        if is_zip(path) and (fault := fault_of(path)):
+        if is_zip(path) and (fault := find_fault(path)):
             raise UserError(f"{path} is not a readable checkpoint ({fault})")
-        with torch.serialization.safe_globals(list(STAND_INS)), warnings.catch_warnings():
+        with torch.serialization.safe_globals(list(SAFE_GLOBALS)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about what a file asks of it
             document = torch.load(path, map_location="cpu", weights_only=True)
         return plain(document, str(path))
@@ -234,7 +234,7 @@ def _refuse_special(path: Path) -> None:
         raise UserError(f"{path} is no regular file; copy the checkpoint to one")
 
 
-def _remove_forsaken(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     """Removes what processes that were killed left of `path` half written: no living process holds it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError), left.open("r+b") as file:

@@ -23,18 +23,18 @@ class Processes:
 
     rank: int
     """0 … world − 1 over all hosts; rank 0 writes and prints."""
-    world: int
+    world_size: int
     """Number of processes."""
     device: torch.device
     """The device of this process: its own GPU, or the CPU."""
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
 
-def join_processes(device: str = "auto") -> Processes:
+def init_distributed(device: str = "auto") -> Processes:
     """Joins the group that torchrun announces in the environment, or stands alone.
 
     `device`: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises `UserError` for a GPU that
@@ -118,7 +118,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def refuse_together(refused: str) -> None:
+def raise_on_all_ranks(refused: str) -> None:
     """Raises `UserError(refused)` on every rank where rank 0 gives a sentence: none waits for one that has gone.
 
     All ranks call it; what the others give doesn't count.

@@ -36,7 +36,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
     So does trouble that the operating system has with a file. `--debug` on the command line shows the traceback as
     well. Bugs (all other exceptions) keep theirs. Of several processes that find the same only one says so.
     """
-    from core.failures import explain, let_the_first_speak
+    from core.failures import explain, wait_for_root_cause
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
@@ -47,7 +47,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except UserError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        let_the_first_speak(follows_from_another=False)
+        wait_for_root_cause(follows_from_another=False)
         # A loader worker's error arrives wrapped in its traceback.
         print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
         code = 2
@@ -66,7 +66,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
             raise
         if "--debug" in sys.argv:
             traceback.print_exc()
-        let_the_first_speak(follows_from_another=sentence.startswith("another process"))
+        wait_for_root_cause(follows_from_another=sentence.startswith("another process"))
         print(f"error: {sentence}", file=sys.stderr)
         code = 2
     if code:

@@ -44,7 +44,7 @@ def in_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def let_the_first_speak(follows_from_another: bool) -> None:
+def wait_for_root_cause(follows_from_another: bool) -> None:
     """Waits where another process of the host is likely to tell the same, or the cause.
 
     The launcher ends all others as soon as one has ended, so what all find is told once, and what only one finds is

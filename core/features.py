@@ -137,7 +137,7 @@ def extract_features(
     the array that is to hold this rank's vectors, e.g. one on disk; its last rows stay unused where images are broken.
     Raises `UserError` (on every rank) where too many images are broken or a feature is not finite.
     """
-    part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world)[processes.rank]
+    part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world_size)[processes.rank]
     values = allocate((len(part), feature_size(model, config, processes.device, pool)), config.storage)
     labels, positions = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
     broken: list[str] = []
@@ -155,7 +155,7 @@ def extract_features(
         processes.device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
     )
     bar = tqdm(
-        total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.main, leave=False,
+        total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.is_main, leave=False,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )  # fmt: skip
     with bar, frozen(model), autocast:
@@ -182,7 +182,7 @@ def extract_features(
     account.add(name for names in gather_objects(broken) for name in names)
     for position in (position for found in gather_objects(not_finite) for position in found):
         raise UserError(
-            f"the backbone's feature of {images.where(position)} is not finite: the checkpoint has diverged, or "
+            f"the backbone's feature of {images.describe(position)} is not finite: the checkpoint has diverged, or "
             f"{'/'.join(sorted({config.precision, config.storage}))} is too narrow (features.precision, .storage)"
         )
     return Features(values[:done], labels[:done], positions[:done], images.name, images.classes, tuple(account.names))

@@ -7,7 +7,7 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
-def keep_freed_memory() -> bool:
+def disable_trimming() -> bool:
     """Lets malloc take all memory from the heap and never give any back; whether the C library knows how.
 
     A training step on the CPU frees each large tensor to the system by default and has the same pages zeroed for

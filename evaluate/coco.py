@@ -32,12 +32,12 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict
-    from core.distributed import join_processes, rank_zero_first, refuse_together
+    from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
-    from evaluate.common.protocol import full_name, other_result, result_folder
+    from evaluate.common.protocol import conflicting_result, full_name, result_folder
     from evaluate.detection.imports import check_detectron2
-    from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
+    from evaluate.detection.settings import PERFORMANCE_KEYS, DetectionConfig, find_protocol
     from evaluate.detection.training.scaling import scale_to_processes
 
     file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))
@@ -53,9 +53,9 @@ def main() -> None:
     from evaluate.detection.model.fit import check_fit
     from evaluate.detection.training import loop, state
 
-    processes = join_processes(arguments.device)
-    config, scaling = scale_to_processes(config, processes.world)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
+    processes = init_distributed(arguments.device)
+    config, scaling = scale_to_processes(config, processes.world_size)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
     loop.join_detectron2(processes)
     loop.check_hardware(config, processes)
     with rank_zero_first():
@@ -70,22 +70,24 @@ def main() -> None:
         "protocol": protocol, "backbone": digest, "seed": arguments.seed, "data": [train.digest, val.digest],
     }  # fmt: skip
     refused = ""
-    if processes.main:
+    if processes.is_main:
         print(_plan(protocol, config, scaling, backbone, coverage, train, val, processes, cfg), flush=True)
-        refused = other_result(folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest])
-    refuse_together(refused)
+        refused = conflicting_result(
+            folder / "result.json", protocol, digest, arguments.seed, [train.digest, val.digest]
+        )
+    raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
-    if processes.main and arguments.restart:
-        loop.forget(folder)
+    if processes.is_main and arguments.restart:
+        loop.clear_run(folder)
     with rank_zero_first():
         saved = state.load(folder, identity)
     done = saved["step"] if saved else 0
     started -= saved["seconds"] if saved else 0.0  # so that the result tells the time of all parts
-    if processes.main and done:
+    if processes.is_main and done:
         print(f"resumes  after step {done:,} of {cfg.SOLVER.MAX_ITER:,}, from {folder / state.FILE}", flush=True)
     log = None
-    if processes.main:
+    if processes.is_main:
         drop_metrics_after(folder, done)
         log = RunFolder(folder, config)
     broken_train = loop.train(
@@ -111,7 +113,7 @@ def main() -> None:
         backbone=backbone,
         data={"train": _facts(train, broken_train), "val": _facts(val, findings.broken)},
         seed=arguments.seed,
-        settings=to_dict(config) | {"scaling": scaling, "processes": processes.world},
+        settings=to_dict(config) | {"scaling": scaling, "processes": processes.world_size},
         started=started,
         device=processes.device,
     )
@@ -164,7 +166,7 @@ def _plan(
     norms = {"backbone": cfg.MODEL.SSL.NORM, "pyramid": cfg.MODEL.FPN.NORM, "heads": cfg.MODEL.ROI_BOX_HEAD.NORM}
     said = ", ".join(f"{place} {norm or 'none'}" for place, norm in norms.items())
     wanted = {config.detector.norm, config.detector.pyramid_norm, config.detector.head_norm}
-    alone = " (SyncBN is plain BN on one process)" if "SyncBN" in wanted and processes.world == 1 else ""
+    alone = " (SyncBN is plain BN on one process)" if "SyncBN" in wanted and processes.world_size == 1 else ""
     sides = config.data.large_scale_jitter or "/".join(map(str, config.data.short_sides))
     lines = [
         f"protocol  {protocol}",
@@ -175,8 +177,8 @@ def _plan(
         f"train     {train.name}: {len(train.records):,} images, short side {sides}",
         f"test      {val.name}: {len(val.records):,} images, short side {config.data.test_short_side}",
         f"schedule  {schedule_of(config.solver)}; {config.solver.optimiser}",
-        f"runs on   {device_name(processes.device)}, {processes.world} "
-        f"process{'es' if processes.world > 1 else ''}{', mixed precision' if config.solver.amp else ''}",
+        f"runs on   {device_name(processes.device)}, {processes.world_size} "
+        f"process{'es' if processes.world_size > 1 else ''}{', mixed precision' if config.solver.amp else ''}",
     ]
     return "\n".join(lines + ([f"scaled    {scaling}"] if scaling else []))
 

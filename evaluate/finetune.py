@@ -30,21 +30,21 @@ def main() -> None:
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
     from core.data.order import check_batch
-    from core.distributed import join_processes, rank_zero_first, refuse_together
+    from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.features import feature_size
     from core.result import Result, device_name, write_result
     from evaluate.common.labelled import facts, open_labelled
-    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.common.resumable import Unfinished
+    from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
+    from evaluate.common.resumable import ProbeState
     from evaluate.probes.finetune.labelled_subset import labelled_part
-    from evaluate.probes.finetune.protocol import NEUTRAL_KEYS, FinetuneConfig
+    from evaluate.probes.finetune.protocol import PERFORMANCE_KEYS, FinetuneConfig
     from evaluate.probes.finetune.training import finetune
     from evaluate.probes.linear.summary import summary, table
 
     file = arguments.config or protocol_file(arguments.protocol, "finetune")
     config = load_config(FinetuneConfig, file, arguments.overrides)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
-    processes = join_processes(arguments.device)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         whole, val = open_labelled(config.data, None, config.val_limit, arguments.seed)
@@ -53,12 +53,12 @@ def main() -> None:
         raise UserError("--ckpt pixels has no weights to fine-tune; name a checkpoint or timm:NAME")
     backbone.model.to(processes.device)
     feature_size(backbone.model, config.features, processes.device)
-    check_batch(config.batch, len(train), train.name, processes.world)
+    check_batch(config.batch, len(train), train.name, processes.world_size)
     digest, data_digests = tensors_digest(backbone.model.state_dict()), [train.digest(), val.digest()]
     folder = arguments.out or result_folder(protocol, digest, arguments.seed)
     path = folder / "result.json"
     refused = ""
-    if processes.main:
+    if processes.is_main:
         decay = f", layer decay {config.layer_decay:g}" if config.layer_decay < 1 else ""
         plan = [
             f"protocol  {protocol}",
@@ -68,20 +68,20 @@ def main() -> None:
             f"rates     {', '.join(f'{lr:g}' for lr in config.lrs)}, one after the other; {config.optimiser}, weight "
             f"decay {config.weight_decay:g}{decay}",
             f"val       {val.name}: {len(val):,} images",
-            f"runs on   {device_name(processes.device)}, {processes.world} "
-            f"process{'es' if processes.world > 1 else ''}; {config.features.precision}",
+            f"runs on   {device_name(processes.device)}, {processes.world_size} "
+            f"process{'es' if processes.world_size > 1 else ''}; {config.features.precision}",
         ]
         print("\n".join(plan), flush=True)
-        refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    refuse_together(refused)
+        refused = conflicting_result(path, protocol, digest, arguments.seed, data_digests)
+    raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
-    unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
+    unfinished = ProbeState(folder / "unfinished.pt", identity, processes)
     epochs, replaced, left_out = finetune(
         backbone, train, val, config, arguments.seed, processes, arguments.workers, unfinished
     )
-    if not processes.main:
+    if not processes.is_main:
         return
     for name in replaced:
         print(f"broken, replaced: {name}")
@@ -99,7 +99,7 @@ def main() -> None:
             "notes": [
                 f"trained on {train.name}",
                 "top1 is that of the learning rate which is best on the validation images after the last epoch",
-                f"{processes.world} process{'es' if processes.world > 1 else ''}",
+                f"{processes.world_size} process{'es' if processes.world_size > 1 else ''}",
             ],
         },
         started=time.time() - unfinished.seconds(),

@@ -162,7 +162,7 @@ def try_import() -> str:
         "import detectron2.modeling, detectron2.data, detectron2.engine, detectron2.evaluation; "
         "print(f'Detectron2 {detectron2.__version__} with torch {torch.__version__}')"
     )
-    detectron2_compat.announce()
+    detectron2_compat.install_hook()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

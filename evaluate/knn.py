@@ -33,14 +33,14 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict
-    from core.distributed import join_processes, rank_zero_first, refuse_together
+    from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.features import extract_features, feature_size
     from core.result import Result, write_result
     from evaluate.common.labelled import facts
     from evaluate.common.matplotlib_style import check_matplotlib
-    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
     from evaluate.probes.knn.protocol import (
-        NEUTRAL_KEYS,
+        PERFORMANCE_KEYS,
         KnnConfig,
         accuracies,
         class_accuracies,
@@ -53,21 +53,23 @@ def main() -> None:
         check_matplotlib("--draw")
     file = arguments.config or protocol_file(arguments.protocol, "knn")
     config = load_config(KnnConfig, file, arguments.overrides)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
-    processes = join_processes(arguments.device)
-    engine = open_engine(processes, all_gpus=processes.world == 1 and ":" not in arguments.device)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    processes = init_distributed(arguments.device)
+    engine = open_engine(processes, all_gpus=processes.world_size == 1 and ":" not in arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         bank_images, query_images = open_bank_and_queries(config, arguments.seed)
     backbone.model.to(processes.device)
     size = feature_size(backbone.model, config.features, processes.device)
     refused = ""
-    if processes.main:
+    if processes.is_main:
         print(_plan(protocol, config, backbone, size, bank_images, query_images, processes, engine.name), flush=True)
         digest = tensors_digest(backbone.model.state_dict())
         path = (arguments.out or result_folder(protocol, digest, arguments.seed)) / "result.json"
-        refused = other_result(path, protocol, digest, arguments.seed, [bank_images.digest(), query_images.digest()])
-    refuse_together(refused)
+        refused = conflicting_result(
+            path, protocol, digest, arguments.seed, [bank_images.digest(), query_images.digest()]
+        )
+    raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
 
@@ -78,9 +80,9 @@ def main() -> None:
         for images in (bank_images, query_images)
     )
     neighbours, queries = find_neighbours(
-        bank, own_queries, max(config.ks), processes, engine, config.bank_chunk, progress=processes.main
+        bank, own_queries, max(config.ks), processes, engine, config.bank_chunk, progress=processes.is_main
     )
-    if not processes.main:
+    if not processes.is_main:
         return
     for features in (bank, queries):
         for broken in features.broken:
@@ -156,7 +158,7 @@ def _plan(
     from core.result import device_name
 
     features, transform = config.features, config.features.transform
-    storage = (4 if features.storage == "float32" else 2) * size * len(bank) / 2**20 / processes.world
+    storage = (4 if features.storage == "float32" else 2) * size * len(bank) / 2**20 / processes.world_size
     return "\n".join(
         [
             f"protocol  {protocol}",
@@ -168,8 +170,8 @@ def _plan(
             f"{storage:,.0f} MiB of features per process",
             f"queries   {queries.name}: {len(queries):,} images",
             f"vote      k in {', '.join(map(str, config.ks))}; exp(cosine / {config.temperature:g}) and majority",
-            f"runs on   {device_name(processes.device)}, {processes.world} "
-            f"process{'es' if processes.world > 1 else ''}; search by {engine}",
+            f"runs on   {device_name(processes.device)}, {processes.world_size} "
+            f"process{'es' if processes.world_size > 1 else ''}; search by {engine}",
         ]
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.data.base import ImageSet
     from core.distributed import Processes
-    from evaluate.probes.features.head_inputs import Taps
+    from evaluate.probes.features.head_inputs import HeadInputs
     from evaluate.probes.linear.protocol import LinearConfig
 
 
@@ -37,44 +37,44 @@ def main() -> None:
     from core.config import config_digest, load_config, to_dict
     from core.data.broken import BrokenImages
     from core.data.order import check_batch
-    from core.distributed import join_processes, rank_zero_first, refuse_together
+    from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.features import feature_size
     from core.result import Result, write_result
     from evaluate.common.labelled import facts, open_labelled
-    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.common.resumable import Unfinished
+    from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
+    from evaluate.common.resumable import ProbeState
     from evaluate.probes.features.cache import cached_features
-    from evaluate.probes.features.head_inputs import plan_taps
+    from evaluate.probes.features.head_inputs import plan_head_inputs
     from evaluate.probes.features.standardise import build_standardiser
     from evaluate.probes.linear.head_grid import HeadGrid
-    from evaluate.probes.linear.protocol import NEUTRAL_KEYS, LinearConfig
+    from evaluate.probes.linear.protocol import PERFORMANCE_KEYS, LinearConfig
     from evaluate.probes.linear.summary import summary, table
     from evaluate.probes.linear.training import augmented_batches, cached_batches, steps_of, train_grid
 
     file = arguments.config or protocol_file(arguments.protocol, "linear")
     config = load_config(LinearConfig, file, arguments.overrides)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
-    processes = join_processes(arguments.device)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         train, val = open_labelled(config.data, config.train_limit, config.val_limit, arguments.seed)
     backbone.model.to(processes.device)
-    taps = plan_taps(backbone.model, config.features.transform.crop, config.blocks, config.poolings)
+    taps = plan_head_inputs(backbone.model, config.features.transform.crop, config.blocks, config.poolings)
     feature_size(backbone.model, config.features, processes.device, taps)  # refuses impossible sizes before all else
-    check_batch(config.batch, len(train), train.name, processes.world)
+    check_batch(config.batch, len(train), train.name, processes.world_size)
     digest = tensors_digest(backbone.model.state_dict())
     data_digests = [train.digest(), val.digest()]
     folder = arguments.out or result_folder(protocol, digest, arguments.seed)
     path = folder / "result.json"
     refused = ""
-    if processes.main:
+    if processes.is_main:
         print(_plan(protocol, config, backbone, taps, train, val, processes), flush=True)
-        refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    refuse_together(refused)
+        refused = conflicting_result(path, protocol, digest, arguments.seed, data_digests)
+    raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
-    unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
+    unfinished = ProbeState(folder / "unfinished.pt", identity, processes)
 
     val_features = cached_features(backbone, taps, val, config.features, processes, arguments.workers)
     train_features = None
@@ -97,7 +97,7 @@ def main() -> None:
     history = train_grid(
         grid, standardiser, config, per_epoch, open_batches, val_features, processes, unfinished, broken
     )
-    if not processes.main:
+    if not processes.is_main:
         return
     metrics = summary(history.epochs, heads_of(config, taps))
     replaced = history.broken if cached is None else list(cached.broken)
@@ -120,7 +120,7 @@ def main() -> None:
     print(f"result: {path}")
 
 
-def heads_of(config: LinearConfig, taps: Taps) -> list[dict[str, Any]]:
+def heads_of(config: LinearConfig, taps: HeadInputs) -> list[dict[str, Any]]:
     """What each head is, in the grid's order."""
     return [
         {"input": name, "lr": lr, "lr_used": used}
@@ -140,12 +140,12 @@ def _notes(config: LinearConfig, train: str, processes: Processes) -> list[str]:
         notes[config.standardise],
         f"the {len(config.lrs) * len(config.blocks) * len(config.poolings)} heads were trained together; top1 is the "
         f"best of them on the validation images after the last epoch",
-        f"{processes.world} process{'es' if processes.world > 1 else ''}",
+        f"{processes.world_size} process{'es' if processes.world_size > 1 else ''}",
     ]
 
 
 def _plan(
-    protocol: str, config: LinearConfig, backbone: Backbone, taps: Taps, train: ImageSet, val: ImageSet,
+    protocol: str, config: LinearConfig, backbone: Backbone, taps: HeadInputs, train: ImageSet, val: ImageSet,
     processes: Processes,
 ) -> str:  # fmt: skip
     from core.result import device_name
@@ -168,14 +168,14 @@ def _plan(
             f"{per_epoch:,} steps, batch {config.batch}; "
             + (f"new {crops}" if config.views == "augmented" else "cached features"),
             f"val       {val.name}: {len(val):,} images; resize {transform.resize}, crop {transform.crop}",
-            f"runs on   {device_name(processes.device)}, {processes.world} "
-            f"process{'es' if processes.world > 1 else ''}; {config.features.precision}",
+            f"runs on   {device_name(processes.device)}, {processes.world_size} "
+            f"process{'es' if processes.world_size > 1 else ''}; {config.features.precision}",
         ]
     )
 
 
 def _save_head(
-    path: Path, number: int, grid: Any, standardiser: Any, taps: Taps, protocol: str, backbone_sha256: str
+    path: Path, number: int, grid: Any, standardiser: Any, taps: HeadInputs, protocol: str, backbone_sha256: str
 ) -> None:
     """The chosen head with its standardisation, to be used on other test sets as it is."""
     from safetensors.torch import save_file

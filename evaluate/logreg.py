@@ -29,31 +29,31 @@ def main() -> None:
     from converters.open import open_backbone
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
-    from core.distributed import join_processes, rank_zero_first, refuse_together
+    from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.features import feature_size
     from core.result import Result, device_name, write_result
     from evaluate.common.labelled import facts, open_labelled
-    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
-    from evaluate.common.resumable import Unfinished
+    from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
+    from evaluate.common.resumable import ProbeState
     from evaluate.probes.features.cache import cached_features
-    from evaluate.probes.features.head_inputs import plan_taps
-    from evaluate.probes.logreg.protocol import NEUTRAL_KEYS, LogregConfig, best_of, fit_all, solver_of
+    from evaluate.probes.features.head_inputs import plan_head_inputs
+    from evaluate.probes.logreg.protocol import PERFORMANCE_KEYS, LogregConfig, best_of, fit_all, solver_of
 
     file = arguments.config or protocol_file(arguments.protocol, "logreg")
     config = load_config(LogregConfig, file, arguments.overrides)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
-    processes = join_processes(arguments.device)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         train, val = open_labelled(config.data, config.train_limit, config.val_limit, arguments.seed)
     backbone.model.to(processes.device)
-    taps = plan_taps(backbone.model, config.features.transform.crop, (config.blocks,), (config.pooling,))
+    taps = plan_head_inputs(backbone.model, config.features.transform.crop, (config.blocks,), (config.pooling,))
     feature_size(backbone.model, config.features, processes.device, taps)
     digest, data_digests = tensors_digest(backbone.model.state_dict()), [train.digest(), val.digest()]
     folder = arguments.out or result_folder(protocol, digest, arguments.seed)
     path, cs = folder / "result.json", config.cs()
     refused = ""
-    if processes.main:
+    if processes.is_main:
         plan = [
             f"protocol  {protocol}",
             f"backbone  {backbone.source}",
@@ -63,16 +63,16 @@ def main() -> None:
             f"most {config.max_iter} steps each",
             f"train     {train.name}: {len(train):,} images, {len(train.classes):,} classes",
             f"val       {val.name}: {len(val):,} images",
-            f"runs on   {device_name(processes.device)}, {processes.world} "
-            f"process{'es' if processes.world > 1 else ''}",
+            f"runs on   {device_name(processes.device)}, {processes.world_size} "
+            f"process{'es' if processes.world_size > 1 else ''}",
         ]
         print("\n".join(plan), flush=True)
-        refused = other_result(path, protocol, digest, arguments.seed, data_digests)
-    refuse_together(refused)
+        refused = conflicting_result(path, protocol, digest, arguments.seed, data_digests)
+    raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
     identity = f"{protocol} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
-    unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
+    unfinished = ProbeState(folder / "unfinished.pt", identity, processes)
     train_features, val_features = (
         cached_features(backbone, taps, images, config.features, processes, arguments.workers)
         for images in (train, val)
@@ -83,7 +83,7 @@ def main() -> None:
             f"{train.name} has no image of class {train.classes[absent[0]]}; raise train_limit or take the class out"
         )
     rows = fit_all(train_features, val_features, len(train.classes), config, processes, unfinished)
-    if not processes.main:
+    if not processes.is_main:
         return
     for broken in (*train_features.broken, *val_features.broken):
         print(f"broken, left out: {broken}")

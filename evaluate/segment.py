@@ -36,10 +36,10 @@ def main() -> None:
     from core.backbones import RawPixels
     from core.checkpoints import tensors_digest
     from core.config import load_config, to_dict
-    from core.distributed import gather_objects, join_processes, rank_zero_first, refuse_together
+    from core.distributed import gather_objects, init_distributed, raise_on_all_ranks, rank_zero_first
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
-    from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
+    from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
     from evaluate.segmentation.data.checks import check_apart, check_split
     from evaluate.segmentation.data.labels import majority_baseline
     from evaluate.segmentation.data.layouts import check_class_list, class_names, find_root, list_split, split_facts
@@ -55,15 +55,15 @@ def main() -> None:
         train_and_test,
     )
     from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
-    from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig, measured_settings
+    from evaluate.segmentation.protocol import KINDS, PERFORMANCE_KEYS, SegmentConfig, measured_settings
 
     file = arguments.config or protocol_file(arguments.protocol, *KINDS)
     config = load_config(SegmentConfig, file, arguments.overrides)
     import_mmseg()
-    processes = join_processes(arguments.device)
-    config, scaling = scale_to_batch(config, arguments.batch, processes.world)
-    protocol = full_name(config, file, NEUTRAL_KEYS)
-    batch_per_process(config.batch, processes.world)
+    processes = init_distributed(arguments.device)
+    config, scaling = scale_to_batch(config, arguments.batch, processes.world_size)
+    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    batch_per_process(config.batch, processes.world_size)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         if isinstance(backbone.model, RawPixels):
@@ -80,16 +80,16 @@ def main() -> None:
     from evaluate.segmentation.model.segmentor import build_segmentor
 
     model, account = build_segmentor(config, settings["model"], backbone, processes, arguments.seed)
-    measured = measured_settings(config) | {"processes": processes.world}
+    measured = measured_settings(config) | {"processes": processes.world_size}
     refused, facts, left_out, baseline, ended, start = "", {}, {}, None, None, None
-    if processes.main:
+    if processes.is_main:
         try:
             check_class_list(root, config.data)
             check_apart(pairs)
             facts = {split: split_facts(root, config.data.layout, split, pairs[split]) for split in ("train", "val")}
             print(_plan(protocol, config, scaling, backbone, account, facts, processes, names), flush=True)
             digests = [part["digest"] for part in facts.values()]
-            if refused := other_result(out / "result.json", protocol, digest, arguments.seed, digests):
+            if refused := conflicting_result(out / "result.json", protocol, digest, arguments.seed, digests):
                 raise UserError(refused)
             ended = None if arguments.restart else finished_result(out, measured)
             shown = sys.stderr.isatty()
@@ -115,7 +115,7 @@ def main() -> None:
                     start = prepare_folder(out, identity, arguments.restart, train.broken)
         except UserError as error:
             refused = str(error)
-    refuse_together(refused)
+    raise_on_all_ranks(refused)
     left_out, ended, start = gather_objects((left_out, ended, start))[0]
 
     def draw(trained: Any) -> None:
@@ -128,7 +128,7 @@ def main() -> None:
         paths = draw_predictions(out / FOLDER, trained, dataset, seen, config.data, names, arguments.draw)
         print(f"pictures: {len(paths)} in {out / FOLDER} (image, truth, prediction)")
 
-    if ended and processes.main:
+    if ended and processes.is_main:
         print(f"finished already, on {ended['date']}; --restart trains and measures anew")
         print(_table(ended["metrics"]))
         print(f"result: {out / 'result.json'}")
@@ -142,10 +142,10 @@ def main() -> None:
     settings["train_dataloader"]["dataset"]["left_out"] = left_out["train"]
     settings["test_dataloader"]["dataset"]["left_out"] = left_out["val"]
     folder = None
-    if processes.main:
+    if processes.is_main:
         drop_metrics_after(out, start.iteration)
-        if start.passed_over:
-            print(f"passed over {', '.join(start.passed_over)}, which can't be opened", flush=True)
+        if start.skipped_checkpoints:
+            print(f"passed over {', '.join(start.skipped_checkpoints)}, which can't be opened", flush=True)
         if start.checkpoint:
             training = "" if start.iteration < config.schedule.iterations else ": trained to the end, only measured now"
             print(f"resumes from {start.checkpoint} (iteration {start.iteration:,}){training}", flush=True)
@@ -155,7 +155,7 @@ def main() -> None:
         settings, model, out, start.checkpoint, started, config.log_every, folder.write if folder else _nothing,
         processes,
     )  # fmt: skip
-    if not processes.main:
+    if not processes.is_main:
         return
     assert folder is not None
     assert baseline is not None
@@ -176,7 +176,7 @@ def main() -> None:
         backbone=backbone,
         data=facts,
         seed=arguments.seed,
-        settings=to_dict(config) | {"processes": processes.world, "scaling": scaling, "loaded": account},
+        settings=to_dict(config) | {"processes": processes.world_size, "scaling": scaling, "loaded": account},
         started=started,
         device=processes.device,
     )
@@ -221,8 +221,8 @@ def _plan(
 
     schedule, optim, inference = config.schedule, config.optim, config.inference
     decay = f", layer decay {optim.layer_decay:g}" if optim.layer_decay is not None else ""
-    norms = "synchronised" if config.sync_norm and processes.world > 1 else "each process's own"
-    if config.sync_norm and processes.world == 1:
+    norms = "synchronised" if config.sync_norm and processes.world_size > 1 else "each process's own"
+    if config.sync_norm and processes.world_size == 1:
         norms = "plain: SyncBN needs several processes"
     windows = f", windows of {config.crop.size} every {inference.stride}" if inference.mode == "slide" else ""
     lines = [
@@ -235,7 +235,8 @@ def _plan(
         f"training  {schedule.iterations:,} iterations of {config.batch} crops of {config.crop.size} px; {optim.name} "
         f"lr {optim.lr:g}, wd {optim.weight_decay:g}{decay}; {config.precision}",
         f"test      {inference.mode}{windows}",
-        f"runs on   {device_name(processes.device)}, {processes.world} process{'es' if processes.world > 1 else ''}",
+        f"runs on   {device_name(processes.device)}, {processes.world_size} "
+        f"process{'es' if processes.world_size > 1 else ''}",
     ]
     return "\n".join(lines + ([f"scaled    {scaling}"] if scaling else []))
 

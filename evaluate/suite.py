@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import UserError, run_entry_point
-from evaluate.suites.config import PLACES, open_suite
+from evaluate.suites.config import DATA_ROOTS, open_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def main() -> None:
     """Plans, leaves out what is done, runs the rest, prints the table; exit code 1 where a run failed."""
     arguments = _arguments()
     suite = open_suite(arguments.suite)
-    places = {**suite.places, **{name: getattr(arguments, name) for name in PLACES if getattr(arguments, name)}}
+    places = {**suite.places, **{name: getattr(arguments, name) for name in DATA_ROOTS if getattr(arguments, name)}}
     evaluations = [each.at(places) for each in suite.evaluations if not each.needs(places)]
     for evaluation in suite.evaluations:
         if missing := evaluation.needs(places):
@@ -113,7 +113,7 @@ def _arguments() -> argparse.Namespace:
         "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-    for place in PLACES:
+    for place in DATA_ROOTS:
         parser.add_argument(
             f"--{place}", metavar="ROOT", help=f"where {place} is; without it what needs it is left out"
         )

@@ -17,7 +17,7 @@ from evaluate.common.cli import evaluation_parser, parse
 if TYPE_CHECKING:
     from core.backbones import Backbone
     from core.distributed import Processes
-    from evaluate.probes.features.head_inputs import Taps
+    from evaluate.probes.features.head_inputs import HeadInputs
     from evaluate.probes.knn.search import Engine
     from evaluate.probes.transfer.protocol import TransferConfig
 
@@ -38,14 +38,14 @@ def main() -> None:
     from converters.open import open_backbone
     from core.config import load_config
     from core.data.torchvision_sets import SETS, download
-    from core.distributed import gather_objects, join_processes, rank_zero_first
+    from core.distributed import gather_objects, init_distributed, rank_zero_first
     from core.features import feature_size
     from core.result import device_name
     from evaluate.common.labelled import open_labelled
     from evaluate.common.protocol import full_name, protocol_file
-    from evaluate.probes.features.head_inputs import plan_taps
+    from evaluate.probes.features.head_inputs import plan_head_inputs
     from evaluate.probes.knn.search import open_engine
-    from evaluate.probes.transfer.protocol import NEUTRAL_KEYS, TransferConfig, metric_of
+    from evaluate.probes.transfer.protocol import PERFORMANCE_KEYS, TransferConfig, metric_of
 
     file = arguments.config or protocol_file(arguments.protocol, "transfer")
     config = load_config(TransferConfig, file, arguments.overrides)
@@ -53,14 +53,14 @@ def main() -> None:
     if not sources:
         raise UserError("no sets to measure; name them, e.g. --sets cifar10:/data,pets:/data")
     # Which sets are measured is no part of what is measured on each of them.
-    protocol = full_name(config, file, NEUTRAL_KEYS | {"sets"})
+    protocol = full_name(config, file, PERFORMANCE_KEYS | {"sets"})
     try:
         data = [config.of(source) for source in sources]
     except ValueError as error:
         raise UserError(str(error)) from None
-    processes = join_processes(arguments.device)
+    processes = init_distributed(arguments.device)
     with rank_zero_first():
-        if arguments.download and processes.main:
+        if arguments.download and processes.is_main:
             for source in sources:
                 kind, _, place = source.partition(":")
                 if kind in SETS:
@@ -69,9 +69,9 @@ def main() -> None:
         # All sets are opened before the first is measured: a mistake in the last one is told at once.
         opened = [open_labelled(each, config.train_limit, config.val_limit, arguments.seed) for each in data]
     backbone.model.to(processes.device)
-    taps = plan_taps(backbone.model, config.features.transform.crop, (config.blocks,), (config.pooling,))
+    taps = plan_head_inputs(backbone.model, config.features.transform.crop, (config.blocks,), (config.pooling,))
     feature_size(backbone.model, config.features, processes.device, taps)
-    if processes.main:
+    if processes.is_main:
         transform = config.features.transform
         plan = [
             f"protocol  {protocol}",
@@ -86,24 +86,24 @@ def main() -> None:
             f"{metric_of(source)}"
             for source, (train, val) in zip(sources, opened, strict=True)
         ]
-        plan.append(f"runs on   {device_name(processes.device)}, {processes.world} "
-                    f"process{'es' if processes.world > 1 else ''}")  # fmt: skip
+        plan.append(f"runs on   {device_name(processes.device)}, {processes.world_size} "
+                    f"process{'es' if processes.world_size > 1 else ''}")  # fmt: skip
         print("\n".join(plan), flush=True)
     if arguments.dry_run:
         return
     engine = open_engine(processes)
     rows = []
-    bar = tqdm(sources, desc="sets", unit="set", disable=not processes.main)
+    bar = tqdm(sources, desc="sets", unit="set", disable=not processes.is_main)
     for source, (train, val) in zip(bar, opened, strict=True):
         bar.set_postfix_str(source)
         rows.append(_measure(source, train, val, protocol, config, backbone, taps, engine, processes, arguments))
         gather_objects(None)
-    if processes.main:
+    if processes.is_main:
         print(_table(rows))
 
 
 def _measure(
-    source: str, train: Any, val: Any, protocol: str, config: TransferConfig, backbone: Backbone, taps: Taps,
+    source: str, train: Any, val: Any, protocol: str, config: TransferConfig, backbone: Backbone, taps: HeadInputs,
     engine: Engine, processes: Processes, arguments: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One set's row, from its result.json where the same measurement is there already."""
@@ -112,11 +112,11 @@ def _measure(
     from core.checkpoints import tensors_digest
     from core.config import config_digest, to_dict
     from core.data.broken import BrokenImages
-    from core.distributed import gather_objects, refuse_together
+    from core.distributed import gather_objects, raise_on_all_ranks
     from core.result import Result, write_result
     from evaluate.common.labelled import facts
-    from evaluate.common.protocol import other_result, result_folder
-    from evaluate.common.resumable import Unfinished
+    from evaluate.common.protocol import conflicting_result, result_folder
+    from evaluate.common.resumable import ProbeState
     from evaluate.probes.features.cache import cached_features
     from evaluate.probes.features.standardise import build_standardiser
     from evaluate.probes.linear.head_grid import HeadGrid
@@ -133,23 +133,23 @@ def _measure(
     path, row = folder / "result.json", None
     identity = f"{named} {config_digest(config)} {digest} {data_digests} {arguments.seed}"
     refused = ""
-    if processes.main:
-        refused = other_result(path, named, digest, arguments.seed, data_digests)
+    if processes.is_main:
+        refused = conflicting_result(path, named, digest, arguments.seed, data_digests)
         if path.exists() and not refused:  # measured by an earlier call, which was perhaps killed at a later set
             row = json.loads(path.read_text(encoding="utf-8")).get("metrics")
             if not isinstance(row, dict) or not {"metric", "knn", "knn_k", "linear", "linear_lr"} <= row.keys():
                 refused, row = f"{path} lacks metrics of this measurement; remove it to measure again", None
-    refuse_together(refused)
+    raise_on_all_ranks(refused)
     if (row := gather_objects(row)[0]) is not None:
         return {"set": source, **row}
 
-    unfinished = Unfinished(folder / "unfinished.pt", identity, processes)
+    unfinished = ProbeState(folder / "unfinished.pt", identity, processes)
     bank, queries = (
         cached_features(backbone, taps, images, config.features, processes, arguments.workers)
         for images in (train, val)
     )
-    linear = config.linear(len(bank.rows) // processes.world * processes.world)
-    neighbours = knn_scores(bank, queries, len(train.classes), config, engine) if processes.main else []
+    linear = config.linear(len(bank.rows) // processes.world_size * processes.world_size)
+    neighbours = knn_scores(bank, queries, len(train.classes), config, engine) if processes.is_main else []
     grid = HeadGrid(taps.slices, linear.used_lrs(), len(train.classes), linear.optim, arguments.seed, processes.device)
     standardiser = build_standardiser(linear.standardise, bank, taps.width, processes.device)
     history = train_grid(
@@ -163,7 +163,7 @@ def _measure(
         unfinished,
         BrokenImages(len(train), config.features.broken_share),
     )
-    if not processes.main:
+    if not processes.is_main:
         return {}
     heads = [{"input": taps.names[0], "lr": lr, "lr_used": lr} for lr in config.lrs]
     by_head = summary(history.epochs, heads)["heads"]

@@ -40,7 +40,7 @@ _HOPELESS = 40
 """Skipped steps in a row: as many halvings lead from the first loss scale, 2¹⁶, to fp16's smallest number, 2⁻²⁴."""
 
 
-class StepLog:
+class StepMetrics:
     """Accumulates losses and names of broken images between two log steps."""
 
     def __init__(

@@ -28,7 +28,7 @@ def check_sizes(config: PretrainConfig) -> None:
 def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str) -> str:
     """What will be done, as text of a few lines."""
     steps = len(images) // config.batch
-    per_rank = config.batch // processes.world
+    per_rank = config.batch // processes.world_size
     compute = config.compute
     optim, schedule = config.optim, config.schedule
     target = (
@@ -38,7 +38,7 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
     )
     norms = "of each process"
     if compute.sync_bn:
-        norms = "synchronised" if processes.world > 1 else "plain: sync_bn has no effect on one process"
+        norms = "synchronised" if processes.world_size > 1 else "plain: sync_bn has no effect on one process"
     scale = f"{optim.lr:g} × {config.batch}/256 = {optim.lr * config.batch / 256:.4g}"
     lines = [
         f"run         {run}",
@@ -54,7 +54,7 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         what += f", weight {view.weight:g}" if pairs(config.views, name) else ", targets only"
         lines.append(f"{'views' if name == GLOBAL else '':<12}{what}")
     lines += [
-        f"batch       {config.batch} = {processes.world} × {per_rank}; "
+        f"batch       {config.batch} = {processes.world_size} × {per_rank}; "
         f"{config.epochs} epochs × {steps} steps = {config.epochs * steps} steps",
         f"optimiser   {optim.name}, lr {scale}, weight decay {optim.weight_decay:g}"
         + (f", clip {optim.clip:g}" if optim.clip else "")

@@ -36,23 +36,23 @@ def main() -> None:
     from core.config import load_config
     from core.data.open import open_images
     from core.data.order import check_batch
-    from core.distributed import join_processes
-    from core.malloc import keep_freed_memory
+    from core.distributed import init_distributed
+    from core.malloc import disable_trimming
     from pretrain.config import PretrainConfig
     from pretrain.plan import check_sizes, plan
 
     config = load_config(PretrainConfig, arguments.config, overrides)
     run = arguments.out or Path("runs") / arguments.config.stem
-    processes = join_processes(arguments.device)
+    processes = init_distributed(arguments.device)
     workers = _workers(arguments.workers, processes.device.type)
     if processes.device.type == "cpu":
-        keep_freed_memory()
+        disable_trimming()
     images = open_images(config.data, "pretrain", config.seed)
-    check_batch(config.batch, len(images), images.name, processes.world)
-    if config.batch // processes.world < 2:
+    check_batch(config.batch, len(images), images.name, processes.world_size)
+    if config.batch // processes.world_size < 2:
         raise UserError(f"batch {config.batch} leaves one image to a process, too few for batch norm; raise batch")
     check_sizes(config)
-    if processes.main:
+    if processes.is_main:
         print(plan(config, images, processes, str(run)), flush=True)
     if arguments.dry_run:
         return
@@ -68,10 +68,10 @@ def main() -> None:
     try:
         train(config, run, images, processes, workers)
     except Stopped as stopped:
-        if processes.main:
+        if processes.is_main:
             print(stopped, file=sys.stderr)
         sys.exit(143)
-    if processes.main:
+    if processes.is_main:
         print(f"done: {run}  (next: python evaluate/knn.py --ckpt {run})")
 
 

@@ -12,7 +12,7 @@ import torch
 from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
 from core.config import config_digest, load_config, to_dict
 from core.data.broken import BrokenImages
-from core.distributed import Processes, gather_objects, refuse_together
+from core.distributed import Processes, gather_objects, raise_on_all_ranks
 from core.errors import UserError
 from core.result import git_revision
 from pretrain.config import PretrainConfig
@@ -39,7 +39,7 @@ def save(
     The state comes last: a run killed in between goes on from the state before and exports the same again.
     """
     rng = gather_objects(_rng_state(processes.device))
-    if not processes.main:
+    if not processes.is_main:
         return
     state = {
         "config": to_dict(config),
@@ -106,14 +106,14 @@ def restore(
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{states[-1]} is damaged ({reason}); remove it to {older}") from None
     _refuse(run, changed)
-    others = processes.main and trained_on != dict(data)  # only rank 0 has the digest
-    refuse_together(
+    others = processes.is_main and trained_on != dict(data)  # only rank 0 has the digest
+    raise_on_all_ranks(
         f"{run} was trained on other images ({trained_on['images']} then, {data['images']} now, or changed ones); "
         f"bring back the same data or choose another --out"
         if others
         else ""
     )
-    if processes.main:
+    if processes.is_main:
         for change in changed:
             print(f"from here on {change}")
     try:

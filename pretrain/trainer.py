@@ -28,7 +28,7 @@ from core.schedules import learning_rate_factor, momentum
 from pretrain import state
 from pretrain.collapse import CollapseWatch, spread
 from pretrain.config import PretrainConfig
-from pretrain.log import Report, StepLog
+from pretrain.log import Report, StepMetrics
 from pretrain.method import Method
 from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
@@ -58,7 +58,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     parameters = list(method.online.parameters())
     monitor = Monitor(config, processes, workers) if config.monitor.every_epochs else None
 
-    data = {"images": len(images), "digest": images.digest() if processes.main else ""}
+    data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
     done = state.restore(run, config, data, processes, method, optimiser, scaler, broken)
     batches = GlobalBatches(
@@ -67,7 +67,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         config.epochs,
         config.seed,
         processes.rank,
-        processes.world,
+        processes.world_size,
         start_step=done,
         blocks=getattr(images, "blocks", None),
     )
@@ -82,11 +82,11 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         worker_init_fn=_leave_stopping_to_the_trainer,
         generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
     )
-    log = StepLog(method.types, processes, broken, config.batch, scaled=scaler is not None)
+    log = StepMetrics(method.types, processes, broken, config.batch, scaled=scaler is not None)
     optimiser.register_step_post_hook(log.note_update)
     collapse = CollapseWatch(config)
     folder = None
-    if processes.main:
+    if processes.is_main:
         drop_metrics_after(run, done)
         folder = RunFolder(run, config, config.tracker)
         if done:
@@ -120,7 +120,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
             epoch_ends = step_in_epoch == 0
             stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
             # Ranks must agree on when to stop or save, so with several of them this is settled at log steps only.
-            if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world == 1 and (stop or due)):
+            if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world_size == 1 and (stop or due)):
                 report = log.report(stop, due, spread(method.targets[0]))
                 stop, due = report.stop, report.due
                 if folder is not None:
@@ -203,8 +203,8 @@ def _progress(processes: Processes, total: int, done: int) -> tqdm:
     # Away from a terminal a line every few seconds is progress enough.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
-        total=total, initial=done, desc="pre-training", unit="step", disable=not processes.main, mininterval=interval,
-        dynamic_ncols=True,
+        total=total, initial=done, desc="pre-training", unit="step", disable=not processes.is_main,
+        mininterval=interval, dynamic_ncols=True,
     )  # fmt: skip
 
 

@@ -12,12 +12,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
-HOOK = "DETECTRON2_ENV_MODULE"
+ENV_VAR = "DETECTRON2_ENV_MODULE"
 
 
-def announce() -> None:
+def install_hook() -> None:
     """To be called before Detectron2's first import. A hook that the user has set stays."""
-    os.environ.setdefault(HOOK, __file__)
+    os.environ.setdefault(ENV_VAR, __file__)
 
 
 def setup_environment() -> None:

@@ -99,7 +99,7 @@ def recognise(document: Any, source: str, network: Network) -> Recognised:
     Raises `UserError` where no network or no known family is found, and where the asked-for one is absent.
     """
     tensors, originals = _flatten(document, source)
-    _bring_back_c4(tensors, originals)
+    _restore_res5(tensors, originals)
     networks = find_networks(tensors, source)
     if not networks:
         first = ", ".join(list(originals.values())[:4] or [str(key) for key in list(document)[:4]])
@@ -173,7 +173,7 @@ def _flatten(document: Any, source: str) -> tuple[dict[str, Tensor], dict[str, s
     return tensors, originals
 
 
-def _bring_back_c4(tensors: dict[str, Tensor], originals: dict[str, str]) -> None:
+def _restore_res5(tensors: dict[str, Tensor], originals: dict[str, str]) -> None:
     """Detectron2's C4 detectors keep a ResNet's last stage in the box head: without it the backbone was shorter."""
     for name in list(tensors):
         match = re.fullmatch(r"(.*)roi_heads\.(res5\.\d+\..+)", name)

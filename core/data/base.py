@@ -27,7 +27,7 @@ class ImageSet(Protocol):
         """Class of image `index`, 0 … len(classes) − 1; −1 where the set has no labels."""
         ...
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """What to call image `index` in a message: its path, or `shard.tar::member`."""
         ...
 

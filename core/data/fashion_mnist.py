@@ -23,7 +23,7 @@ from core.files.cache_folder import cache_folder
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
-PLACES = (Path(), Path("FashionMNIST/raw"), Path("raw"))
+DATA_ROOTS = (Path(), Path("FashionMNIST/raw"), Path("raw"))
 """Where the files may lie below the user's folder: flat, or in torchvision's layout."""
 
 
@@ -96,7 +96,7 @@ class FashionMNIST:
         """Class of image `index`, 0 … 9."""
         return int(self._labels[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """`train-images-idx3-ubyte#position`, counted in the file."""
         return f"{self._file}#{index}"
 
@@ -134,13 +134,13 @@ def read_idx(path: Path, expected: IdxFile) -> NDArray[np.uint8]:
 
 
 def _find(folder: Path, file: IdxFile) -> Path:
-    for place in PLACES:
+    for place in DATA_ROOTS:
         for suffix in ("", ".gz"):
             path = folder / place / (file.name + suffix)
             if path.is_file():
                 return path
     raise UserError(
-        f"{folder} holds no {file.name}[.gz]: put the files {_file_names()} there or into {PLACES[1]}/ below it"
+        f"{folder} holds no {file.name}[.gz]: put the files {_file_names()} there or into {DATA_ROOTS[1]}/ below it"
     )
 
 

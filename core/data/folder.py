@@ -52,13 +52,13 @@ class Folder:
         return len(self._names)
 
     def image(self, index: int) -> PIL.Image.Image:
-        where = self.where(index)
+        where = self.describe(index)
         return decode_rgb(Path(where), where)
 
     def label(self, index: int) -> int:
         return int(self._labels[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         return str(self.root / os.fsdecode(self._names[index]))
 
     @cache  # noqa: B019  (a data set lives as long as the process)

@@ -20,7 +20,7 @@ from core.checkpoints import write_atomically
 from core.data.decode import EXTENSIONS, decode_rgb
 from core.errors import BrokenImage, UserError
 from core.files.cache_folder import cache_folder
-from core.untrusted.zip_archives import fault_of
+from core.untrusted.zip_archives import find_fault
 
 _MAX_MEMBER = 256 * 2**20
 _OPEN_FILES = 32
@@ -49,7 +49,7 @@ class Shards:
             raise UserError(f"the shards {pattern} hold no images (members like key.jpg, key.png)")
         unlabelled = self._labels < 0
         if unlabelled.any() and not unlabelled.all():
-            raise UserError(f"{self.where(int(unlabelled.argmax()))} has no .cls or .json label, others have one")
+            raise UserError(f"{self.describe(int(unlabelled.argmax()))} has no .cls or .json label, others have one")
         self.classes = tuple(str(i) for i in range(int(self._labels.max()) + 1))
         self.blocks = np.flatnonzero(np.diff(self._shard, prepend=-1))
         """Position of each shard's first sample: reading stays near-sequential where the order keeps to blocks."""
@@ -59,7 +59,7 @@ class Shards:
         return len(self._offset)
 
     def image(self, index: int) -> PIL.Image.Image:
-        where = self.where(index)
+        where = self.describe(index)
         size = int(self._size[index])
         if size > _MAX_MEMBER:
             raise BrokenImage(where, f"{size} bytes are more than {_MAX_MEMBER}")
@@ -68,7 +68,7 @@ class Shards:
     def label(self, index: int) -> int:
         return int(self._labels[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         return f"{self.shards[int(self._shard[index])]}::{os.fsdecode(self._keys[index])}"
 
     @cache  # noqa: B019  (a data set lives as long as the process)
@@ -129,7 +129,7 @@ def _cached_index(shard: Path) -> dict[str, np.ndarray]:
 
 def _read_index(cached: Path) -> dict[str, np.ndarray] | None:
     """A kept index; None for a damaged one, which is then made again."""
-    if fault_of(cached):
+    if find_fault(cached):
         return None
     try:
         with np.load(cached, allow_pickle=False) as arrays:

@@ -29,8 +29,8 @@ class Subset:
     def label(self, index: int) -> int:
         return self.whole.label(int(self.positions[index]))
 
-    def where(self, index: int) -> str:
-        return self.whole.where(int(self.positions[index]))
+    def describe(self, index: int) -> str:
+        return self.whole.describe(int(self.positions[index]))
 
     def digest(self) -> str:
         return hashlib.sha256(self.whole.digest().encode() + self.positions.astype("<i8").tobytes()).hexdigest()

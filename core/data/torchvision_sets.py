@@ -124,7 +124,7 @@ class TorchvisionSet:
         """Class of image `index`."""
         return int(self._labels[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """The file, or `cifar10:train#index` for sets that keep many images in one file."""
         image = self._images[index]
         return str(image) if isinstance(image, Path) else f"{self.name}#{index}"

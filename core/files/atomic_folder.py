@@ -30,7 +30,7 @@ def whole_folder(root: Path, is_done: Callable[[], bool]) -> Iterator[Path]:
     part = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
     old = part.with_suffix(".old")
     for left in root.parent.glob(f".{root.name}.*.part"):
-        _remove_if_forsaken(left)
+        _remove_if_stale(left)
     try:
         part.mkdir(parents=True)
         lock = os.open(part, os.O_RDONLY)
@@ -57,7 +57,7 @@ def whole_folder(root: Path, is_done: Callable[[], bool]) -> Iterator[Path]:
         os.close(lock)
 
 
-def _remove_if_forsaken(left: Path) -> None:
+def _remove_if_stale(left: Path) -> None:
     """Removes a folder that no living process holds; one just made may be about to be locked."""
     try:
         if left.stat().st_mtime > time.time() - _JUST_MADE:

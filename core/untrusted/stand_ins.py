@@ -1,4 +1,4 @@
-"""Inert stand-ins for the bookkeeping objects that other projects store beside their weights."""
+"""Placeholder stand-ins for the bookkeeping objects that other projects store beside their weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Inert:
+class Placeholder:
     """Takes any arguments and any state, keeps none of it and does nothing: whatever a file asks of it is harmless."""
 
-    def __new__(cls, *_arguments: Any) -> Inert:
+    def __new__(cls, *_arguments: Any) -> Placeholder:
         return super().__new__(cls)
 
     def __init__(self, *_arguments: Any) -> None:
@@ -26,8 +26,8 @@ def _empty_dict(*_arguments: Any) -> dict[Any, Any]:
 
 
 # The names below are looked up here instead of being imported, so no code of NumPy, Lightning, … runs: a NumPy scalar
-# (best accuracy so far) becomes an `Inert`, and so does a crafted one. `getattr` and the builtin types are among them
-# because loggers pickle references to methods and types; what the file gets is never the real function.
+# (best accuracy so far) becomes a `Placeholder`, and so does a crafted one. `getattr` and the builtin types are among
+# them because loggers pickle references to methods and types; the file never gets the real function.
 _INERT = (
     # NumPy scalars and arrays: epochs, metrics, mean and std in a config.
     *("numpy.dtype", "numpy.ndarray"),
@@ -62,10 +62,10 @@ _DICTIONARIES = (
     "vissl.config.attr_dict.AttrDict",
 )
 
-STAND_INS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
+SAFE_GLOBALS: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
     # The real class: a bare bag of attributes, which a file can only fill.
     argparse.Namespace,
-    *((Inert, name) for name in _INERT),
+    *((Placeholder, name) for name in _INERT),
     # torch fills items of plain and ordered dictionaries only, and a state only of the ordered.
     *((OrderedDict, name) for name in _DICTIONARIES),
     (_empty_dict, "collections.defaultdict"),

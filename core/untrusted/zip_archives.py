@@ -14,7 +14,7 @@ def is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def fault_of(path: Path) -> str:
+def find_fault(path: Path) -> str:
     """What is wrong with an archive that `torch.save` or `numpy.savez` should have written; empty where nothing is.
 
     Both store their entries as they are, one behind the other. So a compressed entry, and entries that are larger than

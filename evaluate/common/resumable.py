@@ -15,7 +15,7 @@ from core.distributed import Processes, gather_objects
 from core.errors import UserError
 
 
-class Unfinished:
+class ProbeState:
     """The state file of one measurement, written by rank 0, read by all."""
 
     def __init__(self, path: Path, identity: str, processes: Processes) -> None:
@@ -57,7 +57,7 @@ class Unfinished:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the file, atomically."""
-        if self._processes.main:
+        if self._processes.is_main:
             document = {"identity": self._identity, "seconds": self.seconds(), **state}
             write_atomically(self._path, lambda partial: torch.save(document, partial))
 
@@ -67,5 +67,5 @@ class Unfinished:
 
     def remove(self) -> None:
         """After the result is written."""
-        if self._processes.main:
+        if self._processes.is_main:
             self._path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from core.errors import UserError
 
 def check_detectron2() -> None:
     """Raises `UserError` with the way to install it where it is missing or broken."""
-    detectron2_compat.announce()
+    detectron2_compat.install_hook()
     # Ours are the lines to read; its own say the same at length, and its age shows in warnings of torch.
     for name in ("detectron2", "fvcore"):
         logging.getLogger(name).setLevel(logging.ERROR)

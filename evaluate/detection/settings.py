@@ -9,7 +9,7 @@ from typing import Literal
 from core.data.scenes.render import ScenesConfig
 from evaluate.common.protocol import check_name, protocol_file
 
-NEUTRAL_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"})
+PERFORMANCE_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"})
 """Settings that change neither training nor measurement; what follows from `solver.processes` is in `global_batch`."""
 
 Norm = Literal["", "BN", "SyncBN", "LN"]

@@ -12,7 +12,7 @@ from core.distributed import sum_over_ranks
 
 
 @dataclass(frozen=True)
-class Scores:
+class Accuracies:
     """Accuracies in percent, one entry per head."""
 
     top1: tuple[float, ...]
@@ -23,15 +23,15 @@ class Scores:
     """Mean over the classes that have images of each class's own top-1."""
 
 
-def scores_of(row: Any, heads: int) -> Scores:
+def scores_of(row: Any, heads: int) -> Accuracies:
     """Scores from a saved row of top-1, top-5 and mean per class; `ValueError` for anything else."""
     columns = [tuple(map(float, column)) for column in row]
     if [len(column) for column in columns] != [heads] * 3 or not all(0 <= v <= 100 for c in columns for v in c):
         raise ValueError(f"no accuracies of {heads} heads")
-    return Scores(*columns)
+    return Accuracies(*columns)
 
 
-class Hits:
+class TopKAccuracy:
     """Counts right answers of `heads` heads per class; `scores` sums them over ranks."""
 
     def __init__(self, heads: int, classes: int, device: torch.device) -> None:
@@ -51,13 +51,13 @@ class Hits:
         if images:
             self._images += torch.bincount(labels, minlength=len(self._images))
 
-    def scores(self, over_ranks: bool = True) -> Scores:
+    def scores(self, over_ranks: bool = True) -> Accuracies:
         """The accuracies over all ranks, which call it together and get the same; or of this rank's counts alone."""
         counts = (self._images, self._first, self._fifth)
         images, first, fifth = ((sum_over_ranks(count) if over_ranks else count).double() for count in counts)
         total, present = images.sum(), images > 0
         per_class = first[present] / images[present, None]
-        return Scores(
+        return Accuracies(
             tuple((100 * first.sum(0) / total).tolist()),
             tuple((100 * fifth / total).tolist()),
             tuple((100 * per_class.mean(0)).tolist()),

@@ -13,7 +13,7 @@ CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Numbers of classes of the layouts that fix it."""
 KINDS = ("ade20k", "cityscapes", "scenes_fcn", "voc_fcn")
 """What the names of the protocols in configs/evaluate begin with."""
-NEUTRAL_KEYS = frozenset(
+PERFORMANCE_KEYS = frozenset(
     {"data.root", "data.broken_share", "inference.batch", "log_every", "checkpoint_every", "schedule.processes"}
 )
 """Settings that change a place, speed or memory, not the protocol."""
@@ -239,4 +239,4 @@ class SegmentConfig:
 
 def measured_settings(config: SegmentConfig) -> dict[str, Any]:
     """Every setting by its whole key (`optim.lr`), without the neutral ones: what equal measurements have in common."""
-    return {key: value for key, value in flat(to_dict(config)).items() if key not in NEUTRAL_KEYS}
+    return {key: value for key, value in flat(to_dict(config)).items() if key not in PERFORMANCE_KEYS}

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.project import CONFIGS
 
 FOLDER = CONFIGS / "suites"
-PLACES = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
+DATA_ROOTS = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
 """Data sets on the user's disk that a suite can ask for."""
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -39,8 +39,8 @@ class Evaluation:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if self.arguments and not self.arguments[0].startswith("--"):
             raise ValueError(f"arguments must start with an option such as --draw, not {self.arguments[0]!r}")
-        if unknown := sorted(set(_PLACE.findall(self.data)) - set(PLACES)):
-            raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(PLACES)}")
+        if unknown := sorted(set(_PLACE.findall(self.data)) - set(DATA_ROOTS)):
+            raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(DATA_ROOTS)}")
 
     def needs(self, places: Mapping[str, str]) -> list[str]:
         """The data sets that it asks for and that have no place."""
@@ -61,8 +61,8 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         if not self.evaluations:
             raise ValueError("evaluations must hold at least one")
-        if unknown := sorted(set(self.places) - set(PLACES)):
-            raise ValueError(f"places: {unknown[0]!r} is none of {', '.join(PLACES)}")
+        if unknown := sorted(set(self.places) - set(DATA_ROOTS)):
+            raise ValueError(f"places: {unknown[0]!r} is none of {', '.join(DATA_ROOTS)}")
 
 
 def open_suite(name: str) -> SuiteConfig:

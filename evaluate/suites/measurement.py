@@ -31,15 +31,15 @@ def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
     from evaluate.common.protocol import full_name, protocol_file
     from evaluate.detection import settings as detection
     from evaluate.detection.training.scaling import scale_to_processes
-    from evaluate.probes.finetune.protocol import NEUTRAL_KEYS as OF_FINETUNE
+    from evaluate.probes.finetune.protocol import PERFORMANCE_KEYS as OF_FINETUNE
     from evaluate.probes.finetune.protocol import FinetuneConfig
-    from evaluate.probes.knn.protocol import NEUTRAL_KEYS as OF_KNN
+    from evaluate.probes.knn.protocol import PERFORMANCE_KEYS as OF_KNN
     from evaluate.probes.knn.protocol import KnnConfig
-    from evaluate.probes.linear.protocol import NEUTRAL_KEYS as OF_LINEAR
+    from evaluate.probes.linear.protocol import PERFORMANCE_KEYS as OF_LINEAR
     from evaluate.probes.linear.protocol import LinearConfig
-    from evaluate.probes.logreg.protocol import NEUTRAL_KEYS as OF_LOGREG
+    from evaluate.probes.logreg.protocol import PERFORMANCE_KEYS as OF_LOGREG
     from evaluate.probes.logreg.protocol import LogregConfig
-    from evaluate.probes.transfer.protocol import NEUTRAL_KEYS as OF_TRANSFER
+    from evaluate.probes.transfer.protocol import PERFORMANCE_KEYS as OF_TRANSFER
     from evaluate.probes.transfer.protocol import TransferConfig
     from evaluate.segmentation import protocol as segmentation
     from evaluate.segmentation.engine.scaling import scale_to_batch
@@ -50,8 +50,8 @@ def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
         "logreg": (LogregConfig, OF_LOGREG, ("logreg",)),
         "finetune": (FinetuneConfig, OF_FINETUNE, ("finetune",)),
         "transfer_sets": (TransferConfig, OF_TRANSFER | {"sets"}, ("transfer",)),
-        "coco": (detection.DetectionConfig, detection.NEUTRAL_KEYS, ()),
-        "segment": (segmentation.SegmentConfig, segmentation.NEUTRAL_KEYS, segmentation.KINDS),
+        "coco": (detection.DetectionConfig, detection.PERFORMANCE_KEYS, ()),
+        "segment": (segmentation.SegmentConfig, segmentation.PERFORMANCE_KEYS, segmentation.KINDS),
     }
     kind, neutral, families = kinds[evaluation.run]
     name = evaluation.protocol

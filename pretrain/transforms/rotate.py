@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretrain.views.masked_apply import change_some
+from pretrain.views.masked_apply import masked_apply
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ def draw(config: Config, size: int, rng: np.random.Generator) -> dict[str, np.nd
 def apply(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: Config) -> torch.Tensor:
     """Turns each sample by its `turns` [B]."""
     for turns in (1, 2, 3):
-        images = change_some(images, parameters["turns"] == turns, lambda some, k=turns: torch.rot90(some, k, (2, 3)))
+        images = masked_apply(images, parameters["turns"] == turns, lambda some, k=turns: torch.rot90(some, k, (2, 3)))
     return images

@@ -15,7 +15,7 @@ from pretrain import transforms
 from pretrain.views.blur import blur, gaussian
 from pretrain.views.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
 from pretrain.views.dataset import ViewConfig
-from pretrain.views.masked_apply import change_some
+from pretrain.views.masked_apply import masked_apply
 
 JITTER = ((brightness_, 1.0), (contrast_, 1.0), (saturation_, 1.0), (hue_, 0.0))
 """The operations in the order of their factors, each with the factor that changes nothing."""
@@ -56,7 +56,7 @@ def augment(
 
 
 def _change(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: ViewConfig) -> torch.Tensor:
-    images = change_some(images, parameters["flip"], lambda some: some.flip(3))
+    images = masked_apply(images, parameters["flip"], lambda some: some.flip(3))
     if config.pretext is not None:
         prefix = f"{config.pretext}."
         own = {name.removeprefix(prefix): values for name, values in parameters.items() if name.startswith(prefix)}
@@ -65,11 +65,11 @@ def _change(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: 
     for place in range(len(JITTER)):
         for number, (operation, neutral) in enumerate(JITTER):
             chosen = (order[:, place] == number) & (factors[:, number] != neutral)
-            images = change_some(images, chosen, operation, factors[:, number])
-    images = change_some(images, parameters["grey"], greyscale_)
+            images = masked_apply(images, chosen, operation, factors[:, number])
+    images = masked_apply(images, parameters["grey"], greyscale_)
     if (blurred := parameters["blur_sigma"] > 0).any():
         weights = np.zeros((len(images), int(parameters["blur_kernel"][blurred].max())), dtype=np.float32)
         weights[blurred] = gaussian(parameters["blur_sigma"][blurred], parameters["blur_kernel"][blurred])
-        images = change_some(images, blurred, blur, weights)
+        images = masked_apply(images, blurred, blur, weights)
     threshold = parameters["solarise_from"]
-    return change_some(images, np.isfinite(threshold), solarise_, threshold)
+    return masked_apply(images, np.isfinite(threshold), solarise_, threshold)

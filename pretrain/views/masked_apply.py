@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def change_some(
+def masked_apply(
     images: torch.Tensor, chosen: np.ndarray, change: Callable[..., torch.Tensor], *values: np.ndarray
 ) -> torch.Tensor:
     """`images` [B, …] with `change(images[chosen], *(value[chosen] for value in values))` in place of the chosen ones.

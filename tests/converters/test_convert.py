@@ -77,7 +77,7 @@ def test_to_detectron2_and_back(
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet18(channels=[8,16,24,32])"])
 def test_detectron2s_own_model_gives_the_same_maps(tmp_path: Path, name: str) -> None:
-    detectron2_compat.announce()
+    detectron2_compat.install_hook()
     pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
     backbone, table = open_with_account(f"timm:{name}")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from converters.engines import detectron2_compat
-from converters.engines.detectron2_compat import HOOK, announce, setup_environment
+from converters.engines.detectron2_compat import ENV_VAR, install_hook, setup_environment
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_hook_is_announced_and_a_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(HOOK, raising=False)
-    announce()
-    assert os.environ[HOOK] == detectron2_compat.__file__
-    monkeypatch.setenv(HOOK, "their_hook")
-    announce()
-    assert os.environ[HOOK] == "their_hook"
+    monkeypatch.delenv(ENV_VAR, raising=False)
+    install_hook()
+    assert os.environ[ENV_VAR] == detectron2_compat.__file__
+    monkeypatch.setenv(ENV_VAR, "their_hook")
+    install_hook()
+    assert os.environ[ENV_VAR] == "their_hook"
 
 
 @pytest.mark.usefixtures("missing")
@@ -90,6 +90,6 @@ def test_detectron2_calls_it_before_all_else() -> None:
         "from detectron2 import model_zoo; import detectron2.modeling, detectron2.data.datasets, numpy as np\n"
         "print(np.str, model_zoo.get_config('COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml').SOLVER.BASE_LR)"
     )
-    environment = {**os.environ, HOOK: detectron2_compat.__file__}
+    environment = {**os.environ, ENV_VAR: detectron2_compat.__file__}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "<class 'str'> 0.02\n"), done.stderr[-500:]

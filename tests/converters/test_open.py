@@ -21,7 +21,7 @@ from core.backbones import BackboneConfig, build_backbone, describe, pooled_feat
 from core.checkpoints import EXPORTS, export_backbone, file_digest, read_tensors, save_training_state
 from core.config import to_dict
 from core.errors import UserError
-from core.untrusted.stand_ins import Inert
+from core.untrusted.stand_ins import Placeholder
 
 NARROW = BackboneConfig("resnet18", {"channels": [8, 16, 24, 32]}, stem="small")
 NAME = "timm:resnet18(channels=[8,16,24,32], stem=small)"
@@ -307,7 +307,7 @@ def test_getattr_in_a_file_reaches_nothing(tmp_path: Path) -> None:
     # Log buffers refer to methods by `getattr`, so it is let through as a stand-in: no chain may come out of it.
     reached = _Hostile(getattr, Namespace, "__init__")
     torch.save([reached, _Hostile(getattr, reached, "__globals__")], tmp_path / "file.pth")
-    assert [type(item) for item in read_tensors(tmp_path / "file.pth")] == [Inert, Inert]
+    assert [type(item) for item in read_tensors(tmp_path / "file.pth")] == [Placeholder, Placeholder]
 
 
 def test_bookkeeping_of_other_projects_does_not_stop_a_file(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from core.distributed import (
     broadcast_weights,
     gather_objects,
     gather_rows,
-    join_processes,
+    init_distributed,
+    raise_on_all_ranks,
     rank_zero_first,
-    refuse_together,
     sum_over_ranks,
 )
 from core.errors import UserError
@@ -25,16 +25,16 @@ from core.sync_norm import synchronise_norms
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    processes = join_processes("cpu")
+    processes = init_distributed("cpu")
     rank = processes.rank
     found: dict[str, object] = {
         "gathered": gather_rows(torch.arange(4).view(2, 2) + 10 * rank),
         "sum": sum_over_ranks(torch.tensor(rank + 1)),
         "objects": gather_objects({"rank": rank}),
     }
-    refuse_together("" if rank == 0 else "rank 1 has nothing to say")
+    raise_on_all_ranks("" if rank == 0 else "rank 1 has nothing to say")
     try:
-        refuse_together("no such folder" if rank == 0 else "")
+        raise_on_all_ranks("no such folder" if rank == 0 else "")
     except UserError as error:
         found["refused"] = str(error)
     layer, lonely = nn.Linear(2, 1, bias=False), nn.Parameter(torch.zeros(2))

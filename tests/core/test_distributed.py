@@ -13,7 +13,7 @@ from core.distributed import (
     gather_objects,
     gather_rows,
     in_group,
-    join_processes,
+    init_distributed,
     sum_over_ranks,
 )
 from core.errors import UserError
@@ -23,8 +23,8 @@ from tests.torchrun import torchrun
 
 def test_alone_everything_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    processes = join_processes("cpu")
-    assert (processes.rank, processes.world, processes.main) == (0, 1, True)
+    processes = init_distributed("cpu")
+    assert (processes.rank, processes.world_size, processes.is_main) == (0, 1, True)
     assert not in_group()
     rows = torch.randn(3, 2, requires_grad=True)
     assert torch.equal(gather_rows(rows), rows)
@@ -39,14 +39,14 @@ def test_alone_everything_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "nonsense:1", "meta"])
 def test_devices_that_are_not_there(device: str) -> None:
     with pytest.raises(UserError, match=device):
-        join_processes(device)
+        init_distributed(device)
 
 
 def test_half_set_torchrun_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(UserError, match="RANK is set but WORLD_SIZE"):
-        join_processes("cpu")
+        init_distributed("cpu")
 
 
 def test_two_ranks(tmp_path: Path) -> None:

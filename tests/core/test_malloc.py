@@ -7,9 +7,9 @@ from tests.torchrun import python
 SCRIPT = """
 import resource, sys
 import torch
-from core.freed_memory import keep_freed_memory
+from core.freed_memory import disable_trimming
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert disable_trimming()
 def faults(tensors):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(tensors):

@@ -17,8 +17,8 @@ from core.checkpoints import TRAINING_FORMAT, export_backbone, save_training_sta
 from core.config import to_dict
 from core.data.broken import BrokenImages
 from core.distributed import Processes
-from evaluate.common.resumable import Unfinished
-from evaluate.probes.accuracy import Scores
+from evaluate.common.resumable import ProbeState
+from evaluate.probes.accuracy import Accuracies
 from evaluate.probes.features.standardise import BatchStandardiser
 from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
 from evaluate.probes.linear.training import History, _restore, _state
@@ -150,7 +150,7 @@ def unfinished_probes(folder: Path) -> Trial:
     def blank() -> BrokenImages:
         return BrokenImages(10, 1.0)
 
-    history = History([Scores((1.0,) * 4, (2.0,) * 4, (3.0,) * 4)])
+    history = History([Accuracies((1.0,) * 4, (2.0,) * 4, (3.0,) * 4)])
     state = _state(*made(), history, blank())
     document = {"identity": "me", "seconds": 1.0, **state}
     torch.save(document, folder / "whole.pt")
@@ -161,7 +161,7 @@ def unfinished_probes(folder: Path) -> Trial:
             (folder / "unfinished.pt").write_bytes(damaged(whole, rng))
         else:
             torch.save(changed(document, rng), folder / "unfinished.pt")
-        unfinished = Unfinished(folder / "unfinished.pt", "me", _ALONE)
+        unfinished = ProbeState(folder / "unfinished.pt", "me", _ALONE)
         found = unfinished.load()
         assert found is not None
         grid, standardiser = made()

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from core.config import load_config
-from core.distributed import average_gradients, join_processes, sum_over_ranks
+from core.distributed import average_gradients, init_distributed, sum_over_ranks
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 
@@ -52,7 +52,9 @@ def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, to
 
 
 if __name__ == "__main__":
-    processes = join_processes("cpu")
-    result = {name: gradients(overrides, processes.rank, processes.world) for name, overrides in OBJECTIVES.items()}
-    if processes.main:
+    processes = init_distributed("cpu")
+    result = {
+        name: gradients(overrides, processes.rank, processes.world_size) for name, overrides in OBJECTIVES.items()
+    }
+    if processes.is_main:
         torch.save(result, sys.argv[1])

@@ -59,7 +59,7 @@ class Flat:
     def label(self, index: int) -> int:
         return -1
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         return str(index)
 
     def digest(self) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from core.checkpoints import TRAINING_FORMAT, training_states
 from core.errors import UserError
-from evaluate.common.resumable import Unfinished
+from evaluate.common.resumable import ProbeState
 from tests.reliability.tiny_runs import ALONE, last_state, metrics, run_here, tiny
 
 
@@ -66,7 +66,7 @@ def test_every_kind_of_damage_names_the_state_and_the_way_on(image_folder: Path,
 
 
 def test_a_damaged_state_of_a_probe_is_named_with_the_way_on(tmp_path: Path) -> None:
-    unfinished = Unfinished(tmp_path / "unfinished.pt", "this one", ALONE)
+    unfinished = ProbeState(tmp_path / "unfinished.pt", "this one", ALONE)
     unfinished.save({"grid": torch.arange(1000.0)})
     assert unfinished.load() is not None
     content = (tmp_path / "unfinished.pt").read_bytes()

@@ -158,7 +158,7 @@ def test_states_are_written_every_few_minutes(
         monkeypatch.setattr(state, "save", noted)
 
     monkeypatch.setattr(trainer, "time", Clock)
-    monkeypatch.setattr(trainer.StepLog, "add", _a_minute_each(Clock, trainer.StepLog.add))
+    monkeypatch.setattr(trainer.StepMetrics, "add", _a_minute_each(Clock, trainer.StepMetrics.add))
     overrides = ["epochs=5", "checkpoint.every_epochs=5", "checkpoint.every_minutes=2.5", "checkpoint.log_steps=20"]
     timed = run_here(tiny(image_folder, *overrides), tmp_path / "timed")
     assert steps == [3, 6, 9, 10]

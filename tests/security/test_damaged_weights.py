@@ -17,8 +17,8 @@ from core.checkpoints import export_backbone, load_exported, read_tensors
 from core.coverage import check_plain, load_completely
 from core.distributed import Processes
 from core.errors import UserError
-from core.untrusted.zip_archives import fault_of
-from evaluate.common.resumable import Unfinished
+from core.untrusted.zip_archives import find_fault
+from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import scores_of
 from evaluate.probes.linear.head_grid import copy_exactly
 
@@ -158,7 +158,7 @@ def test_scores_of_a_damaged_state(row: Any) -> None:
 @pytest.mark.parametrize("seconds", [None, "x", -1.0, float("nan"), 1e300])
 def test_an_unfinished_probe_without_its_wall_time(seconds: Any, tmp_path: Path) -> None:
     torch.save({"identity": "me", "seconds": seconds}, tmp_path / "unfinished.pt")
-    unfinished = Unfinished(tmp_path / "unfinished.pt", "me", ALONE)
+    unfinished = ProbeState(tmp_path / "unfinished.pt", "me", ALONE)
     with pytest.raises(UserError, match=r"unfinished\.pt is damaged \(no wall time\); remove it"):
         unfinished.load()
     with pytest.raises(UserError, match=r"is damaged \('rows'\)"), unfinished.restoring():
@@ -167,8 +167,8 @@ def test_an_unfinished_probe_without_its_wall_time(seconds: Any, tmp_path: Path)
 
 def test_faults_of_archives(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.arange(5))
-    assert fault_of(tmp_path / "a.npz") == ""
+    assert find_fault(tmp_path / "a.npz") == ""
     np.savez_compressed(tmp_path / "b.npz", a=np.arange(5))
-    assert fault_of(tmp_path / "b.npz") == "its entries are compressed, save it again with torch.save"
+    assert find_fault(tmp_path / "b.npz") == "its entries are compressed, save it again with torch.save"
     (tmp_path / "c.npz").write_text(json.dumps({}))
-    assert fault_of(tmp_path / "c.npz") == "File is not a zip file"
+    assert find_fault(tmp_path / "c.npz") == "File is not a zip file"

@@ -35,7 +35,7 @@ from core.data.torchvision_sets import SETS, TorchvisionSet, download
 from core.distributed import Processes
 from core.errors import UserError
 from core.untrusted.matlab_files import check_unpacked_size
-from evaluate.common.resumable import Unfinished
+from evaluate.common.resumable import ProbeState
 from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.voc_data import open_voc
 from evaluate.probes.knn.protocol import KnnConfig
@@ -131,7 +131,7 @@ def _training_state(folder: Path, canary: Path) -> Opener:
 
 def _unfinished_probe(folder: Path, canary: Path) -> Opener:
     torch.save({"identity": "me", "seconds": 1.0, "rows": gadgets(canary)["eval"]}, folder / "unfinished.pt")
-    return lambda: Unfinished(folder / "unfinished.pt", "me", ALONE).load()
+    return lambda: ProbeState(folder / "unfinished.pt", "me", ALONE).load()
 
 
 def _detector_state(folder: Path, canary: Path) -> Opener:
@@ -517,7 +517,7 @@ def test_a_packed_index_of_shards_is_made_again(tmp_path: Path) -> None:
     for other in (b"", sound[:60], sound[:150] + b"\xff" + sound[151:], (tmp_path / "bomb").read_bytes(),
                   (tmp_path / "objects.npz").read_bytes(), (tmp_path / "lacks.npz").read_bytes()):  # fmt: skip
         kept.write_bytes(other)
-        outcome = watch(lambda: Shards(str(tmp_path / "a.tar"), "s").where(0))
+        outcome = watch(lambda: Shards(str(tmp_path / "a.tar"), "s").describe(0))
         assert outcome.kind == "opened", outcome
         assert outcome.mebibytes < 100
         assert kept.read_bytes() == sound

@@ -50,7 +50,7 @@ class Scenes:
         placed = arrange(self.config, self.split, self._checked(index))
         return placed[int(np.argmax([thing.visible.sum() for thing in placed]))].label
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """`scenes:split#index`."""
         return f"{self.name}#{index}"
 

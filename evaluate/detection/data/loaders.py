@@ -29,7 +29,7 @@ def training_batches(
     the next good one and named in the file `report`.
     """
     images = _TrainingImages(get_detection_dataset_dicts(name, filter_empty=True), _mapper(cfg, jitter), report)
-    sampler = _Onward(len(images), seed, done * (cfg.SOLVER.IMS_PER_BATCH // world))
+    sampler = _ResumableSampler(len(images), seed, done * (cfg.SOLVER.IMS_PER_BATCH // world))
     return build_detection_train_loader(
         images,
         mapper=None,
@@ -65,7 +65,7 @@ def _mapper(cfg: CfgNode, jitter: int | None) -> DatasetMapper:
     )
 
 
-class _Onward(Sampler[int]):
+class _ResumableSampler(Sampler[int]):
     """Detectron2's endless shuffled order, without its first `skipped` indices of this rank."""
 
     def __init__(self, size: int, seed: int, skipped: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evaluate.detection.data.records import DetectionSet
-from evaluate.detection.metrics.inference import Findings
+from evaluate.detection.metrics.inference import Detections
 
 NUMBERS = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
@@ -24,7 +24,7 @@ def engine() -> str:
     return "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") is not None else "pycocotools"
 
 
-def coco_metrics(split: DetectionSet, findings: Findings, masks: bool, by: str = "") -> dict[str, Any]:
+def coco_metrics(split: DetectionSet, findings: Detections, masks: bool, by: str = "") -> dict[str, Any]:
     """`box_ap` … `box_ar_large` and, with `masks`, `mask_ap` … in percent, and `box_ap_per_class`; None where a size or
     class does not occur. Without any finding every number that exists is 0.
 
@@ -38,7 +38,7 @@ def coco_metrics(split: DetectionSet, findings: Findings, masks: bool, by: str =
     return metrics
 
 
-def _evaluate(split: DetectionSet, findings: Findings, kind: str, by: str) -> tuple[list[float], list[float]]:
+def _evaluate(split: DetectionSet, findings: Detections, kind: str, by: str) -> tuple[list[float], list[float]]:
     """The twelve numbers, and the average precision of each class; shares, −1 for what does not occur."""
     truth_type, evaluation = _types(by)
     # The area of a finding, small to large, is its mask's in the evaluation of masks: a box would take its place.

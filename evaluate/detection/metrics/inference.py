@@ -19,7 +19,7 @@ from evaluate.detection.data.records import DetectionSet
 
 
 @dataclass(frozen=True)
-class Findings:
+class Detections:
     """What the detector found on all test images."""
 
     objects: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class Findings:
 
 def find(
     cfg: CfgNode, detector: nn.Module, split: DetectionSet, processes: Processes, workers: int, share: float
-) -> Findings | None:
+) -> Detections | None:
     """Runs the detector over the split; the findings of all ranks on the first, None elsewhere.
 
     Raises `UserError` where more than `share` of the images are broken.
@@ -53,15 +53,15 @@ def find(
             images.append(batch[0]["image_id"])
             objects += instances_to_coco_json(instances, batch[0]["image_id"])
             now = time.monotonic()
-            if processes.main and now - said > 10:
+            if processes.is_main and now - said > 10:
                 said, left = now, int((now - begun) / number * (len(loader) - number))
                 print(f"test image {number}/{len(loader)}  eta {left // 60}:{left % 60:02d}", flush=True)
     detector.train(was_training)
     gathered = comm.gather((objects, images, broken), dst=0)
-    if not processes.main:
+    if not processes.is_main:
         return None
     account = BrokenImages(len(split.records), share)
     account.add(name for _, _, names in gathered for name in names)
-    return Findings(
+    return Detections(
         [o for part, _, _ in gathered for o in part], [i for _, part, _ in gathered for i in part], account.names
     )

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from core.data.decode import decode_rgb
 from evaluate.common.pictures import DETECTIONS, save_picture
 from evaluate.detection.data.records import DetectionSet
-from evaluate.detection.metrics.inference import Findings
+from evaluate.detection.metrics.inference import Detections
 
 _LEAST_SCORE = 0.3
 _LEAST_SIDE = 320
 
 
-def draw(folder: Path, split: DetectionSet, findings: Findings, count: int, seed: int) -> list[Path]:
+def draw(folder: Path, split: DetectionSet, findings: Detections, count: int, seed: int) -> list[Path]:
     """Writes `count` PNGs: the truth on the left, findings with a score of at least 0.3 on the right.
 
     `seed` chooses the images. Small images are enlarged by a whole number.

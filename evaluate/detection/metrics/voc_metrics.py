@@ -16,10 +16,10 @@ from detectron2.structures import Boxes, Instances
 
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.data.voc_data import VocObject
-from evaluate.detection.metrics.inference import Findings
+from evaluate.detection.metrics.inference import Detections
 
 
-def voc_metrics(split: DetectionSet, findings: Findings | None) -> dict[str, Any]:
+def voc_metrics(split: DetectionSet, findings: Detections | None) -> dict[str, Any]:
     """`box_ap`, `box_ap50`, `box_ap75` in percent, on the first rank; None where one is not a number.
 
     All ranks call it, as Detectron2's evaluator gathers from them; `findings` are those of all ranks on the first, and

@@ -25,7 +25,7 @@ def norm_here(name: str, processes: Processes, heads: bool = False) -> str:
     """
     if name != "SyncBN":
         return name
-    if processes.world == 1:
+    if processes.world_size == 1:
         return "BN"
     if processes.device.type == "cuda":
         return "SyncBN"

@@ -17,7 +17,7 @@ from evaluate.detection.model.norms import norm_of
 NAMES = ("res2", "res3", "res4", "res5")
 
 
-class VitTaps(Backbone):
+class VitBackbone(Backbone):
     """`res2` … `res5`: the maps of four blocks, enlarged by 4 and 2, as they are, and halved.
 
     Enlarging is learned (transposed convolutions), halving is max pooling (arXiv 2111.11429, section 3.1; 2203.16527,
@@ -91,7 +91,7 @@ class _Level(CNNBlockBase):
 class SimplePyramid(Backbone):
     """`p2` … `p6` without a way down (arXiv 2203.16527, section 3); p6 is every second position of p5."""
 
-    def __init__(self, bottom_up: VitTaps, width: int, norm: Any) -> None:
+    def __init__(self, bottom_up: VitBackbone, width: int, norm: Any) -> None:
         super().__init__()
         self.bottom_up, self.top = bottom_up, LastLevelMaxPool()
         shapes = bottom_up.output_shape()
@@ -113,15 +113,15 @@ class SimplePyramid(Backbone):
         return {f"p{number}": ShapeSpec(channels=self.width, stride=2**number) for number in range(2, 7)}
 
 
-def _taps(cfg: Any, narrowing: bool) -> VitTaps:
+def _taps(cfg: Any, narrowing: bool) -> VitBackbone:
     backbone = BackboneConfig(cfg.MODEL.SSL.NAME, dict(cfg.MODEL.SSL.ARGS))
     vit = build_backbone(backbone, drop_path=cfg.MODEL.SSL.DROP_PATH)
-    return VitTaps(vit, tuple(cfg.MODEL.SSL.TAPS), norm_of(cfg.MODEL.SSL.NORM), narrowing, cfg.MODEL.SSL.SQUARE)
+    return VitBackbone(vit, tuple(cfg.MODEL.SSL.TAPS), norm_of(cfg.MODEL.SSL.NORM), narrowing, cfg.MODEL.SSL.SQUARE)
 
 
 @BACKBONE_REGISTRY.register()
 def build_vit_fpn_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
-    """Taps of the ViT that `MODEL.SSL` describes below Detectron2's feature pyramid."""
+    """HeadInputs of the ViT that `MODEL.SSL` describes below Detectron2's feature pyramid."""
     return FPN(
         _taps(cfg, narrowing=False),
         list(NAMES),
@@ -133,5 +133,5 @@ def build_vit_fpn_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_vit_simple_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
-    """Taps of the ViT that `MODEL.SSL` describes below the simple pyramid."""
+    """HeadInputs of the ViT that `MODEL.SSL` describes below the simple pyramid."""
     return SimplePyramid(_taps(cfg, narrowing=True), cfg.MODEL.FPN.OUT_CHANNELS, norm_of(cfg.MODEL.FPN.NORM))

@@ -35,11 +35,11 @@ BROKEN_FILE = "broken_training_images.txt"
 
 def join_detectron2(processes: Processes) -> None:
     """Tells Detectron2 which processes share this machine; torchrun starts them without its launcher."""
-    if processes.world == 1 or comm._LOCAL_PROCESS_GROUP is not None:
+    if processes.world_size == 1 or comm._LOCAL_PROCESS_GROUP is not None:
         return
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
-    for first in range(0, processes.world, here):
-        ranks = list(range(first, min(first + here, processes.world)))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world_size))
+    for first in range(0, processes.world_size, here):
+        ranks = list(range(first, min(first + here, processes.world_size)))
         group = dist.new_group(ranks)  # every rank takes part in the making of every group
         if processes.rank in ranks:
             comm._LOCAL_PROCESS_GROUP = group
@@ -48,15 +48,15 @@ def join_detectron2(processes: Processes) -> None:
 def check_hardware(config: DetectionConfig, processes: Processes) -> None:
     """Raises `UserError` where these processes can't do what the solver asks for."""
     batch = schedule_of(config.solver).batch
-    if batch % processes.world:
+    if batch % processes.world_size:
         raise UserError(
-            f"{batch} images per step can't be shared by {processes.world} processes; set solver.global_batch"
+            f"{batch} images per step can't be shared by {processes.world_size} processes; set solver.global_batch"
         )
     if config.solver.amp and processes.device.type != "cuda":
         raise UserError("solver.amp=true needs a GPU; leave it out on the CPU")
 
 
-def forget(folder: Path) -> None:
+def clear_run(folder: Path) -> None:
     """Removes what an earlier run would be continued from."""
     for name in (state.FILE, BROKEN_FILE, "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def train(
     """
     optim, scheduler = optimiser.build(cfg, config.solver, detector)
     model: nn.Module = detector
-    if processes.world > 1:
+    if processes.world_size > 1:
         ids = [processes.device.index] if processes.device.type == "cuda" else None
         model = DistributedDataParallel(detector, device_ids=ids, broadcast_buffers=False)
     images = len(data.records)
@@ -95,13 +95,13 @@ def train(
         detector.load_state_dict(saved["model"])
     if done >= last:
         return _broken(folder, images, config)
-    if not done and processes.main:
+    if not done and processes.is_main:
         # A run that ended before its first state has left its own.
         (folder / BROKEN_FILE).unlink(missing_ok=True)
     wait_for_all()
     seed_all_rng(_stream(seed, processes.rank, done))
     batches = training_batches(
-        cfg, data_name, config.data.large_scale_jitter, seed, done, processes.world, workers, folder / BROKEN_FILE
+        cfg, data_name, config.data.large_scale_jitter, seed, done, processes.world_size, workers, folder / BROKEN_FILE
     )
     trainer = (AMPTrainer if config.solver.amp else SimpleTrainer)(model, batches, optim)
     if saved:
@@ -119,20 +119,20 @@ def train(
                 ) from None
             rate = max(group["lr"] for group in optim.param_groups)
             scheduler.step()
-            if processes.main and ((step + 1) % config.solver.log_every == 0 or step + 1 == last):
+            if processes.is_main and ((step + 1) % config.solver.log_every == 0 or step + 1 == last):
                 losses = {
                     k: float(v.median(config.solver.log_every)) for k, v in storage.histories().items() if "loss" in k
                 }
                 log(step + 1, {"lr": rate, **losses})
                 print(progress.line(step + 1, rate, losses, processes.device), flush=True)
                 _broken(folder, images, config)
-            if step + 1 < last and (step + 1) % config.solver.checkpoint_every == 0 and processes.main:
+            if step + 1 < last and (step + 1) % config.solver.checkpoint_every == 0 and processes.is_main:
                 _save(folder, identity, step + 1, time.time() - started, detector, trainer, scheduler)
         if config.solver.precise_bn:
-            _precise_statistics(model, trainer, config.solver.precise_bn, processes.main)
+            _precise_statistics(model, trainer, config.solver.precise_bn, processes.is_main)
     # Plain batch norms have seen other images on each rank.
     broadcast_weights(detector)
-    if processes.main:
+    if processes.is_main:
         _save(folder, identity, last, time.time() - started, detector, trainer, scheduler)
     wait_for_all()
     return _broken(folder, images, config)

@@ -20,14 +20,14 @@ from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
 from core.config import to_dict
 from core.data.base import ImageSet
-from core.distributed import Processes, gather_objects, refuse_together, wait_for_all
+from core.distributed import Processes, gather_objects, raise_on_all_ranks, wait_for_all
 from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
 from core.files.atomic_folder import whole_folder
 from core.files.cache_folder import cache_folder
 from core.result import library_versions
-from core.untrusted.zip_archives import fault_of
-from evaluate.probes.features.head_inputs import Taps
+from core.untrusted.zip_archives import find_fault
+from evaluate.probes.features.head_inputs import HeadInputs
 
 FORMAT = 1
 """Of the files: raised with every change of their content."""
@@ -51,7 +51,7 @@ class CachedFeatures:
     """Where the files are."""
 
 
-def cache_key(backbone: Backbone, taps: Taps, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
+def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
     """Everything that decides the features: another value of any of it is another cache."""
     versions = library_versions()
     return {
@@ -69,7 +69,7 @@ def cache_key(backbone: Backbone, taps: Taps, images: ImageSet, config: FeatureC
 
 
 def cached_features(
-    backbone: Backbone, taps: Taps, images: ImageSet, config: FeatureConfig, processes: Processes, workers: int
+    backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig, processes: Processes, workers: int
 ) -> CachedFeatures:
     """The features of all `images`, from disk or computed now by all ranks together; every rank sees all of them.
 
@@ -80,7 +80,7 @@ def cached_features(
     folder = cache_folder() / "features" / digest
     present = gather_objects(_complete(folder, key))[0]
     if not present:
-        with whole_folder(folder, lambda: _complete(folder, key)) if processes.main else nullcontext() as made:
+        with whole_folder(folder, lambda: _complete(folder, key)) if processes.is_main else nullcontext() as made:
             part = Path(gather_objects(str(made))[0])
             _fill(part, key, backbone, taps, images, config, processes, workers)
         wait_for_all()
@@ -91,20 +91,20 @@ def _fill(
     part: Path,
     key: dict[str, Any],
     backbone: Backbone,
-    taps: Taps,
+    taps: HeadInputs,
     images: ImageSet,
     config: FeatureConfig,
     processes: Processes,
     workers: int,
 ) -> None:
     shape = (len(images), feature_size(backbone.model, config, processes.device, taps))
-    refused = _reserve(part / "values.npy", shape, config.storage) if processes.main else ""
-    refuse_together(refused)
+    refused = _reserve(part / "values.npy", shape, config.storage) if processes.is_main else ""
+    raise_on_all_ranks(refused)
     try:
         values = np.lib.format.open_memmap(part / "values.npy", mode="r+")
     except OSError:
         raise UserError(f"rank {processes.rank} can't see {part}; SSL_TRANSFER_CACHE must be a shared folder") from None
-    start = int(np.array_split(np.arange(len(images)), processes.world)[processes.rank][:1].sum())
+    start = int(np.array_split(np.arange(len(images)), processes.world_size)[processes.rank][:1].sum())
     found = extract_features(
         backbone.model,
         backbone.config,
@@ -120,7 +120,7 @@ def _fill(
     rows, labels, positions = (np.concatenate(column) for column in zip(*gather_objects(own), strict=True))
     index = {"rows": rows, "labels": labels, "positions": positions}
     facts = {"key": key, "broken": list(found.broken), "shape": list(shape)}
-    refuse_together(_close(part, index, facts, config.storage) if processes.main else "")
+    raise_on_all_ranks(_close(part, index, facts, config.storage) if processes.is_main else "")
 
 
 def _close(part: Path, index: dict[str, NDArray[Any]], facts: dict[str, Any], storage: str) -> str:
@@ -162,7 +162,7 @@ def _complete(folder: Path, key: dict[str, Any]) -> bool:
         return False
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        if facts["key"] != key or fault_of(folder / "index.npz"):
+        if facts["key"] != key or find_fault(folder / "index.npz"):
             return False
         found, rows = _open(folder), key["images"]
         columns = (found.rows, found.labels, found.positions)

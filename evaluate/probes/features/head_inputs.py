@@ -1,4 +1,4 @@
-"""Taps: which vectors of a frozen backbone linear heads see, as slices of one stored vector per image."""
+"""HeadInputs: which vectors of a frozen backbone linear heads see, as slices of one stored vector per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Taps:
+class HeadInputs:
     """What is stored per image: class tokens of the last blocks, earliest first, then the mean patch token."""
 
     blocks: int
@@ -47,7 +47,7 @@ class Taps:
         return {"blocks": self.blocks, "patches": self.patches}
 
 
-def plan_taps(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[Pooling]) -> Taps:
+def plan_head_inputs(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[Pooling]) -> HeadInputs:
     """The taps for every pair of a number of last blocks and a pooling, in that nesting order.
 
     n blocks with `cls`: the class tokens of the last n blocks, concatenated; with `cls+patches`: these and the mean
@@ -62,7 +62,9 @@ def plan_taps(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[P
                 f"set blocks=[1] poolings=[auto]"
             )
         width = 3 * crop * crop if isinstance(model, RawPixels) else int(model.num_features)
-        return Taps(0, False, width, ((0, width),), ("pixels" if isinstance(model, RawPixels) else "average pool",))
+        return HeadInputs(
+            0, False, width, ((0, width),), ("pixels" if isinstance(model, RawPixels) else "average pool",)
+        )
     if max(blocks) > len(model.blocks):
         raise UserError(f"blocks={list(blocks)} asks for more than the ViT's {len(model.blocks)} blocks")
     resolved = [("cls" if model.cls_token is not None else "patches") if p == "auto" else p for p in poolings]
@@ -82,4 +84,4 @@ def plan_taps(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[P
             end = (deepest + (pooling != "cls")) * token
             slices.append(((deepest if pooling == "patches" else deepest - number) * token, end))
             names.append(f"last {number} block{'s' if number > 1 else ''}, {pooling}")
-    return Taps(deepest, patches, (deepest + patches) * token, tuple(slices), tuple(names))
+    return HeadInputs(deepest, patches, (deepest + patches) * token, tuple(slices), tuple(names))

@@ -39,7 +39,7 @@ def _listed(images: ImageSet, file: Path) -> Subset:
     wanted = {name for name in names if name}
     if not wanted:
         raise UserError(f"file_list {file} names no images; put one file name on each line")
-    found = {images.where(index).replace("::", "/").rpartition("/")[2]: index for index in range(len(images))}
+    found = {images.describe(index).replace("::", "/").rpartition("/")[2]: index for index in range(len(images))}
     absent = sorted(wanted - set(found))
     if absent:
         raise UserError(

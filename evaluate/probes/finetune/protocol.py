@@ -16,7 +16,7 @@ from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name
 from evaluate.probes.training_views import TrainingViewConfig
 
-NEUTRAL_KEYS = frozenset({"features.batch"})
+PERFORMANCE_KEYS = frozenset({"features.batch"})
 """Settings that change speed and memory, not the protocol."""
 
 

@@ -19,8 +19,8 @@ from core.features import extract_features, normalised
 from core.memory_layout import training_layout
 from core.schedules import learning_rate_factor
 from core.sync_norm import synchronise_norms
-from evaluate.common.resumable import Unfinished
-from evaluate.probes.accuracy import Hits, Scores, scores_of
+from evaluate.common.resumable import ProbeState
+from evaluate.probes.accuracy import Accuracies, TopKAccuracy, scores_of
 from evaluate.probes.finetune.protocol import FinetuneConfig, parameter_groups
 from evaluate.probes.training_views import view_batches
 
@@ -85,8 +85,8 @@ def finetune(
     seed: int,
     processes: Processes,
     workers: int,
-    unfinished: Unfinished,
-) -> tuple[list[Scores], list[str], tuple[str, ...]]:
+    unfinished: ProbeState,
+) -> tuple[list[Accuracies], list[str], tuple[str, ...]]:
     """Scores after each epoch, one entry per learning rate; broken training images that were replaced; broken
     validation images that were left out.
 
@@ -94,10 +94,10 @@ def finetune(
     holds. Raises `UserError` where the loss of an epoch's last step is not finite.
     """
     start = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    if processes.world > 1:
+    if processes.world_size > 1:
         synchronise_norms(backbone.model, processes.device)
     broken = BrokenImages(len(train), config.features.broken_share)
-    done: list[list[Scores]] = [[]]  # by learning rate, by epoch
+    done: list[list[Accuracies]] = [[]]  # by learning rate, by epoch
     state = unfinished.load()
     if state:
         with unfinished.restoring():
@@ -105,13 +105,13 @@ def finetune(
             if not 1 <= len(done) <= len(config.lrs) or max(map(len, done)) > config.epochs:
                 raise ValueError("scores of other learning rates or epochs")
             broken.add(map(str, state["broken"]))
-        if processes.main:
+        if processes.is_main:
             print(f"resuming after epoch {len(done[-1])} of learning rate {config.lrs[len(done) - 1]:g}")
     left_out: tuple[str, ...] = ()
     per_epoch = len(train) // config.batch
     bar = tqdm(
-        total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch, unit="step",
-        desc="fine-tuning", disable=not processes.main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
+        total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
+        desc="fine-tuning", unit="step", disable=not processes.is_main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
     )  # fmt: skip
     with bar:
         while True:
@@ -129,7 +129,7 @@ def finetune(
             done.append([])
     backbone.model.load_state_dict(start)  # what the result names is the backbone that was given
     epochs = [
-        Scores(*(tuple(value for scores in rates for value in getattr(scores, field)) for field in _FIELDS))
+        Accuracies(*(tuple(value for scores in rates for value in getattr(scores, field)) for field in _FIELDS))
         for rates in zip(*done, strict=True)
     ]
     return epochs, list(broken.names), left_out
@@ -140,7 +140,7 @@ _FIELDS = ("top1", "top5", "mean_per_class")
 
 def _train_one(
     network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, seed: int,
-    processes: Processes, workers: int, unfinished: Unfinished, broken: BrokenImages, done: list[list[Scores]],
+    processes: Processes, workers: int, unfinished: ProbeState, broken: BrokenImages, done: list[list[Accuracies]],
     bar: Any,
 ) -> tuple[str, ...]:  # fmt: skip
     """All (remaining) epochs of the last learning rate in `done`; validates and saves after each."""
@@ -148,7 +148,7 @@ def _train_one(
     per_epoch = len(train) // config.batch
     step = len(done[-1]) * per_epoch
     order = GlobalBatches(
-        len(train), config.batch, config.epochs, seed, processes.rank, processes.world, step,
+        len(train), config.batch, config.epochs, seed, processes.rank, processes.world_size, step,
         getattr(train, "blocks", None),
     )  # fmt: skip
     size = config.features.transform.crop
@@ -185,11 +185,11 @@ def _train_one(
 def _validate(
     network: Network, backbone: Backbone, val: ImageSet, classes: int, config: FinetuneConfig, processes: Processes,
     workers: int,
-) -> tuple[Scores, tuple[str, ...]]:  # fmt: skip
+) -> tuple[Accuracies, tuple[str, ...]]:  # fmt: skip
     found = extract_features(
         network.model, backbone.config, val, config.features, processes, workers, pool=network.logits
     )
-    hits = Hits(1, classes, processes.device)
+    hits = TopKAccuracy(1, classes, processes.device)
     logits, labels = (torch.from_numpy(array).to(processes.device) for array in (found.values, found.labels))
     hits.add(logits.float()[:, :, None], labels)
     return hits.scores(), found.broken

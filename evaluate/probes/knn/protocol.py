@@ -19,7 +19,7 @@ from evaluate.common.protocol import check_name
 from evaluate.probes.knn.search import Engine, Neighbours, nearest_over_ranks, open_engine
 from evaluate.probes.knn.vote import vote_accuracy, weighted_hits
 
-NEUTRAL_KEYS = frozenset({"features.batch", "bank_chunk"})
+PERFORMANCE_KEYS = frozenset({"features.batch", "bank_chunk"})
 """Settings that change speed and memory, not the protocol."""
 
 

@@ -141,7 +141,7 @@ def nearest_over_ranks(
         found = rows[block] >= 0
         labels[block][found] = bank.labels[rows[block][found]]
         positions[block][found] = bank.positions[rows[block][found]]
-        if processes.world > 1:
+        if processes.world_size > 1:
             lists = [_side_by_side(column[block], processes) for column in (similarities, labels, positions)]
             similarities[block], labels[block], positions[block] = _best(lists[0], *lists[1:], k=k)
     if (positions < 0).any():
@@ -154,7 +154,7 @@ def nearest_over_ranks(
 def _side_by_side(column: NDArray[Any], processes: Processes) -> NDArray[Any]:
     """[Q, k] on each rank -> [Q, world · k]."""
     stacked = gather_rows(torch.from_numpy(column).to(processes.device)).cpu().numpy()
-    return np.concatenate(np.split(stacked, processes.world), axis=1)
+    return np.concatenate(np.split(stacked, processes.world_size), axis=1)
 
 
 def _best(similarities: NDArray[Any], *columns: NDArray[Any], k: int) -> tuple[NDArray[Any], ...]:

@@ -15,7 +15,7 @@ from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.linear.head_grid import HeadOptimConfig
 from evaluate.probes.training_views import TrainingViewConfig
 
-NEUTRAL_KEYS = frozenset({"features.batch"})
+PERFORMANCE_KEYS = frozenset({"features.batch"})
 """Settings that change speed and memory, not the protocol."""
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluate.probes.accuracy import Scores
+from evaluate.probes.accuracy import Accuracies
 
 
-def summary(epochs: Sequence[Scores], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(epochs: Sequence[Accuracies], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The metrics of the result: the best head after the last epoch, the best head and epoch of all, and every head.
 
     Equal heads: the first. The head is chosen on the validation images on which it is then reported, as the field does.

@@ -18,10 +18,10 @@ from core.data.order import GlobalBatches, check_batch
 from core.distributed import Processes, gather_objects
 from core.features import frozen, normalised
 from core.schedules import learning_rate_factor
-from evaluate.common.resumable import Unfinished
-from evaluate.probes.accuracy import Hits, Scores, scores_of
+from evaluate.common.resumable import ProbeState
+from evaluate.probes.accuracy import Accuracies, TopKAccuracy, scores_of
 from evaluate.probes.features.cache import CachedFeatures
-from evaluate.probes.features.head_inputs import Taps
+from evaluate.probes.features.head_inputs import HeadInputs
 from evaluate.probes.features.standardise import Standardiser
 from evaluate.probes.linear.head_grid import HeadGrid
 from evaluate.probes.linear.protocol import LinearConfig
@@ -38,7 +38,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 class History:
     """Scores of all heads after each epoch."""
 
-    epochs: list[Scores] = field(default_factory=list)
+    epochs: list[Accuracies] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Broken training images that were replaced."""
 
@@ -59,7 +59,7 @@ def cached_batches(
     values, labels = torch.from_numpy(features.values), torch.from_numpy(features.labels)
     rows = torch.from_numpy(features.rows)
     device = processes.device
-    order = GlobalBatches(len(rows), config.batch, passes, seed, processes.rank, processes.world, start)
+    order = GlobalBatches(len(rows), config.batch, passes, seed, processes.rank, processes.world_size, start)
     for batch in order:
         chosen = torch.tensor([position for _, position in batch])
         yield values.index_select(0, rows[chosen]).to(device).float(), labels[chosen].to(device)
@@ -67,7 +67,7 @@ def cached_batches(
 
 def augmented_batches(
     backbone: Backbone,
-    taps: Taps,
+    taps: HeadInputs,
     images: ImageSet,
     config: LinearConfig,
     seed: int,
@@ -79,7 +79,7 @@ def augmented_batches(
     """Features of new views of the images from global step `start` on."""
     _, passes = steps_of(config, len(images))
     blocks = getattr(images, "blocks", None)
-    order = GlobalBatches(len(images), config.batch, passes, seed, processes.rank, processes.world, start, blocks)
+    order = GlobalBatches(len(images), config.batch, passes, seed, processes.rank, processes.world_size, start, blocks)
     device, precision = processes.device, config.features.precision
     views = view_batches(images, config.augment, config.features.transform.crop, seed, order, workers, processes)
     for pixels, labels, broken in views:
@@ -95,11 +95,11 @@ def augmented_batches(
         yield torch.cat(parts), labels.to(device)
 
 
-def validate(grid: HeadGrid, standardiser: Standardiser, features: CachedFeatures, processes: Processes) -> Scores:
+def validate(grid: HeadGrid, standardiser: Standardiser, features: CachedFeatures, processes: Processes) -> Accuracies:
     """Scores of all heads, each rank counting its share."""
-    hits = Hits(grid.heads, grid.classes, processes.device)
-    mine = torch.from_numpy(features.rows).tensor_split(processes.world)[processes.rank]
-    labels = torch.from_numpy(features.labels).tensor_split(processes.world)[processes.rank]
+    hits = TopKAccuracy(grid.heads, grid.classes, processes.device)
+    mine = torch.from_numpy(features.rows).tensor_split(processes.world_size)[processes.rank]
+    labels = torch.from_numpy(features.labels).tensor_split(processes.world_size)[processes.rank]
     values = torch.from_numpy(features.values)
     size = max(1, _LOGITS // (grid.classes * grid.per_input))
     for rows, truth in zip(mine.split(size), labels.split(size), strict=True):
@@ -118,7 +118,7 @@ def train_grid(
     open_batches: Callable[[int], Batches],
     val: CachedFeatures,
     processes: Processes,
-    unfinished: Unfinished,
+    unfinished: ProbeState,
     broken: BrokenImages,
 ) -> History:
     """Trains to the last epoch, going on from the state that `unfinished` holds; validates after each epoch.
@@ -129,12 +129,12 @@ def train_grid(
     if state := unfinished.load():
         with unfinished.restoring():
             _restore(state, grid, standardiser, history, broken, config.epochs)
-        if processes.main:
+        if processes.is_main:
             print(f"resuming after epoch {len(history.epochs)} of {config.epochs}")
     done, total = len(history.epochs) * per_epoch, config.epochs * per_epoch
     bar = tqdm(
         total=total, initial=done, desc=f"{grid.heads} head{'s' if grid.heads > 1 else ''}", unit="step",
-        disable=not processes.main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
+        disable=not processes.is_main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
     )  # fmt: skip
     with bar:
         batches = open_batches(done) if done < total else iter(())

@@ -14,13 +14,13 @@ from core.data.open import DataConfig
 from core.distributed import Processes, gather_objects
 from core.features import FeatureConfig
 from evaluate.common.protocol import check_name
-from evaluate.common.resumable import Unfinished
-from evaluate.probes.accuracy import Hits
+from evaluate.common.resumable import ProbeState
+from evaluate.probes.accuracy import TopKAccuracy
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.standardise import moments
 from evaluate.probes.logreg.solver import Fit, Solver, fit_sklearn, fit_torch
 
-NEUTRAL_KEYS = frozenset({"features.batch", "solver"})
+PERFORMANCE_KEYS = frozenset({"features.batch", "solver"})
 """Settings that change speed and memory, not the protocol."""
 _ROWS = 65536
 
@@ -85,7 +85,7 @@ def fit_all(
     classes: int,
     config: LogregConfig,
     processes: Processes,
-    unfinished: Unfinished,
+    unfinished: ProbeState,
 ) -> list[dict[str, float]]:
     """Scores on `val` for every C, in order; each rank fits every world-th C. Goes on from what `unfinished` holds."""
     mean, deviation = moments(train) if config.standardise else (np.float32(0), np.float32(1))
@@ -101,9 +101,9 @@ def fit_all(
     state = unfinished.load()
     with unfinished.restoring():
         rows = [_checked(row) for row in state["rows"]] if state else []
-    if rows and processes.main:
+    if rows and processes.is_main:
         print(f"resuming after {len(rows)} of {len(cs)} fits")
-    bar = tqdm(total=len(cs), initial=len(rows), desc=f"C, by {solver}", unit="fit", disable=not processes.main,
+    bar = tqdm(total=len(cs), initial=len(rows), desc=f"C, by {solver}", unit="fit", disable=not processes.is_main,
                leave=False)  # fmt: skip
     with bar:
         while len(rows) < len(cs):
@@ -129,7 +129,7 @@ def _checked(row: dict[str, float]) -> dict[str, float]:
 
 
 def _scores(fit: Fit, features: torch.Tensor, truth: torch.Tensor, classes: int) -> dict[str, float]:
-    ranks_alone = Hits(1, classes, features.device)
+    ranks_alone = TopKAccuracy(1, classes, features.device)
     for block, labels in zip(features.split(_ROWS), truth.split(_ROWS), strict=True):
         ranks_alone.add(fit.logits(block)[:, :, None], labels)
     scores = ranks_alone.scores(over_ranks=False)

@@ -20,7 +20,7 @@ from evaluate.probes.knn.search import Engine, nearest
 from evaluate.probes.knn.vote import ranks_of_truth
 from evaluate.probes.linear.protocol import LinearConfig
 
-NEUTRAL_KEYS = frozenset({"features.batch"})
+PERFORMANCE_KEYS = frozenset({"features.batch"})
 """Settings that change speed and memory, not the protocol."""
 
 

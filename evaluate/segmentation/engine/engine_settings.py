@@ -30,7 +30,7 @@ def engine_settings(
     Batch norms are SyncBN where the protocol says so and several GPUs run; on the CPU the model's norms are replaced
     later (`core.sync_norm`). Raises `UserError` for what doesn't go together.
     """
-    several = processes.world > 1
+    several = processes.world_size > 1
     on_gpu = processes.device.type == "cuda"
     norm = "SyncBN" if config.sync_norm and several and on_gpu else "BN"
     schedule = config.schedule
@@ -54,7 +54,7 @@ def engine_settings(
         "model": model_settings(config, backbone, norm),
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel"} | ({} if on_gpu else {"device_ids": None}),
         "train_dataloader": loader | {
-            "batch_size": batch_per_process(config.batch, processes.world),
+            "batch_size": batch_per_process(config.batch, processes.world_size),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
             "dataset": _data(config, root, names, "train", work_dir),
         },

@@ -27,7 +27,7 @@ ENGINE_FOLDER = "engine"
 SEGMENTOR = "segmentor.pth"
 """Below the result's folder: the trained model, once training has ended."""
 _IDENTITY = "identity.json"
-_ENDED = ".engine-of-an-ended-run"
+_FINISHED = ".engine-of-an-ended-run"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Start:
     """What of the metrics stays: lines up to this iteration."""
     seconds: float = 0.0
     """Wall time of the parts before."""
-    passed_over: tuple[str, ...] = ()
+    skipped_checkpoints: tuple[str, ...] = ()
     """Names of newer checkpoints that can't be opened."""
 
 
@@ -53,7 +53,7 @@ def prepare_folder(out: Path, identity: dict[str, Any], restart: bool = False, b
     that holds more than plain values.
     """
     work = out / ENGINE_FOLDER
-    shutil.rmtree(out / _ENDED, ignore_errors=True)
+    shutil.rmtree(out / _FINISHED, ignore_errors=True)
     ours, saved = (work / _IDENTITY).is_file(), _checkpoints(work)
     if not ours and not saved and work.is_dir() and any(work.iterdir()):
         raise UserError(f"{work} is no folder of this program and is left alone; choose another --out")
@@ -94,17 +94,17 @@ def _where_to_go_on(work: Path, saved: list[Path]) -> Start:
         named = work
     if named in saved:
         return _open(named)
-    passed_over: list[str] = []
+    skipped_checkpoints: list[str] = []
     for file in saved:  # the engine does not write its pointer atomically: a full disk or a kill leaves it empty
         try:
-            return dataclasses.replace(_open(file), passed_over=tuple(passed_over))
+            return dataclasses.replace(_open(file), skipped_checkpoints=tuple(skipped_checkpoints))
         except UserError:
-            passed_over.append(file.name)
+            skipped_checkpoints.append(file.name)
     if len(saved) < 2 and not pointer.exists():
         return Start()  # killed before its first checkpoint was whole
     raise UserError(
-        f"no checkpoint in {work} can be opened ({', '.join(passed_over)}); bring one back, or start again with "
-        f"--restart"
+        f"no checkpoint in {work} can be opened ({', '.join(skipped_checkpoints)}); bring one back, or start again "
+        f"with --restart"
     )
 
 
@@ -175,8 +175,8 @@ def broken_in_training(out: Path) -> list[str]:
 
 def forget_engine(out: Path) -> None:
     """Removes what could be resumed, once the result is written; killed within, it leaves nothing half there."""
-    (out / ENGINE_FOLDER).rename(out / _ENDED)
-    shutil.rmtree(out / _ENDED)
+    (out / ENGINE_FOLDER).rename(out / _FINISHED)
+    shutil.rmtree(out / _FINISHED)
 
 
 def train_and_test(
@@ -205,8 +205,8 @@ def train_and_test(
     import evaluate.segmentation.engine.metric  # noqa: F401
     from evaluate.segmentation.engine.hooks import PlainCheckpointHook, ProgressHook, TestProgressHook
 
-    hooks = [ProgressHook(every, record, processes.main), PlainCheckpointHook(started)]
-    if processes.main:
+    hooks = [ProgressHook(every, record, processes.is_main), PlainCheckpointHook(started)]
+    if processes.is_main:
         hooks.append(TestProgressHook())
     settings = settings | {"load_from": checkpoint or None, "resume": bool(checkpoint)}
     cfg = Config(settings, format_python_code=False)  # its formatter takes seconds where paths are long
@@ -219,7 +219,7 @@ def train_and_test(
         runner.train()
         metrics = runner.test()
     metrics = gather_objects(dict(metrics))[0]
-    if processes.main:
+    if processes.is_main:
         _keep_segmentor(out, settings["train_cfg"]["max_iters"])
     wait_for_all()
     trained = runner.model

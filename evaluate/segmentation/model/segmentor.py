@@ -45,7 +45,7 @@ def build_segmentor(
     if config.network.frozen:
         model.backbone.requires_grad_(False)
         account += "; frozen"
-    if config.sync_norm and processes.world > 1 and processes.device.type == "cpu":
+    if config.sync_norm and processes.world_size > 1 and processes.device.type == "cpu":
         for name, part in model.named_children():
             if not (
                 config.network.frozen and name == "backbone"

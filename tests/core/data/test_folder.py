@@ -20,7 +20,7 @@ def test_class_folders(image_folder: Path) -> None:
     assert images.classes == ("cat", "dog")
     assert labels_of(images).tolist() == [0] * 6 + [1] * 6
     assert images.image(7).size == (48, 40)
-    assert images.where(7) == str(image_folder / "train/dog/1.jpg")
+    assert images.describe(7) == str(image_folder / "train/dog/1.jpg")
     assert open_images(DataConfig(f"folder:{image_folder}"), "val", 0).digest() != images.digest()
 
 
@@ -30,12 +30,12 @@ def test_flat_and_nested_folders(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new("L", (4, 4)).save(path)
     flat = Folder(tmp_path / "flat", "flat")
-    assert [Path(flat.where(i)).name for i in range(len(flat))] == ["a.PNG", "b.png"]
+    assert [Path(flat.describe(i)).name for i in range(len(flat))] == ["a.PNG", "b.png"]
     assert flat.classes == ()
     assert flat.label(0) == -1
     assert flat.image(0).mode == "RGB"
     nested = Folder(tmp_path / "nested", "nested")
-    assert nested.where(0).endswith("nested/x/deep/1.png")
+    assert nested.describe(0).endswith("nested/x/deep/1.png")
     with pytest.raises(UserError, match="flat has no labels"):
         labels_of(flat)
 
@@ -79,10 +79,10 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(header + bytes(20))
     images = Folder(tmp_path, "folder")
     for position in range(len(images)):
-        if images.where(position) == str(whole):
+        if images.describe(position) == str(whole):
             assert images.image(position).size == (64, 64)
         else:
-            with pytest.raises(BrokenImage, match=images.where(position)):
+            with pytest.raises(BrokenImage, match=images.describe(position)):
                 images.image(position)
 
 
@@ -99,7 +99,7 @@ def test_samples_and_few_shots(image_folder: Path) -> None:
     part = sample(images, 5, seed=1)
     assert len(part) == 5
     assert part.positions.tolist() == sorted(set(part.positions.tolist()))
-    assert part.where(0) == images.where(int(part.positions[0]))
+    assert part.describe(0) == images.describe(int(part.positions[0]))
     assert sample(images, 5, seed=1).digest() == part.digest() != sample(images, 5, seed=2).digest()
     assert labels_of(few_shot(images, 2, seed=0)).tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"7 shots asked for, but class cat of .* has 6 images"):

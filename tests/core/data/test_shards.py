@@ -49,7 +49,7 @@ def test_samples_are_addressed_by_position(tmp_path: Path) -> None:
     assert len(images) == 3
     assert [images.label(i) for i in range(3)] == [0, 2, 1]
     assert [np.asarray(images.image(i))[0, 0, 0] for i in range(3)] == [1, 2, 3]
-    assert images.where(0) == f"{tmp_path}/s-train-00.tar::a/0001"
+    assert images.describe(0) == f"{tmp_path}/s-train-00.tar::a/0001"
     assert images.classes == ("0", "1", "2")
     assert images.blocks.tolist() == [0, 1]
 

@@ -32,18 +32,18 @@ def test_a_set_is_read_and_divided(kind: str, tmp_path: Path) -> None:
     train, val = opened(kind, tmp_path)
     assert (len(train), len(val)) == (train_count, val_count)
     assert train.classes == val.classes == classes
-    files = [[images.where(index) for index in range(len(images))] for images in (train, val)]
+    files = [[images.describe(index) for index in range(len(images))] for images in (train, val)]
     assert len(set(files[0] + files[1])) == train_count + val_count  # nothing is in both
     for images, count in ((train, train_count), (val, val_count)):
         labels = [images.label(index) for index in range(count)]
         assert np.bincount(labels).tolist() == [count // 2, count // 2]
         for index in (0, count - 1):
-            with PIL.Image.open(images.where(index)) as expected:
+            with PIL.Image.open(images.describe(index)) as expected:
                 assert np.array_equal(np.asarray(images.image(index)), np.asarray(expected.convert("RGB")))
-            assert classes[labels[index]].split("/")[0].lower() in images.where(index).lower() or kind == "aircraft"
+            assert classes[labels[index]].split("/")[0].lower() in images.describe(index).lower() or kind == "aircraft"
     again = opened(kind, tmp_path)[0]
     assert again.digest() == train.digest() != val.digest()
-    Path(train.where(0)).write_bytes(b"no image")
+    Path(train.describe(0)).write_bytes(b"no image")
     damaged = opened(kind, tmp_path)[0]
     assert damaged.digest() != train.digest()
     with pytest.raises(BrokenImage, match="cannot identify"):
@@ -69,7 +69,7 @@ def test_cifar_and_stl10_from_their_archives(tmp_path: Path, monkeypatch: pytest
     train, _ = opened("cifar10", tmp_path)
     assert (train.classes, [train.label(index) for index in range(4)]) == (("plane", "car"), [0, 1, 1, 0])
     assert np.array_equal(np.asarray(train.image(2)), pixels[2].transpose(1, 2, 0))
-    assert train.where(2) == "cifar10:train#2"
+    assert train.describe(2) == "cifar10:train#2"
 
     folder = tmp_path / "cifar-100-python"
     data = pickle.dumps({"data": pixels.reshape(4, -1), "fine_labels": [2, 0, 1, 0], "coarse_labels": [0, 0, 0, 0]})
@@ -106,9 +106,12 @@ def test_flowers102_from_its_matlab_lists(tmp_path: Path, monkeypatch: pytest.Mo
         files[what] = (path.name, hashlib.md5(path.read_bytes()).hexdigest())
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
     train, test = opened("flowers102", tmp_path)
-    assert [train.where(index)[-9:] for index in range(4)] == ["00001.jpg", "00006.jpg", "00002.jpg", "00004.jpg"]
+    assert [train.describe(index)[-9:] for index in range(4)] == ["00001.jpg", "00006.jpg", "00002.jpg", "00004.jpg"]
     assert [train.label(index) for index in range(4)] == [2, 2, 0, 1]
-    assert [(test.where(index)[-9:], test.label(index)) for index in range(2)] == [("00005.jpg", 0), ("00003.jpg", 1)]
+    assert [(test.describe(index)[-9:], test.label(index)) for index in range(2)] == [
+        ("00005.jpg", 0),
+        ("00003.jpg", 1),
+    ]
     assert (len(train.classes), train.classes[0]) == (102, "pink primrose")
     assert np.asarray(train.image(1))[0, 0].tolist() == [6, 0, 7]
 
@@ -131,7 +134,7 @@ def test_cars_from_its_matlab_annotations(tmp_path: Path) -> None:
     assert train.classes == test.classes == ("AM General", "Acura RL")
     assert [train.label(index) for index in range(3)] == [1, 0, 1]
     assert np.asarray(test.image(2))[0, 0].tolist() == [102, 0, 7]
-    assert test.where(2) == str(folder / "cars_test/00003.jpg")
+    assert test.describe(2) == str(folder / "cars_test/00003.jpg")
 
 
 @pytest.mark.parametrize("kind", sorted(SETS))

@@ -12,7 +12,7 @@ import torch
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from detectron2 import model_zoo
@@ -23,7 +23,7 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.common.protocol import full_name
 from evaluate.detection.model.detector import detectron2_config
-from evaluate.detection.settings import NEUTRAL_KEYS, DetectionConfig, find_protocol
+from evaluate.detection.settings import PERFORMANCE_KEYS, DetectionConfig, find_protocol
 from evaluate.detection.training.scaling import scale_to_processes, schedule_of
 from tests.evaluate.segmentation.resolved_protocol import changed, flat, resolved
 
@@ -145,7 +145,7 @@ def test_fewer_processes_keep_their_share_of_the_batch_and_the_name_tells(
     file = find_protocol(name)
     config, said = scale_to_processes(load_config(DetectionConfig, file, overrides), world)
     assert schedule_of(config.solver).batch == batch
-    assert full_name(config, file, NEUTRAL_KEYS) == name + suffix
+    assert full_name(config, file, PERFORMANCE_KEYS) == name + suffix
     assert bool(said) == bool(suffix)
 
 

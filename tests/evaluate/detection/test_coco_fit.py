@@ -13,7 +13,7 @@ import yaml
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from converters.open import open_backbone

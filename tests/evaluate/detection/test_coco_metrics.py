@@ -15,7 +15,7 @@ import torch
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from detectron2.data import MetadataCatalog
@@ -29,7 +29,7 @@ from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.datasets import register
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.metrics.coco_metrics import NUMBERS, coco_metrics
-from evaluate.detection.metrics.inference import Findings
+from evaluate.detection.metrics.inference import Detections
 from tests.evaluate.detection.data.test_coco_data import small, write
 
 
@@ -39,7 +39,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> DetectionSet:
     return open_coco(write_coco(tmp_path_factory.mktemp("coco") / "s", config), "val", True, "bitmask", 0.0)
 
 
-def guesses(split: DetectionSet) -> Findings:
+def guesses(split: DetectionSet) -> Detections:
     """The truth, moved by some pixels, with doubles, misses, wrong classes and random scores."""
     rng = np.random.default_rng(0)
     found: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def guesses(split: DetectionSet) -> Findings:
                         "segmentation": {"size": [96, 96], "counts": segmentation["counts"].decode()},
                     }
                 )
-    return Findings(found, [record["image_id"] for record in split.records], [])
+    return Detections(found, [record["image_id"] for record in split.records], [])
 
 
 def test_both_libraries_give_the_same_numbers(split: DetectionSet) -> None:
@@ -108,10 +108,10 @@ def test_the_truth_itself_is_perfect_and_nothing_is_zero(split: DetectionSet) ->
         for one in record["annotations"]
     ]
     images = [record["image_id"] for record in split.records]
-    perfect = coco_metrics(split, Findings(truth, images, []), True)
+    perfect = coco_metrics(split, Detections(truth, images, []), True)
     assert (perfect["box_ap"], perfect["mask_ap"], perfect["box_ap75"]) == (100.0, 100.0, 100.0)
     for by in ("faster-coco-eval", "pycocotools"):
-        nothing = coco_metrics(split, Findings([], images, []), True, by)
+        nothing = coco_metrics(split, Detections([], images, []), True, by)
         assert (nothing["box_ap"], nothing["mask_ap"], nothing["box_ar100"]) == (0.0, 0.0, 0.0)
     assert len([key for key in nothing if key.startswith("box_a")]) == len(NUMBERS) + 1
 
@@ -122,7 +122,7 @@ def test_an_image_that_can_not_be_decoded_does_not_count(split: DetectionSet) ->
         {"image_id": first["image_id"], "score": 1.0, **{k: one[k] for k in ("category_id", "bbox", "segmentation")}}
         for one in first["annotations"]
     ]
-    metrics = coco_metrics(split, Findings(truth, [first["image_id"]], ["the others"]), False)
+    metrics = coco_metrics(split, Detections(truth, [first["image_id"]], ["the others"]), False)
     assert metrics["box_ap"] == 100.0
     assert "mask_ap" not in metrics
     present = {one["category_id"] for one in first["annotations"]}
@@ -148,6 +148,6 @@ def test_what_was_tolerated_does_not_reach_the_evaluation(tmp_path: Path, by: st
         for record in split.records
         for one in record["annotations"]
     ]
-    metrics = coco_metrics(split, Findings(truth, [7, 9], []), masks, by)
+    metrics = coco_metrics(split, Detections(truth, [7, 9], []), masks, by)
     assert metrics["box_ap"] == 100.0
     assert metrics.get("mask_ap", 100.0) == 100.0

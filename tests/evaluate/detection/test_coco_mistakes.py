@@ -14,7 +14,7 @@ import pytest
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from tests.evaluate.detection.tiny_detection import SCRIPT, arguments, make_place, result, run, stopped, write_scenes

@@ -18,7 +18,7 @@ import torch
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from core.checkpoints import read_tensors
@@ -84,9 +84,9 @@ def test_a_resumed_run_sees_the_images_that_were_to_come(
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rates == pytest.approx([0.00002, 0.01001, 0.02, 0.02, 0.02, 0.002])
-    from evaluate.detection.data.loaders import _Onward
+    from evaluate.detection.data.loaders import _ResumableSampler
 
-    whole, onward = iter(_Onward(12, 0, 0)), iter(_Onward(12, 0, 16))
+    whole, onward = iter(_ResumableSampler(12, 0, 0)), iter(_ResumableSampler(12, 0, 16))
     assert [next(whole) for _ in range(40)][16:] == [next(onward) for _ in range(24)]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from core.backbones import BackboneConfig, build_backbone

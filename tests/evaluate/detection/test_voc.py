@@ -12,12 +12,12 @@ import pytest
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from core.errors import UserError
 from evaluate.detection.data.voc_data import CLASSES, VocObject, open_voc
-from evaluate.detection.metrics.inference import Findings
+from evaluate.detection.metrics.inference import Detections
 from evaluate.detection.metrics.voc_metrics import voc_metrics
 
 
@@ -89,10 +89,10 @@ def test_vocs_numbers(tmp_path: Path) -> None:
     """One dog of 20 × 30 pixels. A guess of 20 × 24 overlaps by 0.8: right at 0.5 … 0.75, wrong from 0.85 on."""
     val = open_voc(write_voc(tmp_path), "val", 0.0)
     dog = {"image_id": "2007_test", "category_id": val.classes.index("dog"), "score": 0.9}
-    exact = voc_metrics(val, Findings([{**dog, "bbox": [0, 0, 20, 30]}], ["2007_test"], []))
+    exact = voc_metrics(val, Detections([{**dog, "bbox": [0, 0, 20, 30]}], ["2007_test"], []))
     # The other 19 classes have no object: Detectron2 counts them as zero.
     assert exact == {"box_ap": 5.0, "box_ap50": 5.0, "box_ap75": 5.0}
-    close = voc_metrics(val, Findings([{**dog, "bbox": [0, 0, 20, 24]}], ["2007_test"], []))
+    close = voc_metrics(val, Detections([{**dog, "bbox": [0, 0, 20, 24]}], ["2007_test"], []))
     assert close["box_ap50"] == close["box_ap75"] == 5.0
     assert close["box_ap"] in (pytest.approx(5.0 * 6 / 10), pytest.approx(5.0 * 7 / 10))
     assert voc_metrics(val, None)["box_ap"] == 0.0
@@ -110,7 +110,7 @@ def test_decimals_and_missing_marks_are_read_and_measured(tmp_path: Path) -> Non
     assert val.records[0]["annotations"][0]["bbox"] == pytest.approx([0, 0, 20.4, 29.6])
     assert val.truth == {"2007_test": [VocObject("dog", False, (1, 1, 20, 30))]}
     dog = {"image_id": "2007_test", "category_id": CLASSES.index("dog"), "score": 0.9, "bbox": [0, 0, 20, 30]}
-    assert voc_metrics(val, Findings([dog], ["2007_test"], []))["box_ap"] == 5.0
+    assert voc_metrics(val, Detections([dog], ["2007_test"], []))["box_ap"] == 5.0
 
 
 def test_what_is_difficult_is_neither_hit_nor_miss(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_difficult_is_neither_hit_nor_miss(tmp_path: Path) -> None:
     dog = {"image_id": "2007_test", "category_id": CLASSES.index("dog"), "score": 0.9, "bbox": [0, 0, 20, 30]}
     both = [dog, {**dog, "score": 0.95, "bbox": [20, 0, 20, 30]}]
     for found in ([dog], both):
-        assert voc_metrics(val, Findings(found, ["2007_test"], []))["box_ap"] == 5.0
+        assert voc_metrics(val, Detections(found, ["2007_test"], []))["box_ap"] == 5.0
 
 
 def two_test_images(root: Path) -> Path:
@@ -136,14 +136,14 @@ def test_images_and_objects_that_were_left_out_do_not_count(tmp_path: Path) -> N
     """One dog is found in the first of two images: half of them, or all where the second can't be decoded."""
     val = open_voc(two_test_images(tmp_path), "val", 0.0)
     dog = {"image_id": "2007_test", "category_id": CLASSES.index("dog"), "score": 0.9, "bbox": [0, 0, 20, 30]}
-    half = voc_metrics(val, Findings([dog], ["2007_test", "second"], []))
+    half = voc_metrics(val, Detections([dog], ["2007_test", "second"], []))
     assert half["box_ap50"] == pytest.approx(5 * 6 / 11, abs=1e-4)  # recall 0.5 passes six of eleven points
-    assert voc_metrics(val, Findings([dog], ["2007_test"], ["second"]))["box_ap50"] == 5.0
+    assert voc_metrics(val, Detections([dog], ["2007_test"], ["second"]))["box_ap50"] == 5.0
     outside = tmp_path / "VOC2007" / "Annotations" / "second.xml"
     outside.write_text(outside.read_text().replace("<xmax>20", "<xmax>200"))
     val = open_voc(tmp_path, "val", 0.5)
     assert "second.xml, object 0: box" in val.left_out[0]
-    assert voc_metrics(val, Findings([dog], ["2007_test", "second"], []))["box_ap50"] == 5.0
+    assert voc_metrics(val, Detections([dog], ["2007_test", "second"], []))["box_ap50"] == 5.0
 
 
 def test_numbers_are_those_that_detectron2_counts_on_vocs_folder(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_numbers_are_those_that_detectron2_counts_on_vocs_folder(tmp_path: Path)
         instances.scores, instances.pred_classes = torch.tensor([one["score"]]), torch.tensor([one["category_id"]])
         evaluator.process([{"image_id": one["image_id"]}], [{"instances": instances}])
     theirs = evaluator.evaluate()["bbox"]
-    ours = voc_metrics(open_voc(root, "val", 0.0), Findings(found, ["2007_test", "second"], []))
+    ours = voc_metrics(open_voc(root, "val", 0.0), Detections(found, ["2007_test", "second"], []))
     assert 0 < theirs["AP"] < 5
     assert ours == {f"box_{key.lower()}": pytest.approx(value, abs=1e-4) for key, value in theirs.items()}
 

@@ -10,17 +10,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from evaluate.common.resumable import Unfinished
+from evaluate.common.resumable import ProbeState
 from evaluate.finetune import main
 
 if __name__ == "__main__":
-    remove = Unfinished.remove
+    remove = ProbeState.remove
 
-    def keep(self: Unfinished) -> None:
+    def keep(self: ProbeState) -> None:
         shutil.copyfile(self._path, self._path.with_name("kept.pt"))
         remove(self)
 
-    Unfinished.remove = keep  # type: ignore[method-assign]
+    ProbeState.remove = keep  # type: ignore[method-assign]
     main()
     out = Path(sys.argv[sys.argv.index("--out") + 1])
     if (out / "kept.pt").exists():

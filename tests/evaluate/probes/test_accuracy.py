@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-from evaluate.probes.accuracy import Hits, ranks_of_truth
+from evaluate.probes.accuracy import TopKAccuracy, ranks_of_truth
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def test_the_three_accuracies_equal_scikit_learns(classes: int) -> None:
     labels = np.minimum(rng.geometric(0.4, 500) - 1, classes - 1)  # classes of very different size
     labels[labels == 1] = 0  # and one without images
     logits = rng.standard_normal((500, classes, 4)) + 1.5 * (np.arange(classes) == labels[:, None])[:, :, None]
-    hits = Hits(4, classes, CPU)
+    hits = TopKAccuracy(4, classes, CPU)
     for start in (0, 200):  # heads in two calls of a batch, images in two batches
         block = slice(start, start + 200 if start == 0 else None)
         for head in (0, 2):

@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.probes.features import cache
 from evaluate.probes.features.cache import CachedFeatures, cached_features
-from evaluate.probes.features.head_inputs import plan_taps
+from evaluate.probes.features.head_inputs import plan_head_inputs
 from evaluate.probes.features.standardise import BatchStandardiser, FixedStandardiser, moments
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -53,7 +53,7 @@ def test_cached_features_are_those_of_the_backbone_and_are_computed_once(
     (tmp_path / "train/cat/3.jpg").write_bytes(b"no image")
     images, backbone = Folder(tmp_path / "train", "train"), resnet()
     config = dataclasses.replace(CONFIG, broken_share=0.2)
-    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     found = cached_features(backbone, taps, images, config, ALONE, 0)
     expected = extract_features(backbone.model, backbone.config, images, config, ALONE)
     assert np.array_equal(found.values[found.rows], expected.values)
@@ -73,7 +73,7 @@ def test_cached_features_are_those_of_the_backbone_and_are_computed_once(
 def test_another_checkpoint_transform_or_data_set_is_another_cache(image_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(image_folder / "train", tmp_path / "train")
     images, backbone = Folder(tmp_path / "train", "train"), resnet()
-    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     folders = [cached_features(backbone, taps, images, CONFIG, ALONE, 0).folder]
     folders.append(cached_features(resnet(1), taps, images, CONFIG, ALONE, 0).folder)
     moved = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, mean=(0.5, 0.5, 0.5)))
@@ -96,7 +96,7 @@ def test_what_a_kill_leaves_is_not_taken_for_a_cache(
     image_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, backbone = Folder(image_folder / "train", "train"), resnet()
-    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
 
     def killed(*_arguments: Any, **_more: Any) -> Any:
         raise KeyboardInterrupt
@@ -121,13 +121,13 @@ def test_a_full_disk_is_one_sentence(image_folder: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
     backbone = resnet()
-    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     with pytest.raises(UserError, match=r"can't keep 0 MiB of features in .* \(No space left on device\); free space"):
         cached_features(backbone, taps, Folder(image_folder / "train", "train"), CONFIG, ALONE, 0)
     assert list(own_cache.iterdir()) == []
 
 
-# Taps
+# HeadInputs
 
 
 def test_taps_are_the_blocks_outputs_after_the_final_norm() -> None:
@@ -143,7 +143,7 @@ def test_taps_are_the_blocks_outputs_after_the_final_norm() -> None:
         tokens = [model.norm(output) for output in outputs]
         for handle in handles:
             handle.remove()
-        taps = plan_taps(model, 32, (1, 4), ("cls", "cls+patches"))
+        taps = plan_head_inputs(model, 32, (1, 4), ("cls", "cls+patches"))
         stored = taps(model, images)
     assert torch.equal(tokens[-1], final)
     last, four = tokens[-1][:, 0], torch.cat([output[:, 0] for output in tokens[-4:]], dim=1)
@@ -153,21 +153,21 @@ def test_taps_are_the_blocks_outputs_after_the_final_norm() -> None:
     assert (taps.width, stored.shape[1]) == (5 * 24, 5 * 24)
     for (start, end), vectors in zip(taps.slices, expected, strict=True):
         torch.testing.assert_close(stored[:, start:end], vectors, atol=1e-6, rtol=0)
-    one = plan_taps(model, 32, (1,), ("cls+patches",))
+    one = plan_head_inputs(model, 32, (1,), ("cls+patches",))
     with torch.no_grad():
         torch.testing.assert_close(one(model, images), expected[1], atol=1e-6, rtol=0)
 
 
 def test_impossible_taps() -> None:
     with pytest.raises(UserError, match=r"a ResNet has one vector per image: set blocks=\[1\] poolings=\[auto\]"):
-        plan_taps(resnet().model, 32, (1, 4), ("cls",))
+        plan_head_inputs(resnet().model, 32, (1, 4), ("cls",))
     with pytest.raises(UserError, match=r"blocks=\[6\] asks for more than the ViT's 5 blocks"):
-        plan_taps(vit().model, 32, (6,), ("cls",))
+        plan_head_inputs(vit().model, 32, (6,), ("cls",))
     with pytest.raises(UserError, match="pooling cls needs a class token"):
-        plan_taps(vit(class_token=False).model, 32, (1,), ("cls",))
+        plan_head_inputs(vit(class_token=False).model, 32, (1,), ("cls",))
     with pytest.raises(UserError, match="pooling patches takes the last block only"):
-        plan_taps(vit().model, 32, (1, 2), ("patches",))
-    assert plan_taps(vit(class_token=False).model, 32, (1,), ("auto",)).names == ("last 1 block, patches",)
+        plan_head_inputs(vit().model, 32, (1, 2), ("patches",))
+    assert plan_head_inputs(vit(class_token=False).model, 32, (1,), ("auto",)).names == ("last 1 block, patches",)
 
 
 # Standardisation
@@ -208,7 +208,7 @@ def test_the_batch_norm_is_torchs() -> None:
 
 def test_half_precision_is_close_to_the_full_one_and_kept_apart(image_folder: Path, own_cache: Path) -> None:
     images, backbone = Folder(image_folder / "train", "train"), vit()
-    taps = plan_taps(backbone.model, 32, (1,), ("auto",))
+    taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     full, half = (
         cached_features(backbone, taps, images, dataclasses.replace(CONFIG, precision=precision), ALONE, 0).values
         for precision in ("float32", "bfloat16")

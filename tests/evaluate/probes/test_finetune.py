@@ -17,11 +17,11 @@ from core.config import load_config
 from core.data.folder import Folder
 from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name
-from evaluate.common.resumable import Unfinished
+from evaluate.common.resumable import ProbeState
 from evaluate.finetune import main
 from evaluate.probes.finetune import training
 from evaluate.probes.finetune.labelled_subset import labelled_part
-from evaluate.probes.finetune.protocol import NEUTRAL_KEYS, FinetuneConfig, parameter_groups
+from evaluate.probes.finetune.protocol import PERFORMANCE_KEYS, FinetuneConfig, parameter_groups
 from tests.torchrun import ROOT, torchrun
 
 
@@ -41,14 +41,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *given: str) -> list[dict[str, Any]]:
     """Runs it; the states it saved, whose heads and weights tell more than accuracies."""
     saved: list[dict[str, Any]] = []
 
-    def save(self: Unfinished, state: dict[str, Any]) -> None:
+    def save(self: ProbeState, state: dict[str, Any]) -> None:
         model = {name: tensor.clone() for name, tensor in state["network"]["model"].items()}
         saved.append({"model": model, "head": state["network"]["head"]["weight"].clone()})
         original(self, state)
 
-    original = Unfinished.save
+    original = ProbeState.save
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished, "save", save)
+        patch.setattr(ProbeState, "save", save)
         patch.setattr(sys, "argv", ["finetune.py", *given])
         main()
     return saved
@@ -137,7 +137,7 @@ def test_a_published_list_decides(tmp_path: Path, image_folder: Path) -> None:
     file = tmp_path / "1percent.txt"
     file.write_text("n02_1.JPEG\nn01/n01_0.JPEG\n\n")
     part = labelled_part(images, None, str(file), 0)
-    assert [Path(part.where(i)).name for i in range(len(part))] == ["n01_0.JPEG", "n02_1.JPEG"]
+    assert [Path(part.describe(i)).name for i in range(len(part))] == ["n01_0.JPEG", "n02_1.JPEG"]
     assert part.name == "train (2 listed in 1percent.txt)"
     file.write_text("n02_1.JPEG\nn09_1.JPEG\n")
     with pytest.raises(UserError, match=r"1 of the 2 images in file_list .* are not in train, e.g. n09_1.JPEG"):
@@ -151,7 +151,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     assert set(files) >= {"finetune_mulan_r50_1pct", "finetune_mulan_r50_10pct", "finetune_mulan_r50", "finetune_vit"}
     for name, file in files.items():
         config = load_config(FinetuneConfig, file)
-        assert name == config.name == full_name(config, file, NEUTRAL_KEYS)
+        assert name == config.name == full_name(config, file, PERFORMANCE_KEYS)
     one = load_config(FinetuneConfig, files["finetune_mulan_r50_1pct"])
     assert (one.share, one.lrs, one.batch, one.epochs) == (0.01, (0.005, 0.01, 0.02, 0.05, 0.1), 1024, 50)
 

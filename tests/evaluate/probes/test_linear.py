@@ -20,8 +20,8 @@ from core.config import load_config
 from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.linear import main
-from evaluate.probes.accuracy import Scores
-from evaluate.probes.linear.protocol import NEUTRAL_KEYS, LinearConfig
+from evaluate.probes.accuracy import Accuracies
+from evaluate.probes.linear.protocol import PERFORMANCE_KEYS, LinearConfig
 from evaluate.probes.linear.summary import summary
 from tests.torchrun import ROOT, python, torchrun
 
@@ -107,8 +107,8 @@ def test_the_result_says_all(
 
 
 def test_the_best_head_is_of_the_last_epoch_and_the_best_epoch_is_told_apart() -> None:
-    def scores(*top1: float) -> Scores:
-        return Scores(top1, tuple(value + 5 for value in top1), tuple(value - 1 for value in top1))
+    def scores(*top1: float) -> Accuracies:
+        return Accuracies(top1, tuple(value + 5 for value in top1), tuple(value - 1 for value in top1))
 
     heads = [{"input": "x", "lr": lr} for lr in (0.1, 0.2, 0.3)]
     found = summary([scores(10, 80, 30), scores(70, 20, 70), scores(60, 50, 60)], heads)
@@ -169,7 +169,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     }
     configs = {file.stem: load_config(LinearConfig, file) for file in files}
     for file in files:
-        assert configs[file.stem].name == file.stem == full_name(configs[file.stem], file, NEUTRAL_KEYS)
+        assert configs[file.stem].name == file.stem == full_name(configs[file.stem], file, PERFORMANCE_KEYS)
         assert protocol_file(file.stem, "linear") == file
     grid = configs["linear_dinov2_grid"]
     assert len(grid.lrs) * len(grid.blocks) * len(grid.poolings) == 52
@@ -177,7 +177,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     mulan = configs["linear_mulan_r50"]
     assert (mulan.used_lrs(), mulan.batch, mulan.epochs, mulan.standardise) == ((0.005,), 512, 100, "train")
     assert configs["linear_simsiam"].used_lrs() == pytest.approx((0.32,))
-    assert full_name(mulan, protocol_file("linear_mulan_r50", "linear"), NEUTRAL_KEYS) == "linear_mulan_r50"
+    assert full_name(mulan, protocol_file("linear_mulan_r50", "linear"), PERFORMANCE_KEYS) == "linear_mulan_r50"
 
 
 def test_help_is_quick() -> None:

@@ -13,13 +13,13 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from core.config import load_config
-from core.distributed import Processes, join_processes
+from core.distributed import Processes, init_distributed
 from core.errors import run_entry_point
 from evaluate.common.protocol import full_name
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.knn.search import open_engine
 from evaluate.probes.linear import training
-from evaluate.probes.transfer.protocol import NEUTRAL_KEYS, TransferConfig, knn_scores, metric_of
+from evaluate.probes.transfer.protocol import PERFORMANCE_KEYS, TransferConfig, knn_scores, metric_of
 from evaluate.transfer_sets import main
 from tests.small_sets import make_eurosat, make_pets
 from tests.torchrun import ROOT, torchrun
@@ -105,7 +105,7 @@ def test_knn_scores_equal_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None
 
     centres = rng.standard_normal((5, 12))
     train, val = features(400), features(300)
-    processes: Processes = join_processes("cpu")
+    processes: Processes = init_distributed("cpu")
     found = knn_scores(train, val, 5, TransferConfig(ks=(5, 20), temperature=0.1), open_engine(processes))
     for row in found:
         reference = KNeighborsClassifier(
@@ -119,7 +119,7 @@ def test_knn_scores_equal_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_protocol_loads_under_its_own_name() -> None:
     for file in ROOT.glob("configs/evaluate/transfer_*.yaml"):
-        assert full_name(load_config(TransferConfig, file), file, NEUTRAL_KEYS) == file.stem
+        assert full_name(load_config(TransferConfig, file), file, PERFORMANCE_KEYS) == file.stem
     means = ("flowers102", "pets", "aircraft", "caltech101")
     assert all(metric_of(f"{kind}:/data") == "mean_per_class" for kind in means)
     assert {metric_of(source) for source in ("food101:/data", "folder:/data", "scenes")} == {"top1"}

@@ -16,7 +16,7 @@ from core.project import CONFIGS
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
-from evaluate.segmentation.protocol import KINDS, NEUTRAL_KEYS, SegmentConfig
+from evaluate.segmentation.protocol import KINDS, PERFORMANCE_KEYS, SegmentConfig
 from evaluate.tables.published import read_published
 
 FILES = sorted(file for kind in KINDS for file in (CONFIGS / "evaluate").glob(f"{kind}_*"))
@@ -46,7 +46,7 @@ def test_all_load_under_their_own_names() -> None:
     }  # fmt: skip
     for file in FILES:
         config = load_config(SegmentConfig, file)
-        assert config.name == file.stem == full_name(config, file, NEUTRAL_KEYS)
+        assert config.name == file.stem == full_name(config, file, PERFORMANCE_KEYS)
         assert protocol_file(file.stem, *KINDS) == file
         assert file.read_text().startswith(("# python evaluate/segment.py", "# torchrun"))
     with pytest.raises(UserError, match="did you mean voc_fcn_r50_30k_moco"):
@@ -217,7 +217,7 @@ def test_the_linear_rule() -> None:
     stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8, 1)
     assert (stepped.optim.lr, stepped.schedule.iterations, stepped.schedule.steps) == (0.0015, 60_000, (42_000, 54_000))
     file = protocol_file("voc_fcn_r50_30k_moco", *KINDS)
-    assert full_name(stepped, file, NEUTRAL_KEYS) == (
+    assert full_name(stepped, file, PERFORMANCE_KEYS) == (
         "voc_fcn_r50_30k_moco (modified: optim.lr=0.0015, schedule.iterations=60000, "
         "schedule.steps=[42000,54000], batch=8)"
     )
@@ -230,7 +230,7 @@ def test_the_linear_rule() -> None:
     assert why.startswith(
         "batch 16 -> 2 (1 process of the 8 that the protocol is for): learning rate × 0.125 = 3.75e-06"
     )
-    assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", *KINDS), NEUTRAL_KEYS).endswith("batch=2)")
+    assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", *KINDS), PERFORMANCE_KEYS).endswith("batch=2)")
     scenes = _config("scenes_fcn_r18_400it")
     assert scale_to_batch(scenes, None, 1) == scale_to_batch(scenes, None, 4) == (scenes, "")
     assert batch_per_process(16, 4) == 4

@@ -134,12 +134,12 @@ def test_a_lost_pointer_loses_no_checkpoint(out: Path, pointer: Any) -> None:
     if pointer is not None:
         file.write_bytes(pointer if isinstance(pointer, bytes) else pointer.encode())
     start = prepare_folder(out, identity)
-    assert (start.checkpoint, start.iteration, start.passed_over) == (str(out / "engine/iter_6.pth"), 6, ())
+    assert (start.checkpoint, start.iteration, start.skipped_checkpoints) == (str(out / "engine/iter_6.pth"), 6, ())
     newest = out / "engine/iter_6.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])  # the same full disk has cut it short
     start = prepare_folder(out, identity)
     assert (start.checkpoint, start.iteration) == (str(out / "engine/iter_4.pth"), 4)
-    assert start.passed_over == ("iter_6.pth",)
+    assert start.skipped_checkpoints == ("iter_6.pth",)
     older = out / "engine/iter_4.pth"
     older.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be opened \(iter_6\.pth, iter_4\.pth\); bring one"):

@@ -45,7 +45,7 @@ class Noise:
 
     def image(self, index: int) -> PIL.Image.Image:
         if index in self.broken:
-            raise BrokenImage(self.where(index), "made so")
+            raise BrokenImage(self.describe(index), "made so")
         self.decoded.append(index)
         rng = np.random.default_rng(index)
         coarse = rng.integers(0, 256, (12, 10 + index, 3), dtype=np.uint8)
@@ -54,7 +54,7 @@ class Noise:
     def label(self, index: int) -> int:
         return -1
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         return f"noise/{index}.png"
 
     def digest(self) -> str:

@@ -187,7 +187,7 @@ def test_the_least_radius_follows_from_the_size():
 
 def test_scenes_is_an_image_set():
     scenes = Scenes("test", replace(SINGLE, test=24))
-    assert (len(scenes), scenes.name, scenes.where(5)) == (24, "scenes:test", "scenes:test#5")
+    assert (len(scenes), scenes.name, scenes.describe(5)) == (24, "scenes:test", "scenes:test#5")
     assert scenes.classes == ("disc", "triangle", "square", "star", "ring", "cross", "crescent", "hexagon")
     for index in range(24):
         scene = scenes.scene(index)

@@ -17,7 +17,7 @@ import torch
 
 from converters.engines import detectron2_compat
 
-detectron2_compat.announce()
+detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from detectron2.structures import BitMasks, PolygonMasks

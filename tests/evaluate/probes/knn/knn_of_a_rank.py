@@ -13,7 +13,7 @@ import torch
 
 from core.backbones import BackboneConfig, build_backbone
 from core.data.folder import Folder
-from core.distributed import Processes, join_processes
+from core.distributed import Processes, init_distributed
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.probes.knn.protocol import find_neighbours, knn_accuracy
 from evaluate.probes.knn.search import open_engine
@@ -43,7 +43,7 @@ def measure(folder: Path, processes: Processes, storage: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    group = join_processes("cpu")
-    assert group.world == 2
+    group = init_distributed("cpu")
+    assert group.world_size == 2
     found = [measure(Path(sys.argv[1]), group, storage) for storage in ("float32", "float16")]
     Path(f"{sys.argv[2]}.{group.rank}").write_text(json.dumps(found))

@@ -15,8 +15,8 @@ from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
 from core.project import CONFIGS
-from evaluate.common.protocol import full_name, other_result, protocol_file, result_folder
-from evaluate.probes.knn.protocol import NEUTRAL_KEYS, KnnConfig, knn_accuracy, open_bank_and_queries
+from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
+from evaluate.probes.knn.protocol import PERFORMANCE_KEYS, KnnConfig, knn_accuracy, open_bank_and_queries
 from tests.evaluate.probes.knn.unit_features import features, unit_rows
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -88,7 +88,7 @@ def test_every_protocol_of_the_repository_loads_under_its_own_name() -> None:
     assert {file.stem for file in files} >= {"knn_dino", "knn_dino_1shot", "knn_scenes_64px", "knn_fashion_mnist_32px"}
     for file in files:
         config = load_config(KnnConfig, file)
-        assert config.name == file.stem == full_name(config, file, NEUTRAL_KEYS)
+        assert config.name == file.stem == full_name(config, file, PERFORMANCE_KEYS)
         assert protocol_file(file.stem, "knn") == file
     dino = load_config(KnnConfig, protocol_file("knn_dino", "knn"))
     assert dino == KnnConfig()  # the defaults are the published protocol
@@ -100,7 +100,7 @@ def test_a_modified_protocol_loses_the_bare_name(tmp_path: Path) -> None:
     file = protocol_file("knn_dino", "knn")
 
     def name(*overrides: str, file: Path = file) -> str:
-        return full_name(load_config(KnnConfig, file, overrides), file, NEUTRAL_KEYS)
+        return full_name(load_config(KnnConfig, file, overrides), file, PERFORMANCE_KEYS)
 
     assert name("ks=[1,20]", "features.transform.crop=96") == (
         "knn_dino (modified: features.transform.crop=96, ks=[1,20])"
@@ -130,12 +130,12 @@ def test_results_of_different_measurements_never_share_a_file(tmp_path: Path) ->
     assert result_folder("knn", "ab" * 32, 3) == Path("results/knn/abababababab-seed3")
 
     path = tmp_path / "result.json"
-    assert other_result(path, "knn", "a", 0, ["x", "y"]) == ""
+    assert conflicting_result(path, "knn", "a", 0, ["x", "y"]) == ""
     parts = {"bank": {"digest": "x"}, "queries": {"digest": "y"}}
     path.write_text(json.dumps({"protocol": "knn", "checkpoint": {"backbone_sha256": "a"}, "seed": 0, "data": parts}))
-    assert other_result(path, "knn", "a", 0, ["y", "x"]) == ""
-    refused = other_result(path, "knn", "a", 1, ["x", "z"])
+    assert conflicting_result(path, "knn", "a", 0, ["y", "x"]) == ""
+    refused = conflicting_result(path, "knn", "a", 1, ["x", "z"])
     assert "holds another result (knn, backbone a, seed 0; different here: seed, data)" in refused
-    assert "different here: protocol, backbone)" in other_result(path, "knn (modified: k)", "b", 0, ["x", "y"])
+    assert "different here: protocol, backbone)" in conflicting_result(path, "knn (modified: k)", "b", 0, ["x", "y"])
     path.write_text("[]")
-    assert "is not a result of this project" in other_result(path, "knn", "a", 0, [])
+    assert "is not a result of this project" in conflicting_result(path, "knn", "a", 0, [])
