@@ -14,8 +14,8 @@ from converters.key_table import KeyTable
 from converters.mmseg_backbone import backbone_settings, mmseg_names
 from converters.torchvision_model import torchvision_model, vit_name
 from core.backbones import Backbone, RawPixels, describe, is_vit
-from core.checkpoints import write_atomically
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 
 Destination = Literal["detectron2", "mmseg", "torchvision", "timm"]
 

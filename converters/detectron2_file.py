@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.checkpoints import write_atomically
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 from core.untrusted.plain_values import plain
 
 _RULES = (

@@ -20,7 +20,6 @@ from converters.key_table import KeyTable
 from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
 from core.checkpoints import (
     EXPORTS,
-    file_digest,
     is_exported,
     is_training_state,
     load_exported,
@@ -31,6 +30,7 @@ from core.checkpoints import (
 from core.config import from_dict
 from core.coverage import build_and_load, load_completely
 from core.errors import UserError
+from core.files.atomic_file import file_digest
 
 
 def open_backbone(ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0) -> Backbone:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import glob
 import hashlib
 import json
-import os
 import pickle
 import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,8 @@ from torch import Tensor, nn
 from core.backbones import Backbone, BackboneConfig, to_metadata
 from core.config import from_dict
 from core.coverage import build_and_load
-from core.errors import UserError
+from core.errors import UserError, first_line
+from core.files.atomic_file import write_atomically
 from core.untrusted.plain_values import plain
 from core.untrusted.stand_ins import SAFE_GLOBALS
 from core.untrusted.zip_archives import find_fault, is_zip
@@ -35,44 +32,6 @@ EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetens
 _HEADER_DIGEST = "header_sha256"
 _ABOUT_THE_FILE = ("format", "backbone", "sha256", _HEADER_DIGEST)
 _STATE_NAME = re.compile(r"step_(\d{9})\.pt")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, then moves it into place: readers see the old file or the whole new one.
-
-    Raises `UserError` where the disk is full or read-only; what stood at `path` before stays.
-    """
-    from safetensors import SafetensorError
-
-    partial, lock = path.with_name(f".{path.name}.{os.getpid()}.partial"), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(OSError):  # a disk without locks: then nobody removes what isn't theirs
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write(partial)
-        _sync(partial)  # on disk before it gets its name: a power cut can't leave a hollow file
-        os.replace(partial, path)
-        with contextlib.suppress(OSError):  # not every network disk knows it
-            _sync(path.parent)  # and the name, before older files are removed
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer, in one of these ways.
-        refused = re.search("PytorchStreamWriter|inline_container|iostream", str(error))
-        if isinstance(error, RuntimeError) and not refused:
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
-        if refused:
-            reason = "No space left on device, or a limit on the size of files"
-        raise UserError(
-            f"can't write {path}: {reason}; what was there before is unchanged: free space there, or allow writing, "
-            f"and give the same command again"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if lock is not None:
-            os.close(lock)
 
 
 def read_tensors(path: Path) -> Any:
@@ -111,7 +70,7 @@ def read_tensors(path: Path) -> Any:
             OSError, AssertionError, MemoryError, OverflowError, RecursionError, NotImplementedError, NameError,
             ImportError, struct.error) as error:  # fmt: skip
         # A truncated or foreign file can trip the reader anywhere.
-        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
+        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from None
 
 
 def save_training_state(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
@@ -176,7 +135,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     # Types that this torch lacks escape as whatever the look-up raises.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError,
             OverflowError) as error:  # fmt: skip
-        raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)})") from None
+        raise UserError(f"{path} is not a readable safetensors file ({first_line(error)})") from None
 
 
 def load_exported(path: Path) -> Backbone:
@@ -222,33 +181,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _refuse_special(path: Path) -> None:
     """Raises `UserError` for a pipe or a device, from which reading may never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path} is no regular file; copy the checkpoint to one")
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes what processes that were killed left of `path` half written: no living process holds it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with contextlib.suppress(OSError), left.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
+
+_PEER_GONE = re.compile(r"onnection (closed|reset|refused)|pair closure|Broken pipe|Socket closed|recv.*failed", re.I)
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? .*?(is killed by signal: ([\w ]+)|exited unexpectedly)")
+_SHARED_MEMORY = re.compile(r"shared memory|\(shm\)|</torch_\d+|Bus error")
 
 
 class UserError(ValueError):
@@ -36,8 +43,6 @@ def run_entry_point(main: Callable[[], None]) -> None:
     So does trouble that the operating system has with a file. `--debug` on the command line shows the traceback as
     well. Bugs (all other exceptions) keep theirs. Of several processes that find the same only one says so.
     """
-    from core.failures import explain, wait_for_root_cause
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -71,3 +76,49 @@ def run_entry_point(main: Callable[[], None]) -> None:
         code = 2
     if code:
         sys.exit(code)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def explain(error: BaseException) -> str:
+    """What the user should be told about `error`; empty where it is no known failure of the machine."""
+    text = str(error)
+    dead = _DEAD_WORKER.search(text)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return (
+            "no space left on a disk that is written to, or in shared memory (/dev/shm); free space there, or pass "
+            "--workers 0 where it is shared memory"
+        )
+    if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(text):
+        return (
+            "shared memory (/dev/shm) is too small for the loader processes; enlarge it (docker run --shm-size=8g), or "
+            "pass --workers 0"
+        )
+    if isinstance(error, RuntimeError) and dead:
+        return (
+            f"a loader process has died ({dead.group(2) or 'it ended by itself'}), perhaps for want of memory; lower "
+            f"--workers and give the same command again"
+        )
+    if isinstance(error, RuntimeError) and in_torchrun() and _PEER_GONE.search(text):
+        return (
+            f"another process of the run has ended, so rank {os.environ['RANK']} stops too; the other one's message "
+            f"says why, and the same command goes on"
+        )
+    return ""
+
+
+def in_torchrun() -> bool:
+    """Whether this is one of several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def wait_for_root_cause(follows_from_another: bool) -> None:
+    """Waits where another process of the host is likely to tell the same, or the cause.
+
+    The launcher ends all others as soon as one has ended, so what all find is told once, and what only one finds is
+    told after a while. `follows_from_another`: this process only stops because another one did.
+    """
+    if in_torchrun() and (follows_from_another or os.environ.get("LOCAL_RANK", "0") != "0"):
+        time.sleep(10 if follows_from_another else 5)

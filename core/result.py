@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from core.backbones import Backbone, describe
-from core.checkpoints import tensors_digest, write_atomically
+from core.checkpoints import tensors_digest
+from core.files.atomic_file import write_atomically
 from core.project import ROOT
 
 FORMAT = "ssl-transfer/result/1"

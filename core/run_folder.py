@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from core.checkpoints import write_atomically
 from core.config import save_config, to_dict
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 
 Tracker = Literal["none", "tensorboard", "wandb"]
 

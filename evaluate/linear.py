@@ -180,7 +180,7 @@ def _save_head(
     """The chosen head with its standardisation, to be used on other test sets as it is."""
     from safetensors.torch import save_file
 
-    from core.checkpoints import write_atomically
+    from core.files.atomic_file import write_atomically
 
     weight, bias = grid.head(number)
     start, end = taps.slices[number // grid.per_input]

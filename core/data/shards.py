@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from core.checkpoints import write_atomically
 from core.data.decode import EXTENSIONS, decode_rgb
 from core.errors import BrokenImage, UserError
+from core.files.atomic_file import write_atomically
 from core.files.cache_folder import cache_folder
 from core.untrusted.zip_archives import find_fault
 

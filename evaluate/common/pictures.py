@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.checkpoints import write_atomically
+from core.files.atomic_file import write_atomically
 
 FOLDER = "pictures"
 

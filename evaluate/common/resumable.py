@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from core.checkpoints import read_tensors, write_atomically
+from core.checkpoints import read_tensors
 from core.distributed import Processes, gather_objects
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 
 
 class ProbeState:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import file_digest
+from core.files.atomic_file import file_digest
 
 VIEW = "loss/"
 MONITOR = "knn_top1"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import write_atomically
+from core.files.atomic_file import write_atomically
 from core.result import git_revision
 from evaluate.common.matplotlib_style import check_matplotlib
 from evaluate.report.grouping import Measured, group, list_measured

@@ -161,7 +161,7 @@ def read_names(folder: Path) -> dict[str, str]:
 
 def add_names(folder: Path, names: Mapping[str, str]) -> None:
     """Adds to `folder`/names.yaml, behind the names that are there; a row that has a name already gets the new one."""
-    from core.checkpoints import write_atomically
+    from core.files.atomic_file import write_atomically
 
     text = yaml.safe_dump({**read_names(folder), **names}, sort_keys=False, allow_unicode=True, width=1000)
     write_atomically(folder / NAMES_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))

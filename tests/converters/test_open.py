@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from converters.architecture import parse_architecture
 from converters.open import open_backbone
 from core.backbones import BackboneConfig, build_backbone, describe, pooled_features
-from core.checkpoints import EXPORTS, export_backbone, file_digest, read_tensors, save_training_state
+from core.checkpoints import EXPORTS, export_backbone, read_tensors, save_training_state
 from core.config import to_dict
 from core.errors import UserError
+from core.files.atomic_file import file_digest
 from core.untrusted.stand_ins import Placeholder
 
 NARROW = BackboneConfig("resnet18", {"channels": [8, 16, 24, 32]}, stem="small")

@@ -20,10 +20,10 @@ from core.checkpoints import (
     save_training_state,
     tensors_digest,
     training_states,
-    write_atomically,
 )
 from core.coverage import compare, load_completely
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 
 NARROW = BackboneConfig("resnet18", {"channels": [8, 16, 24, 32]}, mean=(0.1, 0.2, 0.3))
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from core.data.folder import Folder
-from core.errors import BrokenImage, UserError
-from core.failures import explain
+from core.errors import BrokenImage, UserError, explain
 from tests.reliability.tiny_runs import last_state, run_here, same_bits, tiny, write_images, write_recipe
 from tests.torchrun import ROOT, python
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import file_digest
 from core.errors import UserError
+from core.files.atomic_file import file_digest
 from evaluate.detection.data.coco_masks import mask_of
 from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, is_number, present
 

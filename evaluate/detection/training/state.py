@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from core.checkpoints import read_tensors, write_atomically
+from core.checkpoints import read_tensors
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 
 FORMAT = "ssl-transfer/detector-state/1"
 FILE = "detector.pt"

@@ -111,7 +111,8 @@ def finetune(
     per_epoch = len(train) // config.batch
     bar = tqdm(
         total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
-        desc="fine-tuning", unit="step", disable=not processes.is_main, mininterval=0.2 if sys.stderr.isatty() else 10.0, leave=False,
+        desc="fine-tuning", unit="step", disable=not processes.is_main, leave=False,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )  # fmt: skip
     with bar:
         while True:

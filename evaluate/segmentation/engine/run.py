@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.checkpoints import read_tensors, write_atomically
+from core.checkpoints import read_tensors
 from core.coverage import load_completely
 from core.distributed import Processes, gather_objects, wait_for_all
 from core.errors import UserError
+from core.files.atomic_file import write_atomically
 from evaluate.common.protocol import flat
 from evaluate.segmentation.data.broken_file import BROKEN_FILE, read_lines
 

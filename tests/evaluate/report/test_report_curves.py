@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.checkpoints import file_digest
+from core.files.atomic_file import file_digest
 from evaluate.report.curves import Run, find_run, read_run
 from evaluate.report.page import write_page
 from tests.evaluate.report.small_report import Element, read_page, small_table
