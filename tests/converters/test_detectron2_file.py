@@ -117,7 +117,7 @@ def test_everything_but_arrays_is_refused_unrun(
     filled = [part.format(str(witness)) if isinstance(part, str) else part for part in arguments]
     document = {"model": {"stem.conv1.weight": np.zeros(3)}, "x": _Calls(function, *filled)}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(document, protocol))
-    with pytest.raises(UserError, match=r"holds more than arrays and plain values .* are not executed") as caught:
+    with pytest.raises(UserError, match=r"x\.pkl.*\bexecut") as caught:
         read_detectron2(tmp_path / "x.pkl")
     assert not witness.exists()
     assert "\n" not in str(caught.value)
@@ -148,7 +148,7 @@ def test_arrays_of_other_than_numbers_and_crafted_ones_are_refused(tmp_path: Pat
 def test_a_file_cannot_change_the_functions_it_may_call(tmp_path: Path) -> None:
     # GLOBAL numpy ndarray, an empty dictionary, BUILD: sets attributes of whatever stands for ndarray.
     (tmp_path / "x.pkl").write_bytes(b"cnumpy\nndarray\n}b.")
-    with pytest.raises(UserError, match="a state for a function"):
+    with pytest.raises(UserError, match=r"x\.pkl.*function"):
         read_detectron2(tmp_path / "x.pkl")
 
 
@@ -157,14 +157,14 @@ def test_a_file_cannot_change_the_functions_it_may_call(tmp_path: Path) -> None:
 )
 def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.pkl is not a readable Detectron2 file") as caught:
+    with pytest.raises(UserError, match=r"x\.pkl") as caught:
         read_detectron2(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
 
 
 def test_a_document_that_is_no_dictionary_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([1]))
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match=r"x\.pkl.*\blist\b"):
         read_detectron2(tmp_path / "x.pkl")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from converters.architecture import infer
 from converters.open import open_backbone, open_with_account
 from core.backbones import BackboneConfig
 from core.errors import UserError
@@ -143,7 +145,7 @@ def test_both_networks_of_a_resnet_family(
     assert f"({family}, " in online.source
     assert torch.equal(online.model.forward_features(IMAGES), _resnet_map(resnets[0]))
     if family == "SimSiam":
-        with pytest.raises(UserError, match=r"SimSiam.* has no target network; it holds the online one"):
+        with pytest.raises(UserError, match=r"SimSiam.*target.*online"):
             open_backbone(str(path), "target")
     else:
         target = open_backbone(str(path), "target")
@@ -197,11 +199,12 @@ def test_files_with_a_single_resnet(
         ("resnet18", {"layers": (1, 1, 1, 1)}, BackboneConfig("resnet18", {"layers": [1, 1, 1, 1]})),
     ],
 )
-def test_architectures_are_read_off_the_shapes(
-    tmp_path: Path, name: str, arguments: dict[str, Any], expected: BackboneConfig
-) -> None:
-    torch.save(timm.create_model(name, num_classes=0, **arguments).state_dict(), tmp_path / "weights.pth")
-    assert open_backbone(str(tmp_path / "weights.pth")).config == expected
+def test_architectures_are_read_off_the_shapes(name: str, arguments: dict[str, Any], expected: BackboneConfig) -> None:
+    with torch.device("meta"):  # no weights: a meta tensor has nothing but its shape
+        state = timm.create_model(name, num_classes=0, **arguments).state_dict()
+    if "pos_embed" in state:
+        state["pos_embed"] = torch.zeros(state["pos_embed"].shape)  # MoCo v3's is known by its values
+    assert infer(state, "weights.pth")[0] == expected
 
 
 @pytest.mark.parametrize(("layout", "border", "stem"), [(_solo, 2, "small_padded"), (_mulan, 1, "small")])
@@ -226,9 +229,9 @@ def test_every_tensor_is_accounted_for(tmp_path: Path, resnets: list[nn.Module])
     assert ("state_dict.module.encoder_q.conv1.weight", "conv1.weight") in table.renamed
     assert len(table.renamed) == 120
     reasons = dict(table.dropped)
-    assert reasons["state_dict.module.encoder_q.fc.weight"] == "head or projector on top of the backbone"
+    assert reasons["state_dict.module.encoder_q.fc.weight"].startswith("head or projector")
     assert reasons["state_dict.module.encoder_k.conv1.weight"] == "target network"
-    assert reasons["state_dict.module.queue"] == "bookkeeping of the method"
+    assert reasons["state_dict.module.queue"].startswith("bookkeeping")
     assert len(reasons) == 2 + 122 + 1
     assert table.summary() == "0 matched, 120 renamed, 125 dropped"
     assert "  state_dict.module.encoder_q.bn1.bias -> bn1.bias" in table.text().splitlines()
@@ -238,7 +241,7 @@ def test_absent_batch_counters_become_zero_and_are_named(tmp_path: Path, resnets
     state = {name: t for name, t in resnets[0].state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     backbone, table = open_with_account(str(tmp_path / "old.pth"))
-    assert "20 absent num_batches_tracked set to 0" in backbone.source
+    assert re.search("20 .*num_batches_tracked", backbone.source)
     assert len(table.filled) == 20
     assert int(backbone.model.bn1.num_batches_tracked) == 0
     assert torch.equal(backbone.model.forward_features(IMAGES), _resnet_map(resnets[0]))
@@ -258,5 +261,5 @@ def test_a_tensor_left_over_inside_the_backbone_is_an_error(tmp_path: Path, resn
 def test_lightlys_own_network_is_refused(tmp_path: Path) -> None:
     state = {"backbone.0.weight": torch.randn(64, 3, 3, 3), "backbone.2.0.conv1.weight": torch.randn(64, 64, 3, 3)}
     torch.save({"state_dict": state}, tmp_path / "own.ckpt")
-    with pytest.raises(UserError, match="lacks the ReLU after the stem"):
+    with pytest.raises(UserError, match=r"own\.ckpt.*ReLU"):
         open_backbone(str(tmp_path / "own.ckpt"))

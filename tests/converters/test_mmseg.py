@@ -67,7 +67,7 @@ def test_a_resnets_maps_are_torchvisions_to_the_last_bit(tmp_path: Path, name: s
     backbone, table = open_with_account(str(tmp_path / "source.pth"))
     account = write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert not account.renamed
-    assert {why for _, why in account.dropped} == {"head or projector on top of the backbone"}
+    assert {name for name, _ in account.dropped} == {"fc.weight", "fc.bias"}
     settings = backbone_settings(backbone.config, backbone.model)
     theirs = mmseg_model(dilate(settings) if dilated else settings)
     theirs.load_state_dict(read_tensors(tmp_path / "x.pth")["state_dict"], strict=True)
@@ -145,7 +145,7 @@ def test_the_proof_can_fail(tmp_path: Path) -> None:
     document = read_tensors(tmp_path / "x.pth")
     document["state_dict"]["layer3.0.downsample.0.weight"] *= 1 + 1e-6
     torch.save(document, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"tap 2 of MMSegmentation's ResNet differs from the timm model's by"):
+    with pytest.raises(UserError, match=r"\btap 2\b.*differs"):
         verify(backbone, "mmseg", tmp_path / "x.pth")
     del document["state_dict"]["layer3.0.downsample.0.weight"]
     torch.save(document, tmp_path / "x.pth")
@@ -155,12 +155,12 @@ def test_the_proof_can_fail(tmp_path: Path) -> None:
 
 def test_without_mmsegmentation_the_tensors_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
-        raise UserError("semantic segmentation needs MMSegmentation")
+        raise UserError("MMSegmentation is missing")
 
     monkeypatch.setattr("converters.mmseg_verify.import_mmseg", absent)
     backbone, table = open_with_account("timm:resnet18(channels=[8,16,32,64])")
     write_for(backbone, table, "mmseg", tmp_path / "x.pth")
-    assert "no map was compared, as semantic segmentation needs" in verify(backbone, "mmseg", tmp_path / "x.pth")
+    assert "MMSegmentation is missing" in verify(backbone, "mmseg", tmp_path / "x.pth")
     document = read_tensors(tmp_path / "x.pth")
     document["state_dict"]["layer3.1.conv2.weight"] *= 2
     torch.save(document, tmp_path / "x.pth")
@@ -170,20 +170,20 @@ def test_without_mmsegmentation_the_tensors_are_compared(tmp_path: Path, monkeyp
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"mmengine, mmcv, mmseg can't be imported\).*ssl-transfer\[segmentation\]"):
+    with pytest.raises(UserError, match=r"mmengine, mmcv, mmseg\b.*ssl-transfer\[segmentation\]"):
         import_mmseg()
 
 
 @pytest.mark.parametrize(
     ("ckpt", "message"),
     [
-        ("timm:resnet18(channels=[8,16,24,32])", "double from stage to stage"),
+        ("timm:resnet18(channels=[8,16,24,32])", r"stage"),
         ("timm:resnet18(stem=small)", "7×7 stem"),
-        ("timm:resnext50_32x4d", "its ResNets are resnet18"),
-        ("timm:resnet18d", "its ResNets are resnet18"),
-        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "one class token"),
-        ("timm:vit_tiny_patch16_224(depth=1, init_values=1.0)", "no place for blocks.0.ls1.gamma"),
-        ("timm:vit_tiny_patch16_224(depth=1, qkv_bias=false)", "biases everywhere"),
+        ("timm:resnext50_32x4d", "resnext50_32x4d.*resnet18"),
+        ("timm:resnet18d", "resnet18d.*resnet18"),
+        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "class token"),
+        ("timm:vit_tiny_patch16_224(depth=1, init_values=1.0)", r"blocks\.0\.ls1\.gamma"),
+        ("timm:vit_tiny_patch16_224(depth=1, qkv_bias=false)", "bias"),
     ],
 )
 def test_what_it_lacks_is_refused_and_nothing_written(tmp_path: Path, ckpt: str, message: str) -> None:
@@ -210,7 +210,7 @@ def test_the_engine_runs_no_code_from_a_crafted_checkpoint(tmp_path: Path) -> No
     assert done.returncode != 0
     assert "UnpicklingError" in done.stderr
     assert not mark.exists()
-    with pytest.raises(UserError, match=r"crafted\.pth holds more than tensors and plain values"):
+    with pytest.raises(UserError, match=r"crafted\.pth.*tensors"):
         open_backbone(str(file))
     assert not mark.exists()
     # The file is an attack: Python's own unpickler runs it.
@@ -237,9 +237,7 @@ def test_the_engine_installs_nothing(tmp_path: Path) -> None:
     )
     done = python("-c", guarded)
     assert done.returncode != 0
-    assert (
-        "UserError: nothing is installed from within a run; python -m pip install mmdet is yours to call" in done.stderr
-    )
+    assert re.search(r"UserError: .*python -m pip install mmdet\b", done.stderr)
     assert not mark.exists()
     assert python("-c", code.format(path=str(tmp_path), safe="")).returncode != 0
     assert mark.exists()  # what it does by itself

@@ -66,13 +66,13 @@ def test_a_run_folder_gives_the_network_asked_for(run: Path) -> None:
     assert target.origin["method"] == "byol"
     assert target.origin["file_sha256"] == file_digest(run / "backbone_target.safetensors")
     (run / EXPORTS["target"]).unlink()
-    with pytest.raises(UserError, match="run holds no target network, only online"):
+    with pytest.raises(UserError, match=rf"{run}.*target.*online"):
         open_backbone(str(run), "target")
 
 
 def test_an_exported_file_speaks_for_itself(run: Path) -> None:
     assert open_backbone(str(run / EXPORTS["target"])).origin["network"] == "target"
-    with pytest.raises(UserError, match=r"holds the online network, not the target; pass backbone_target"):
+    with pytest.raises(UserError, match=r"online.*target.*backbone_target"):
         open_backbone(str(run / EXPORTS["online"]), "target")
 
 
@@ -89,13 +89,13 @@ def test_a_run_without_an_export_gives_its_newest_state(tmp_path: Path) -> None:
 
 def test_a_state_without_a_momentum_network_says_so(tmp_path: Path) -> None:
     path = _state(tmp_path, 1, target=False)
-    with pytest.raises(UserError, match="holds no target network, only online"):
+    with pytest.raises(UserError, match=rf"{path}.*target.*online"):
         open_backbone(str(path), "target")
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     path = save_training_state(tmp_path, 1, {"online": {}})
-    with pytest.raises(UserError, match="is a damaged training state"):
+    with pytest.raises(UserError, match=rf"{path}.*damaged"):
         open_backbone(str(path))
 
 
@@ -107,7 +107,7 @@ def test_timm_without_a_tag_is_random_by_the_seed() -> None:
     assert backbone.config == NARROW
     assert _same(backbone.model, _weights(4))
     assert not _same(backbone.model, _weights(5))
-    assert backbone.source.endswith("random initialisation, seed 4)")
+    assert backbone.source.endswith("seed 4)")
     assert backbone.origin == {"family": "random", "network": "none", "seed": "4"}
 
 
@@ -115,7 +115,7 @@ def test_random_takes_the_architecture_alone(run: Path) -> None:
     backbone = open_backbone(f"random:{run}", seed=9)
     assert backbone.config == NARROW
     assert _same(backbone.model, _weights(9))
-    assert "random initialisation, seed 9" in backbone.source
+    assert "seed 9" in backbone.source
 
 
 def test_what_describe_prints_can_be_given_back() -> None:
@@ -128,7 +128,7 @@ def test_pixels_are_the_flattened_image() -> None:
     features = pooled_features(backbone.model, IMAGES)
     assert features.shape == (2, 3 * 32 * 32)
     assert torch.equal(features, IMAGES.reshape(2, -1))
-    with pytest.raises(UserError, match="raw pixels have only auto"):
+    with pytest.raises(UserError, match=r"pixels.*\bauto\b"):
         pooled_features(backbone.model, IMAGES, "avg")
 
 
@@ -137,7 +137,7 @@ def test_released_weights_unreachable_is_an_error_with_a_way_out(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"weights timm:resnet18\.tv_in1k can't be fetched .*pass it as --ckpt FILE"):
+    with pytest.raises(UserError, match=r"timm:resnet18\.tv_in1k.*--ckpt FILE"):
         open_backbone("timm:resnet18.tv_in1k")
 
 
@@ -149,7 +149,7 @@ def test_released_weights_bring_timms_normalisation(monkeypatch: pytest.MonkeyPa
     backbone = open_backbone("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")
     assert backbone.config.mean == (0.5, 0.5, 0.5)
     assert torch.equal(backbone.model.blocks[3].mlp.fc1.weight, released.blocks[3].mlp.fc1.weight)
-    assert backbone.source == "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k (weights released with timm)"
+    assert backbone.source.startswith("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k (")
     # The same tensors as a file without a tag: ImageNet's statistics, as for every foreign file.
     assert open_backbone(str(released_file)).config.mean == (0.485, 0.456, 0.406)
 
@@ -157,17 +157,17 @@ def test_released_weights_bring_timms_normalisation(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("ckpt", "message"),
     [
-        ("nowhere/at_all", "no checkpoint nowhere/at_all; --ckpt takes a run folder"),
-        ("timm:resnet51", "timm has no model 'resnet51'; close names"),
-        ("timm:convnext_tiny", "backbones here are ResNets or plain ViTs"),
-        ("timm:resnet18.tv_in2k", r"timm has no weights 'tv_in2k' for resnet18; there are tv_in1k.* is random"),
-        ("timm:resnet18.tv_in1k(stem=small)", "released weights fix the architecture"),
-        ("timm:resnet18(channels=[8", "is not an architecture"),
-        ("timm:resnet18(channels=[8)", "arguments in .* can't be read"),
-        ("timm:resnet18(channels)", "arguments in .* can't be read"),
+        ("nowhere/at_all", "nowhere/at_all.*--ckpt"),
+        ("timm:resnet51", "'resnet51'"),
+        ("timm:convnext_tiny", "convnext.*ResNet.*ViT"),
+        ("timm:resnet18.tv_in2k", r"'tv_in2k'.*resnet18.*tv_in1k"),
+        ("timm:resnet18.tv_in1k(stem=small)", "architecture"),
+        ("timm:resnet18(channels=[8", r"channels=\[8.*architecture"),
+        ("timm:resnet18(channels=[8)", "arguments in "),
+        ("timm:resnet18(channels)", "arguments in "),
         ("timm:resnet18(stem=tiny)", "stem"),
-        ("timm:resnet18(depth=3)", "don't fit resnet18"),
-        ("random:pixels", "pixels have no weights"),
+        ("timm:resnet18(depth=3)", "depth.*resnet18|resnet18.*depth"),
+        ("random:pixels", "pixels.*weights"),
     ],
 )
 def test_mistakes_in_ckpt(ckpt: str, message: str) -> None:
@@ -177,21 +177,21 @@ def test_mistakes_in_ckpt(ckpt: str, message: str) -> None:
 
 
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run folder: it holds neither backbone\.safetensors"):
+    with pytest.raises(UserError, match=rf"{tmp_path}.*backbone\.safetensors"):
         open_backbone(str(tmp_path))
 
 
 def test_arch_must_not_contradict(run: Path, tmp_path: Path) -> None:
     assert open_backbone(str(run), arch="resnet18").config == NARROW
-    with pytest.raises(UserError, match=r"backbone\.safetensors is a resnet18\(.*\), --arch says resnet50"):
+    with pytest.raises(UserError, match=r"backbone\.safetensors.*resnet18\(.*--arch.*resnet50"):
         open_backbone(str(run), arch="resnet50")
-    with pytest.raises(UserError, match="--arch says resnet50"):
+    with pytest.raises(UserError, match=r"--arch.*resnet50"):
         open_backbone(NAME, arch="resnet50")
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "foreign.pth")
     assert open_backbone(str(tmp_path / "foreign.pth"), arch="resnet18").config == BackboneConfig("resnet18")
-    with pytest.raises(UserError, match=r"foreign\.pth is a resnet18, --arch says resnet50"):
+    with pytest.raises(UserError, match=r"foreign\.pth.*resnet18.*--arch.*resnet50"):
         open_backbone(str(tmp_path / "foreign.pth"), arch="resnet50")
-    with pytest.raises(UserError, match="pixels is no network"):
+    with pytest.raises(UserError, match=r"^pixels"):
         open_backbone("pixels", arch="resnet18")
 
 
@@ -200,13 +200,13 @@ def test_arch_decides_what_weights_do_not_show(tmp_path: Path) -> None:
     vit = timm.create_model("vit_small_patch16_224", num_classes=0, **arguments).eval()
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     torch.save(timm.create_model("resnet18d", num_classes=0).state_dict(), tmp_path / "deep.pth")
-    with pytest.raises(UserError, match=r"number of attention heads .*--arch 'vit_small_patch16_224\(embed_dim=48"):
+    with pytest.raises(UserError, match=r"heads.*--arch 'vit_small_patch16_224\(embed_dim=48"):
         open_backbone(str(tmp_path / "vit.pth"))
     arch = "vit_small_patch16_224(depth=1, embed_dim=48, num_heads=4)"
     backbone = open_backbone(str(tmp_path / "vit.pth"), arch=arch)
     images = torch.randn(1, 3, 224, 224)
     torch.testing.assert_close(backbone.model(images), vit(images), rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match=r"a deep stem; .*--arch, e.g. resnet50d"):
+    with pytest.raises(UserError, match=r"stem.*--arch.*resnet50d"):
         open_backbone(str(tmp_path / "deep.pth"))
     assert open_backbone(str(tmp_path / "deep.pth"), arch="resnet18d").config.name == "resnet18d"
 
@@ -214,14 +214,14 @@ def test_arch_decides_what_weights_do_not_show(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"layers.0.weight": torch.zeros(2)}, r"no ResNet or ViT of a known family \(first keys: layers.0.weight\)"),
-        ({"epoch": 3}, r"first keys: epoch"),
-        ([torch.zeros(2)], "holds a list, not a dictionary of tensors"),
-        (torch.zeros(2), "holds a Tensor, not a dictionary of tensors"),
-        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "stem of shape"),
+        ({"layers.0.weight": torch.zeros(2)}, r"ResNet or ViT.*layers\.0\.weight"),
+        ({"epoch": 3}, r"keys.*\bepoch\b"),
+        ([torch.zeros(2)], r"\blist\b.*dictionary"),
+        (torch.zeros(2), r"\bTensor\b.*dictionary"),
+        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "stem"),
         (
             {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.conv1.weight": torch.zeros(2)},
-            "incomplete ResNet: layer1.0.conv2.weight is missing",
+            r"layer1\.0\.conv2\.weight.*missing",
         ),
         (
             {
@@ -229,7 +229,7 @@ def test_arch_decides_what_weights_do_not_show(tmp_path: Path) -> None:
                 "layer1.0.conv1.weight": torch.zeros(2),
                 "layer1.0.conv2.weight": torch.zeros(()),
             },
-            "shapes no known network has",
+            "shapes",
         ),
         (
             {
@@ -237,7 +237,7 @@ def test_arch_decides_what_weights_do_not_show(tmp_path: Path) -> None:
                 for prefix in ("left", "right")
                 for name in ("conv1.weight", "layer1.0.conv1.weight")
             },
-            "several networks of an unknown family",
+            "several networks",
         ),
         (
             {
@@ -259,13 +259,13 @@ def test_diverged_weights_are_refused(tmp_path: Path) -> None:
     state = timm.create_model("resnet18", num_classes=0).state_dict()
     state["layer2.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=r"not finite in layer2\.0\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"finite.*layer2\.0\.conv1\.weight"):
         open_backbone(str(tmp_path / "file.pth"))
 
 
 def test_a_flat_file_has_no_target_to_ask_for(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "file.pth")
-    with pytest.raises(UserError, match="holds one network and doesn't say which"):
+    with pytest.raises(UserError, match=r"file\.pth.*one network"):
         open_backbone(str(tmp_path / "file.pth"), "target")
 
 
@@ -299,7 +299,7 @@ def test_code_in_a_file_is_refused_unrun(tmp_path: Path, function: Any) -> None:
     state = timm.create_model("resnet18", num_classes=0).state_dict()
     code = f"touch {witness}" if function is os.system else f"open({str(witness)!r}, 'w')"
     torch.save({"state_dict": state, "epoch": _Hostile(function, code)}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=r"not a readable checkpoint|such files are not executed"):
+    with pytest.raises(UserError, match=r"file\.pth"):
         open_backbone(str(tmp_path / "file.pth"))
     assert not witness.exists()
 

@@ -80,9 +80,9 @@ def test_the_crop_is_central() -> None:
 
 
 def test_impossible_transforms_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"resize must be crop \(224\) … 4096 pixels, not 200"):
+    with pytest.raises(ValueError, match=r"^resize .*224.*4096.*200"):
         EvalTransformConfig(200, 224)
-    with pytest.raises(ValueError, match="crop must be 1 … 4096 pixels, not 0"):
+    with pytest.raises(ValueError, match=r"^crop .*4096.*\b0\b"):
         EvalTransformConfig(200, 0)
 
 
@@ -189,7 +189,7 @@ def test_a_broken_image_is_left_out_counted_and_named(resnet: nn.Module, image_f
     assert features.broken[0].startswith(f"{bad}: ")
     whole = extract_features(resnet, RESNET, Folder(image_folder / "train", "folder:train"), SMALL, ALONE)
     np.testing.assert_allclose(features.values, np.delete(whole.values, 2, axis=0), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UserError, match=r"1 of 12 images are broken, more than the allowed share 0.01: .*cat/2.jpg"):
+    with pytest.raises(UserError, match=r"1 of 12 .*0\.01.*cat/2\.jpg"):
         extract_features(resnet, RESNET, images, SMALL, ALONE)
 
 
@@ -206,14 +206,14 @@ def test_features_that_are_not_finite_stop_the_evaluation(images: Folder) -> Non
     torch.manual_seed(0)
     model = build_backbone(RESNET)
     model.layer4[1].bn2.weight.data[3] = float("nan")  # type: ignore[index,union-attr]
-    with pytest.raises(UserError, match=r"feature of .*cat/0.jpg is not finite: the checkpoint has diverged"):
+    with pytest.raises(UserError, match=r"cat/0\.jpg.*finite"):
         extract_features(model, RESNET, images, SMALL, ALONE)
 
 
 def test_poolings_and_sizes_that_a_model_lacks(resnet: nn.Module, vit: nn.Module) -> None:
-    with pytest.raises(UserError, match="pooling cls is for ViTs"):
+    with pytest.raises(UserError, match=r"pooling.*cls.*ViT"):
         feature_size(resnet, FeatureConfig(SMALL.transform, pooling="cls"), CPU)
-    with pytest.raises(UserError, match="pooling avg is for ResNets"):
+    with pytest.raises(UserError, match=r"pooling.*avg.*ResNet"):
         feature_size(vit, FeatureConfig(SMALL.transform, pooling="avg"), CPU)
-    with pytest.raises(UserError, match="can't take images of 30×30 pixels"):
+    with pytest.raises(UserError, match="30×30"):
         feature_size(vit, FeatureConfig(EvalTransformConfig(32, 30)), CPU)

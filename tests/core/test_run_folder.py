@@ -68,13 +68,13 @@ def test_weights_and_biases_knows_a_folder_again_and_tells_equal_names_apart(
 def test_metrics_on_a_full_disk_are_a_mistake_that_is_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, CONFIG)
     os.dup2(os.open("/dev/full", os.O_WRONLY), folder._metrics.fileno())
-    with pytest.raises(UserError, match=r"can't write metrics in .*: No space left on device; free space there"):
+    with pytest.raises(UserError, match=rf"{tmp_path}.*No space left on device"):
         folder.write(1, {"loss": 0.5})
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"can't write the run folder .*file/run.*--out"):
+    with pytest.raises(UserError, match=r"file/run.*--out"):
         RunFolder(tmp_path / "file/run", CONFIG)
 
 

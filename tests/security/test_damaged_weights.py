@@ -41,7 +41,7 @@ def test_a_flipped_bit_of_a_foreign_tensor_is_found_by_its_checksum(
     at = whole.index(state["layer1.0.conv1.weight"].numpy().tobytes()) + 100
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     torch.load(path, weights_only=True)  # torch itself doesn't notice
-    with pytest.raises(UserError, match=r"a\.pth is not a readable checkpoint \(a/data/\d+ does not give its checksum"):
+    with pytest.raises(UserError, match=r"a\.pth.*a/data/\d+.*checksum|a\.pth.*checksum.*a/data/\d+"):
         open_backbone(str(path))
     path.write_bytes(whole)
     assert open_backbone(str(path)).config == NARROW
@@ -66,7 +66,7 @@ def test_a_changed_header_of_an_export_is_found_and_old_exports_are_read(
     whole = path.read_bytes()
     assert whole.count(b"0.485") == 1
     path.write_bytes(whole.replace(b"0.485", b"0.475"))  # another mean: every feature would be a little wrong
-    with pytest.raises(UserError, match="its header does not give the sha256 that it holds"):
+    with pytest.raises(UserError, match=r"b\.safetensors.*header.*sha256"):
         load_exported(path)
     for key in (b'"header_sha256"', b"ssl-transfer/backbone/2", b'"backbone"', b'"sha256"'):
         assert whole.count(key) == 1
@@ -93,10 +93,10 @@ def test_an_export_that_names_no_backbone(settings: str | None, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: (t * 100).to(torch.int8), "as int8, where float32 belongs"),
-        (lambda t: t.to(torch.complex64), "as complex64, where float32 belongs"),
-        (lambda t: t.double().fill_(1e300), "not finite in conv1.weight"),
-        (lambda t: t.clone().fill_(float("nan")), "not finite in conv1.weight"),
+        (lambda t: (t * 100).to(torch.int8), "int8.*float32"),
+        (lambda t: t.to(torch.complex64), "complex64.*float32"),
+        (lambda t: t.double().fill_(1e300), r"finite.*conv1\.weight"),
+        (lambda t: t.clone().fill_(float("nan")), r"finite.*conv1\.weight"),
         (lambda t: t[:4], "1 mis-shaped; mis-shaped: conv1.weight"),
     ],
 )
@@ -119,12 +119,12 @@ def test_half_and_double_precision_are_taken(state: dict[str, torch.Tensor]) -> 
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.eye(3).to_sparse(), "no plain tensor"),
-        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "no plain tensor"),
-        (torch.ones(3, device="meta"), "no plain tensor"),
-        ("text", "holds a str for w"),
-        (torch.ones(2).expand(1000, 2), "share or repeat 8"),
-        (torch.ones(10).as_strided((8, 3), (1, 1)), "share or repeat 40"),
+        (torch.eye(3).to_sparse(), "tensor"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "tensor"),
+        (torch.ones(3, device="meta"), "tensor"),
+        ("text", r"\bstr\b.*\bw\b"),
+        (torch.ones(2).expand(1000, 2), r"\b8[,0]"),
+        (torch.ones(10).as_strided((8, 3), (1, 1)), r"\b40\b"),
     ],
 )
 def test_only_plain_tensors_are_taken(tensor: Any, message: str) -> None:
@@ -142,7 +142,7 @@ def test_slices_and_transposed_tensors_are_plain() -> None:
 )
 def test_kept_state_is_never_repeated_to_fill_its_place(saved: Any) -> None:
     mine = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match=r"w is no finite tensor of shape \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"\bw\b.*\[3, 2\]"):
         copy_exactly(mine, saved, "w")
     assert not mine.any()
 
@@ -159,9 +159,9 @@ def test_scores_of_a_damaged_state(row: Any) -> None:
 def test_an_unfinished_probe_without_its_wall_time(seconds: Any, tmp_path: Path) -> None:
     torch.save({"identity": "me", "seconds": seconds}, tmp_path / "unfinished.pt")
     unfinished = ProbeState(tmp_path / "unfinished.pt", "me", ALONE)
-    with pytest.raises(UserError, match=r"unfinished\.pt is damaged \(no wall time\); remove it"):
+    with pytest.raises(UserError, match=r"unfinished\.pt.*damaged.*wall time"):
         unfinished.load()
-    with pytest.raises(UserError, match=r"is damaged \('rows'\)"), unfinished.restoring():
+    with pytest.raises(UserError, match=r"unfinished\.pt.*damaged.*'rows'"), unfinished.restoring():
         {}["rows"]
 
 
@@ -169,6 +169,6 @@ def test_faults_of_archives(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.arange(5))
     assert find_fault(tmp_path / "a.npz") == ""
     np.savez_compressed(tmp_path / "b.npz", a=np.arange(5))
-    assert find_fault(tmp_path / "b.npz") == "its entries are compressed, save it again with torch.save"
+    assert "compressed" in find_fault(tmp_path / "b.npz")
     (tmp_path / "c.npz").write_text(json.dumps({}))
     assert find_fault(tmp_path / "c.npz") == "File is not a zip file"

@@ -393,86 +393,86 @@ _ANCHORS = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{
 _MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n + 1}: &a{n + 1}\n  <<: [*a{n}, *a{n}, *a{n}]\n" for n in range(30))
 
 CASES: dict[str, tuple[str, str, Case]] = {
-    **{f"code in .pth by {way}": ("UserError", "not executed", _in_pth(way)) for way in WAYS if way != "getattr"},
-    "code in .pth by getattr": ("UserError", "not executed|holds no ResNet", _in_pth("getattr")),
-    "code in a .pth of the old format": ("UserError", "not executed", _in_legacy_pth),
-    "a bare pickle as .pth": ("UserError", "not a readable checkpoint|not executed", _bare_pickle_as_pth),
-    **{f"code in .pkl by {way}": ("UserError", "not executed", _in_pkl(way)) for way in WAYS},
-    "an array of objects in .pkl": ("UserError", "not executed", _object_array_in_pkl),
-    "a TorchScript program as .pth": ("UserError", "not a readable checkpoint", _torchscript),
-    "a checkpoint as tar": ("UserError", "not a readable checkpoint", _tar_checkpoint),
-    "code in a training state": ("UserError", "not executed", _training_state),
-    "code in an unfinished probe": ("UserError", "not executed", _unfinished_probe),
-    "code in a detector's state": ("UserError", "not executed", _detector_state),
-    "an export that names other weights": ("UserError", "checkpoint_path does not", _weights_elsewhere),
-    "a packed .pth": ("UserError", "entries are compressed", _packed_pth),
+    **{f"code in .pth by {way}": ("UserError", "execut", _in_pth(way)) for way in WAYS if way != "getattr"},
+    "code in .pth by getattr": ("UserError", "execut|ResNet", _in_pth("getattr")),
+    "code in a .pth of the old format": ("UserError", "execut", _in_legacy_pth),
+    "a bare pickle as .pth": ("UserError", "checkpoint|execut", _bare_pickle_as_pth),
+    **{f"code in .pkl by {way}": ("UserError", "execut", _in_pkl(way)) for way in WAYS},
+    "an array of objects in .pkl": ("UserError", "execut", _object_array_in_pkl),
+    "a TorchScript program as .pth": ("UserError", "checkpoint", _torchscript),
+    "a checkpoint as tar": ("UserError", "checkpoint", _tar_checkpoint),
+    "code in a training state": ("UserError", "execut", _training_state),
+    "code in an unfinished probe": ("UserError", "execut", _unfinished_probe),
+    "code in a detector's state": ("UserError", "execut", _detector_state),
+    "an export that names other weights": ("UserError", "checkpoint_path", _weights_elsewhere),
+    "a packed .pth": ("UserError", "compressed", _packed_pth),
     "a .pth with shared entries": ("UserError", "larger than the file|[Oo]verlap", _shared_entries),
-    "lists of lists in .pkl": ("UserError", "more than 1,000,000 entries", _lists_of_lists(".pkl")),
-    "lists of lists in .pth": ("UserError", "more than 1,000,000 entries", _lists_of_lists(".pth")),
-    "a dictionary within itself": ("UserError", "within themselves", _within_itself),
-    "a pickle that memorises a gigabyte": ("UserError", "holds no ResNet", _memo_of_gigabytes),
-    "weights that repeat one number": ("UserError", "share or repeat", _repeated_numbers),
-    "a million blocks": ("UserError", "1000000000 blocks", _architecture({"depth": 10**9})),
+    "lists of lists in .pkl": ("UserError", "1,000,000", _lists_of_lists(".pkl")),
+    "lists of lists in .pth": ("UserError", "1,000,000", _lists_of_lists(".pth")),
+    "a dictionary within itself": ("UserError", r"\b64\b", _within_itself),
+    "a pickle that memorises a gigabyte": ("UserError", "ResNet", _memo_of_gigabytes),
+    "weights that repeat one number": ("UserError", "share|repeat", _repeated_numbers),
+    "a million blocks": ("UserError", "1000000000", _architecture({"depth": 10**9})),
     "a hundred thousand layers": (
-        "UserError", "blocks of resnet50", _architecture({"layers": [10**5] * 4}, "resnet50")),
+        "UserError", "blocks.*resnet50", _architecture({"layers": [10**5] * 4}, "resnet50")),
     "a ViT of terabytes": ("UserError", "does not cover", _architecture({"embed_dim": 65536, "num_heads": 1})),
     "an image of 10^9 pixels a side": ("UserError", "don't fit|does not cover", _architecture({"img_size": 10**9})),
     "a stage of number 10^8": ("UserError", "", _names("conv1.weight", "layer1.0.conv1.weight", "layer99999999.0.x")),
     "a block of 5000 digits": (
         "UserError", "", _names("conv1.weight", "layer1.0.conv1.weight", f"layer{'9' * 900}.0.x")),
-    "a name of 2000 characters": ("UserError", "a name of 2,000 characters", _names("x" * 2000)),
-    "a safetensors header of 2^62 bytes": ("UserError", "not a readable", _safetensors_header(b"{}", length=2**62)),
-    "a safetensors tensor beyond its file": ("UserError", "not a readable", _safetensors_header(
+    "a name of 2000 characters": ("UserError", "2,000", _names("x" * 2000)),
+    "a safetensors header of 2^62 bytes": ("UserError", "safetensors", _safetensors_header(b"{}", length=2**62)),
+    "a safetensors tensor beyond its file": ("UserError", "checkpoint|safetensors", _safetensors_header(
         {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})),
-    "safetensors tensors over each other": ("UserError", "not a readable", _safetensors_header(
+    "safetensors tensors over each other": ("UserError", "checkpoint|safetensors", _safetensors_header(
         {n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, bytes(8))),
-    "a safetensors shape that overflows": ("UserError", "not a readable", _safetensors_header(
+    "a safetensors shape that overflows": ("UserError", "checkpoint|safetensors", _safetensors_header(
         {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, bytes(8))),
     "a safetensors header of nested lists": (
-        "UserError", "not a readable", _safetensors_header(b'{"a":' + b"[" * 10**5)),
-    "a pipe for a checkpoint": ("UserError", "no regular file", _pipe),
+        "UserError", "checkpoint|safetensors", _safetensors_header(b'{"a":' + b"[" * 10**5)),
+    "a pipe for a checkpoint": ("UserError", "regular file", _pipe),
     "a PNG of 10^9 pixels": ("BrokenImage", "pixels", _image(png(40000, 25000))),
     "a JPEG of 4·10^9 pixels": ("BrokenImage", "pixels", _image(_jpeg_of(65500, 65500))),
     "a PNG with a text of a gigabyte": ("BrokenImage", "", _image(
         png(64, 64, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**28), 9))))),
     "PostScript named .jpg": ("BrokenImage", "cannot identify", _eps),
     "PostScript given to an engine": ("BrokenImage", "Ghostscript", _eps_by_an_engine),
-    "a pipe for an image": ("BrokenImage", "no regular file", _image_pipe),
-    "a packed Fashion-MNIST": ("UserError", "holds more than", _packed_fashion_mnist),
+    "a pipe for an image": ("BrokenImage", "regular file", _image_pipe),
+    "a packed Fashion-MNIST": ("UserError", r"\.gz", _packed_fashion_mnist),
     "shard members with names that lead out": ("opened", "", _shard(
         ("../../escaped.png", png(8, 8)), ("/tmp/escaped-absolute.png", png(8, 8)))),
-    "a symlink in a shard": ("UserError", "hold no images", _shard(
+    "a symlink in a shard": ("UserError", "no images", _shard(
         ("a.png", b""), type=tarfile.SYMTYPE, linkname="/etc/passwd")),
-    "a hard link in a shard": ("UserError", "hold no images", _shard(
+    "a hard link in a shard": ("UserError", "no images", _shard(
         ("a.png", b""), type=tarfile.LNKTYPE, linkname="/etc/passwd")),
-    "a device in a shard": ("UserError", "hold no images", _shard(("a.png", b""), type=tarfile.CHRTYPE)),
+    "a device in a shard": ("UserError", "no images", _shard(("a.png", b""), type=tarfile.CHRTYPE)),
     "a shard's name of a megabyte": ("UserError", "characters", _shard((f"{'x' * 2**20}.png", b"x"))),
-    "a shard member of −512 bytes": ("UserError", "impossible size", _size_below_zero),
+    "a shard member of −512 bytes": ("UserError", "size", _size_below_zero),
     "pickles as CIFAR-10": ("UserError", "not found or corrupted", _cifar("cifar10", {})),
     "pickles as CIFAR-100": ("UserError", "not found or corrupted", _cifar("cifar100", {})),
-    "a packed MATLAB list": ("UserError", "unpacks to more than", _packed_matlab),
-    "a list of images outside": ("UserError", "lies outside", _list_leads_outside),
-    "COCO: nesting": ("UserError", "not readable JSON", _coco("[" * 10**6)),
-    "COCO: numbers of a million digits": ("UserError", "not readable JSON", _coco("[" + "9" * 10**6 + "]")),
-    "COCO: an image of 10^18 pixels": ("UserError", "a height of", _coco_with({"height": 10**18})),
-    "COCO: a box of 1e999": ("UserError", "four finite numbers", _coco_with(bbox=[1, 1, float("inf"), 4])),
+    "a packed MATLAB list": ("UserError", "unpack", _packed_matlab),
+    "a list of images outside": ("UserError", "outside", _list_leads_outside),
+    "COCO: nesting": ("UserError", "JSON", _coco("[" * 10**6)),
+    "COCO: numbers of a million digits": ("UserError", "JSON", _coco("[" + "9" * 10**6 + "]")),
+    "COCO: an image of 10^18 pixels": ("UserError", "height", _coco_with({"height": 10**18})),
+    "COCO: a box of 1e999": ("UserError", "finite", _coco_with(bbox=[1, 1, float("inf"), 4])),
     "COCO: run lengths beyond the mask": ("UserError", "cover", _coco_with(
         iscrowd=1, segmentation={"size": [9, 9], "counts": [2**40]})),
-    "COCO: an image outside": ("UserError", "lies outside", _coco_with({"file_name": "../../etc/shadow"})),
-    "VOC: a billion laughs": ("UserError", "not a readable annotation", _voc(
+    "COCO: an image outside": ("UserError", "outside", _coco_with({"file_name": "../../etc/shadow"})),
+    "VOC: a billion laughs": ("UserError", "annotation", _voc(
         f'<!DOCTYPE a [<!ENTITY e0 "ha">{_LAUGHS}]><annotation>&e10;</annotation>')),
-    "VOC: a file from outside": ("UserError", "not a readable annotation", _voc(
+    "VOC: a file from outside": ("UserError", "annotation", _voc(
         '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>')),
-    "VOC: an annotation of megabytes": ("UserError", "which no annotation is", _voc("<a>" + "x" * 2**21 + "</a>")),
-    "YAML: a Python call": ("UserError", "not valid YAML", _yaml("ks: !!python/object/apply:os.mkdir [CANARY]")),
-    "YAML: a Python object": ("UserError", "not valid YAML", _yaml("a: !!python/object/new:os.mkdir {}")),
+    "VOC: an annotation of megabytes": ("UserError", "annotation", _voc("<a>" + "x" * 2**21 + "</a>")),
+    "YAML: a Python call": ("UserError", "YAML", _yaml("ks: !!python/object/apply:os.mkdir [CANARY]")),
+    "YAML: a Python object": ("UserError", "YAML", _yaml("a: !!python/object/new:os.mkdir {}")),
     "YAML: anchors of anchors": ("UserError", "writes out to more", _yaml(_ANCHORS)),
-    "YAML: merges of merges": ("UserError", "merged keys", _yaml(_MERGES)),
-    "YAML: nesting": ("UserError", "not valid YAML", _yaml("[" * 10**5)),
+    "YAML: merges of merges": ("UserError", "merge", _yaml(_MERGES)),
+    "YAML: nesting": ("UserError", "YAML", _yaml("[" * 10**5)),
     "YAML: a file of megabytes": ("UserError", "longer than", _yaml("a: b\n" * 10**6)),
     "an override with a Python call": (
-        "UserError", "not valid YAML", _override("ks=!!python/object/apply:os.mkdir [CANARY]")),
-    "an override with nesting": ("UserError", "not valid YAML", _override("ks=" + "[" * 10**5)),
+        "UserError", "YAML", _override("ks=!!python/object/apply:os.mkdir [CANARY]")),
+    "an override with nesting": ("UserError", "YAML", _override("ks=" + "[" * 10**5)),
 }  # fmt: skip
 
 
@@ -549,7 +549,7 @@ def test_a_list_of_usual_size_passes(tmp_path: Path) -> None:
 
     savemat(tmp_path / "a.mat", {"x": np.arange(1000)}, do_compression=True)
     check_unpacked_size(tmp_path / "a.mat", 10000)
-    with pytest.raises(UserError, match="unpacks to more than"):
+    with pytest.raises(UserError, match=r"a\.mat"):
         check_unpacked_size(tmp_path / "a.mat", 1000)
 
 

@@ -51,10 +51,10 @@ def test_weights_come_from_the_global_seed_and_equal_plain_timm() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BackboneConfig("resnet51"), "timm has no model 'resnet51'; close names: resnet"),
-        (BackboneConfig("convnext_tiny"), "of timm's family convnext; backbones here are ResNets or plain ViTs"),
-        (BackboneConfig("resnet18", {"depth": 3}), "don't fit resnet18"),
-        (BackboneConfig("vit_tiny_patch16_224", stem="small"), "backbone.stem=small is for ResNets"),
+        (BackboneConfig("resnet51"), r"'resnet51'.* resnet\d"),
+        (BackboneConfig("convnext_tiny"), "convnext.*ResNet.*ViT"),
+        (BackboneConfig("resnet18", {"depth": 3}), "depth.*resnet18|resnet18.*depth"),
+        (BackboneConfig("vit_tiny_patch16_224", stem="small"), "backbone.stem=small"),
     ],
 )
 def test_unfit_architectures_are_refused(config: BackboneConfig, message: str) -> None:
@@ -63,7 +63,7 @@ def test_unfit_architectures_are_refused(config: BackboneConfig, message: str) -
 
 
 def test_pooling_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="a ResNet has only avg"):
+    with pytest.raises(UserError, match=r"\bavg\b"):
         pooled_features(build_backbone(NARROW), torch.randn(1, 3, 32, 32), "cls")
 
 

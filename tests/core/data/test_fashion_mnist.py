@@ -94,24 +94,23 @@ def damaged(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: gzip.compress(damaged(content)), "is damaged"),
-        (lambda content: gzip.compress(content[:-1]), "holds only 23535 of 23536 bytes"),
-        (lambda content: gzip.compress(content + b"x"), "holds more than 23536 bytes"),
-        (lambda content: gzip.compress(b"\0\0\x09" + content[3:]), "is not an idx file of 30 × 28 × 28 bytes"),
-        (lambda content: gzip.compress(content[:4] + b"\xff\xff\xff\xff" + content[8:]), "is not an idx file"),
-        (lambda content: gzip.compress(b""), "is not an idx file"),
-        (lambda content: gzip.compress(content)[:-9], "can't read"),
-        (lambda content: b"<html>not found</html>", "can't read"),
-        (lambda content: gzip.compress(content)[:20] + b"\xff" * 500, "can't read"),
+        (lambda content: gzip.compress(damaged(content)), "damaged|sha256|checksum"),
+        (lambda content: gzip.compress(content[:-1]), "23,?535.*23,?536"),
+        (lambda content: gzip.compress(content + b"x"), "more.*23,?536"),
+        (lambda content: gzip.compress(b"\0\0\x09" + content[3:]), "idx.*30 × 28 × 28"),
+        (lambda content: gzip.compress(content[:4] + b"\xff\xff\xff\xff" + content[8:]), "idx file"),
+        (lambda content: gzip.compress(b""), "idx file"),
+        (lambda content: gzip.compress(content)[:-9], "read"),
+        (lambda content: b"<html>not found</html>", "read"),
+        (lambda content: gzip.compress(content)[:20] + b"\xff" * 500, "read"),
     ],
 )
 def test_a_file_that_is_not_as_published_is_named(small, change, message):
     folder, _ = small
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(change(gzip.decompress(path.read_bytes())))
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz.*get this file again") as caught:
+    with pytest.raises(UserError, match=rf"(?=.*train-images-idx3-ubyte\.gz).*({message})"):
         FashionMNIST("train", folder=folder)
-    assert message in str(caught.value)
     assert len(FashionMNIST("test", folder=folder)) == 20
 
 
@@ -123,19 +122,19 @@ def test_a_packed_bomb_is_not_unpacked(small, monkeypatch):
     asked = []
     original = gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: asked.append(size) or original(self, size))
-    with pytest.raises(UserError, match="more than 38 bytes"):
+    with pytest.raises(UserError, match=r"\b38 bytes"):
         read_idx(path, expected)
     assert asked == [39]
 
 
 def test_missing_files_and_wrong_requests(small, tmp_path):
     folder, _ = small
-    with pytest.raises(UserError, match=r"no split 'val': choose train or test"):
+    with pytest.raises(UserError, match=r"'val'.*train.*test"):
         FashionMNIST("val", folder=folder)
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(UserError, match=r"holds no t10k-labels-idx1-ubyte\[\.gz\]: put the files .*FashionMNIST/raw"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte.*FashionMNIST/raw"):
         FashionMNIST("test", folder=folder)
-    with pytest.raises(UserError, match="nowhere holds no train-images"):
+    with pytest.raises(UserError, match=r"nowhere.*train-images"):
         FashionMNIST("train", folder=tmp_path / "nowhere")
 
 
@@ -160,13 +159,13 @@ def test_without_debians_tools_the_way_out_is_named(bare, tmp_path):
     with pytest.raises(UserError) as caught:
         FashionMNIST("train")
     message = str(caught.value)
-    assert "there is no apt-get here" in message
+    assert "apt-get" in message
     assert str(tmp_path / "cache" / "fashion-mnist") in message
     for split in FILES.values():
         for file in split:
             assert f"{file.name}.gz" in message
     tool(bare, "apt-get", "exit 0")
-    with pytest.raises(UserError, match="there is no dpkg-deb here"):
+    with pytest.raises(UserError, match="dpkg-deb"):
         FashionMNIST("train")
 
 
@@ -174,7 +173,7 @@ def test_a_failed_download_quotes_the_last_line_and_leaves_nothing(bare, tmp_pat
     tool(bare, "apt-get", "echo Reading; echo 'E: Unable to locate package' >&2; echo >&2; exit 100")
     tool(bare, "dpkg-deb", "exit 0")
     with pytest.raises(
-        UserError, match=r"`apt-get download dataset-fashion-mnist` failed \(E: Unable .*apt-get update"
+        UserError, match=r"apt-get download dataset-fashion-mnist.*E: Unable to locate package.*apt-get update"
     ):
         FashionMNIST("train")
     assert list((tmp_path / "cache").iterdir()) == []

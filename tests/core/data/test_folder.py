@@ -36,7 +36,7 @@ def test_flat_and_nested_folders(tmp_path: Path) -> None:
     assert flat.image(0).mode == "RGB"
     nested = Folder(tmp_path / "nested", "nested")
     assert nested.describe(0).endswith("nested/x/deep/1.png")
-    with pytest.raises(UserError, match="flat has no labels"):
+    with pytest.raises(UserError, match=r"flat.*labels"):
         labels_of(flat)
 
 
@@ -44,18 +44,18 @@ def test_split_folders(image_folder: Path, tmp_path: Path) -> None:
     assert split_folder(image_folder, "pretrain") == image_folder / "train"
     assert split_folder(image_folder, "val") == image_folder / "val"
     assert split_folder(tmp_path, "pretrain") == tmp_path
-    with pytest.raises(UserError, match="has no val or validation or test folder"):
+    with pytest.raises(UserError, match=rf"{tmp_path}.*\bval\b.*validation.*test"):
         split_folder(tmp_path, "val")
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([], "holds no images"),
-        (["a/"], "the class folder .*a is empty"),
-        (["a/1.png", "b/"], "the class folder .*b is empty"),
-        (["a/1.png", "2.png"], "holds images .2.png, ….* beside folders"),
-        (["readme.txt"], "holds no images"),
+        ([], "no images"),
+        (["a/"], "/a\\b.*empty"),
+        (["a/1.png", "b/"], "/b\\b.*empty"),
+        (["a/1.png", "2.png"], r"2\.png.*folder"),
+        (["readme.txt"], "no images"),
     ],
 )
 def test_unusable_folders(tmp_path: Path, made: list[str], message: str) -> None:
@@ -65,7 +65,7 @@ def test_unusable_folders(tmp_path: Path, made: list[str], message: str) -> None
         path.mkdir() if name.endswith("/") else path.write_bytes(b"")
     with pytest.raises(UserError, match=message):
         Folder(tmp_path, "folder")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="absent"):
         Folder(tmp_path / "absent", "folder")
 
 
@@ -90,7 +90,7 @@ def test_too_many_broken_images_end_the_run_with_the_list() -> None:
     broken = BrokenImages(total=200, allowed_share=0.01)
     assert broken.add(["a.jpg", "a.jpg"]) == ["a.jpg"]
     assert broken.add(["a.jpg", "b.jpg"]) == ["b.jpg"]
-    with pytest.raises(UserError, match=r"3 of 200 images are broken.*a\.jpg; b\.jpg; c\.jpg"):
+    with pytest.raises(UserError, match=r"3 of 200 .*a\.jpg; b\.jpg; c\.jpg"):
         broken.add(["c.jpg"])
 
 
@@ -102,9 +102,9 @@ def test_samples_and_few_shots(image_folder: Path) -> None:
     assert part.describe(0) == images.describe(int(part.positions[0]))
     assert sample(images, 5, seed=1).digest() == part.digest() != sample(images, 5, seed=2).digest()
     assert labels_of(few_shot(images, 2, seed=0)).tolist() == [0, 0, 1, 1]
-    with pytest.raises(UserError, match=r"7 shots asked for, but class cat of .* has 6 images"):
+    with pytest.raises(UserError, match=r"\b7 .*\bcat\b.*\b6 "):
         few_shot(images, 7, seed=0)
-    with pytest.raises(UserError, match="limit 13 is more than the 12 images"):
+    with pytest.raises(UserError, match=r"limit.*13.*12"):
         sample(images, 13, seed=0)
 
 

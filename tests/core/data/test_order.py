@@ -43,9 +43,7 @@ def test_shards_stay_together_in_groups() -> None:
     assert not set(order[:160] // 10) & set(order[160:320] // 10)
 
 
-@pytest.mark.parametrize(
-    ("batch", "world", "message"), [(10, 3, "divided among 3"), (60, 1, "larger than the 50 images of the data set")]
-)
+@pytest.mark.parametrize(("batch", "world", "message"), [(10, 3, r"batch.*10.*\b3\b"), (60, 1, r"batch.*60.*\b50\b")])
 def test_impossible_batches(batch: int, world: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         GlobalBatches(50, batch, 1, seed=0, world=world)

@@ -97,20 +97,20 @@ def test_ranges_and_globs(tmp_path: Path) -> None:
         write_tar(tmp_path / name, {"a.png": png(1)})
     assert [path.name for path in expand_shards(f"{tmp_path}/x-{{08..10}}.tar")] == ["x-08.tar", "x-09.tar", "x-10.tar"]
     assert len(expand_shards(f"{tmp_path}/x-*.tar")) == 3
-    with pytest.raises(UserError, match=r"no shard .*x-11\.tar"):
+    with pytest.raises(UserError, match=r"x-11\.tar"):
         expand_shards(f"{tmp_path}/x-{{10..11}}.tar")
-    with pytest.raises(UserError, match="is empty"):
+    with pytest.raises(UserError, match=r"\{3\.\.1\}"):
         expand_shards(f"{tmp_path}/x-{{3..1}}.tar")
 
 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.txt": b"x"}, "hold no images"),
-        ({"a.png": b"x", "a.cls": b"cat"}, "a.cls holds no class number"),
-        ({"a.png": b"x", "a.json": b'{"label": true}'}, "a.json holds no class number"),
-        ({"a.png": b"x", "a.json": b"[" * 100000}, "a.json holds no class number"),
-        ({"a.png": b"x", "a.cls": b"1", "b.png": b"x"}, "b has no .cls or .json label"),
+        ({"a.txt": b"x"}, "no images"),
+        ({"a.png": b"x", "a.cls": b"cat"}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.json": b'{"label": true}'}, r"a\.json.*class"),
+        ({"a.png": b"x", "a.json": b"[" * 100000}, r"a\.json.*class"),
+        ({"a.png": b"x", "a.cls": b"1", "b.png": b"x"}, r"\bb\b.*\.cls.*\.json"),
     ],
 )
 def test_unusable_shards(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -120,7 +120,7 @@ def test_unusable_shards(tmp_path: Path, members: dict[str, bytes], message: str
 
 def test_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "n.tar").write_bytes(b"not a tar at all" * 100)
-    with pytest.raises(UserError, match="not a readable tar file"):
+    with pytest.raises(UserError, match=r"n\.tar"):
         Shards(str(tmp_path / "n.tar"), "n")
-    with pytest.raises(UserError, match=r"needs \{split\} in its name"):
+    with pytest.raises(UserError, match=r"\{split\}"):
         open_images(DataConfig(f"webdataset:{tmp_path}/n.tar"), "train", seed=0)

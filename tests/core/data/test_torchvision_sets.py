@@ -139,16 +139,16 @@ def test_cars_from_its_matlab_annotations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(SETS))
 def test_what_is_not_there_is_one_sentence(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"torchvision can't read {kind} below .*; put the files there as torchvision"):
+    with pytest.raises(UserError, match=rf"torchvision.*{kind}.*{tmp_path}"):
         opened(kind, tmp_path)
-    with pytest.raises(UserError, match="no folder /nowhere"):
+    with pytest.raises(UserError, match="/nowhere"):
         opened(kind, Path("/nowhere"))
 
 
 def test_wrong_sources() -> None:
-    with pytest.raises(UserError, match=r"source cifar10 needs a place, e\.g\. cifar10:/data"):
+    with pytest.raises(UserError, match=r"source.*cifar10.*cifar10:/"):
         load_config(DataConfig, None, ["source=cifar10"])
-    with pytest.raises(UserError, match=r"source 'cifar11:/data' is none of: .*cifar10, cifar100, flowers102"):
+    with pytest.raises(UserError, match=r"source.*'cifar11:/data'.*cifar10, cifar100, flowers102"):
         load_config(DataConfig, None, ["source=cifar11:/data"])
 
 
@@ -157,5 +157,5 @@ def test_too_few_images_to_divide(tmp_path: Path) -> None:
     for path in (tmp_path / "caltech101/101_ObjectCategories/wrench").iterdir():
         if path.name > "image_0030.jpg":
             path.unlink()
-    with pytest.raises(UserError, match=r"class wrench of caltech101:train has 30 images, too few to take 30"):
+    with pytest.raises(UserError, match=r"wrench.*caltech101:train.*\b30\b"):
         opened("caltech101", tmp_path)

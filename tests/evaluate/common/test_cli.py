@@ -34,10 +34,10 @@ def test_what_is_opened(monkeypatch: pytest.MonkeyPatch, given: list[str], named
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], r"no backbone is named; pass --ckpt .* or --init timm:NAME$"),
-        (["--init", "random"], r"--init random is the architecture of --ckpt untrained: pass --ckpt too"),
-        (["--ckpt", "runs/a", "--init", "timm:resnet18"], "--init timm:resnet18 takes the place of --ckpt runs/a"),
-        (["--ckpt", "runs/a", "--init", "zeros"], "--init takes random or timm:NAME, not 'zeros'"),
+        ([], r"--ckpt .*--init timm:NAME$"),
+        (["--init", "random"], r"--init random.*--ckpt"),
+        (["--ckpt", "runs/a", "--init", "timm:resnet18"], "--init timm:resnet18.*--ckpt runs/a"),
+        (["--ckpt", "runs/a", "--init", "zeros"], "--init.*random.*timm:NAME.*'zeros'"),
     ],
 )
 def test_what_contradicts_itself_or_names_nothing(

@@ -68,20 +68,20 @@ def test_voc_agrees_with_detectron2s_own_loader(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_voc_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"can't read .*trainval\.txt .*--data voc:ROOT wants ROOT/VOC2007"):
+    with pytest.raises(UserError, match=r"trainval\.txt.*--data voc:ROOT.*ROOT/VOC2007"):
         open_voc(tmp_path, "train", 0.0)
-    with pytest.raises(UserError, match="object 0 is a 'unicorn', which is none of VOC's 20 classes"):
+    with pytest.raises(UserError, match=r"object 0 .*'unicorn'.*VOC"):
         open_voc(write_voc(tmp_path, name="unicorn"), "train", 0.0)
-    with pytest.raises(UserError, match=r"object 0: box .* lies outside the image of 40×30"):
+    with pytest.raises(UserError, match=r"object 0: box .*outside.*40×30"):
         open_voc(write_voc(tmp_path, box=(1, 1, 60, 30)), "train", 0.0)
-    with pytest.raises(UserError, match="is not a readable annotation of VOC"):
+    with pytest.raises(UserError, match=r"2007_trainval\.xml"):
         open_voc(write_voc(tmp_path, objects="<object>"), "train", 0.0)
     write_voc(tmp_path)
     (tmp_path / "VOC2007" / "JPEGImages" / "2007_test.jpg").unlink()
-    with pytest.raises(UserError, match="1 of 1 images are broken"):
+    with pytest.raises(UserError, match=r"1 of 1 .*2007_test\.jpg"):
         open_voc(tmp_path, "val", 0.0)
     (tmp_path / "VOC2007" / "ImageSets" / "Main" / "test.txt").write_text("")
-    with pytest.raises(UserError, match="lists no images"):
+    with pytest.raises(UserError, match=r"test\.txt"):
         open_voc(tmp_path, "val", 0.0)
 
 
@@ -190,9 +190,9 @@ def test_a_number_that_is_none_is_null(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (b"2007_test\n\xff\xfe\n", "is no list of image names"),
-        (b"2007_test\n2007_test\n", "lists 2007_test more than once"),
-        (b"../2007_test\n", r"lists '\.\./2007_test', which is no name of an image"),
+        (b"2007_test\n\xff\xfe\n", r"test\.txt"),
+        (b"2007_test\n2007_test\n", r"test\.txt.*\b2007_test\b"),
+        (b"../2007_test\n", r"test\.txt.*'\.\./2007_test'"),
     ],
 )
 def test_lists_that_are_none_are_refused(tmp_path: Path, names: bytes, message: str) -> None:
@@ -205,9 +205,9 @@ def test_lists_that_are_none_are_refused(tmp_path: Path, names: bytes, message: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<annotation>\xff</annotation>", "is not a readable annotation of VOC"),
-        (b"<?xml version='1.0' encoding='nonsense'?><a/>", "is not a readable annotation of VOC"),
-        (b"<annotation><size><width>4.5</width></size></annotation>", "is not a readable annotation of VOC"),
+        (b"<annotation>\xff</annotation>", r"2007_test\.xml"),
+        (b"<?xml version='1.0' encoding='nonsense'?><a/>", r"2007_test\.xml"),
+        (b"<annotation><size><width>4.5</width></size></annotation>", r"2007_test\.xml"),
     ],
 )
 def test_annotations_that_are_none_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -218,5 +218,5 @@ def test_annotations_that_are_none_are_refused(tmp_path: Path, content: bytes, m
 
 
 def test_a_corner_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"object 0: box .*nan.* is not four finite numbers"):
+    with pytest.raises(UserError, match=r"object 0: box .*nan.*finite"):
         open_voc(write_voc(tmp_path, objects=bare("dog", (1, 1, float("nan"), 30))), "val", 0.9)

@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_sentence(image_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
     backbone = resnet()
     taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
-    with pytest.raises(UserError, match=r"can't keep 0 MiB of features in .* \(No space left on device\); free space"):
+    with pytest.raises(UserError, match=rf"{own_cache}.*No space left on device"):
         cached_features(backbone, taps, Folder(image_folder / "train", "train"), CONFIG, ALONE, 0)
     assert list(own_cache.iterdir()) == []
 
@@ -159,13 +159,13 @@ def test_taps_are_the_blocks_outputs_after_the_final_norm() -> None:
 
 
 def test_impossible_taps() -> None:
-    with pytest.raises(UserError, match=r"a ResNet has one vector per image: set blocks=\[1\] poolings=\[auto\]"):
+    with pytest.raises(UserError, match=r"ResNet.*blocks=\[1\] poolings=\[auto\]"):
         plan_head_inputs(resnet().model, 32, (1, 4), ("cls",))
-    with pytest.raises(UserError, match=r"blocks=\[6\] asks for more than the ViT's 5 blocks"):
+    with pytest.raises(UserError, match=r"blocks=\[6\].*\b5 blocks"):
         plan_head_inputs(vit().model, 32, (6,), ("cls",))
-    with pytest.raises(UserError, match="pooling cls needs a class token"):
+    with pytest.raises(UserError, match=r"cls.*class token"):
         plan_head_inputs(vit(class_token=False).model, 32, (1,), ("cls",))
-    with pytest.raises(UserError, match="pooling patches takes the last block only"):
+    with pytest.raises(UserError, match=r"patches.*last block"):
         plan_head_inputs(vit().model, 32, (1, 2), ("patches",))
     assert plan_head_inputs(vit(class_token=False).model, 32, (1,), ("auto",)).names == ("last 1 block, patches",)
 

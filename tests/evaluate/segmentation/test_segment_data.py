@@ -75,24 +75,24 @@ _LABEL = "annotations/training/2.png"
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (_delete(_LABEL), r"no label .*annotations/training/2\.png for 2\.jpg; complete the data"),
-        (_empty, r"has no images of the split val \(images/validation\)"),
-        (_write(_LABEL, np.full((12, 16), 6, np.uint8)), r"2\.png holds the label 6, but 5 classes are 1 … 5 \(0 and"),
-        (_write(_LABEL, np.ones((11, 16), np.uint8)), r"2\.jpg is 16×12 and its label 2\.png 16×11 pixels"),
-        (_write(_LABEL, np.ones((12, 16), np.uint8), "P"), r"2\.png is a palette PNG, whose numbers may be colours"),
-        (_write(_LABEL, np.ones((12, 16, 3), np.uint8)), r"2\.png is of mode RGB, labels are 8-bit class numbers"),
-        (_write(_LABEL, np.ones((12, 16), np.uint16)), r"2\.png is of mode I;16, labels are 8-bit"),
+        (_delete(_LABEL), r"annotations/training/2\.png.*2\.jpg"),
+        (_empty, r"\bval\b.*images/validation"),
+        (_write(_LABEL, np.full((12, 16), 6, np.uint8)), r"2\.png.*label 6\b.*\b5 classes.*1 … 5"),
+        (_write(_LABEL, np.ones((11, 16), np.uint8)), r"2\.jpg.*16×12.*2\.png.*16×11"),
+        (_write(_LABEL, np.ones((12, 16), np.uint8), "P"), r"2\.png.*palette"),
+        (_write(_LABEL, np.ones((12, 16, 3), np.uint8)), r"2\.png.*mode RGB"),
+        (_write(_LABEL, np.ones((12, 16), np.uint16)), r"2\.png.*mode I;16"),
         (
             lambda root: (root / _LABEL).write_bytes(b"no image"),
-            r"1 of 4 images are broken.*2\.png: is not an image; mend",
+            r"1 of 4 .*2\.png: ",
         ),
         (
             _cut("annotations/training/2.png"),
-            r"1 of 4 images are broken.*training/2\.png: .*; mend or remove them, or ra",
+            r"1 of 4 .*training/2\.png: ",
         ),
-        (_cut("annotations/validation/2.png"), r"1 of 3 images are broken.*validation/2\.png: "),
-        (_cut("images/validation/2.jpg"), r"1 of 3 images are broken.*2\.jpg: image file is truncated"),
-        (_list_of_nine, r"objectInfo150\.txt lists 9 classes, the protocol has 5; .* or data\.classes=9"),
+        (_cut("annotations/validation/2.png"), r"1 of 3 .*validation/2\.png: "),
+        (_cut("images/validation/2.jpg"), r"1 of 3 .*2\.jpg: .*truncated"),
+        (_list_of_nine, r"objectInfo150\.txt.*\b9 classes.* 5\b.*data\.classes=9"),
     ],
 )
 def test_bad_input_is_named(ade: Path, harm: Callable[[Path], None], message: str) -> None:
@@ -104,13 +104,13 @@ def test_bad_input_is_named(ade: Path, harm: Callable[[Path], None], message: st
 
 
 def test_a_folder_that_is_none_of_the_layout(ade: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pass --data /path/to/VOCdevkit/VOC2012"):
+    with pytest.raises(UserError, match="--data /path/to/VOCdevkit/VOC2012"):
         find_root(SegmentDataConfig("voc12aug", "", 21))
-    with pytest.raises(UserError, match="no folder /nowhere"):
+    with pytest.raises(UserError, match="/nowhere"):
         find_root(SegmentDataConfig("ade20k", "/nowhere"))
-    with pytest.raises(UserError, match="is no cityscapes: it has no folder leftImg8bit/train"):
+    with pytest.raises(UserError, match=r"cityscapes.*leftImg8bit/train"):
         find_root(SegmentDataConfig("cityscapes", str(ade), 19))
-    with pytest.raises(UserError, match="scenes are built in"):
+    with pytest.raises(UserError, match="scenes"):
         find_root(SegmentDataConfig("scenes", str(ade), 9))
     assert find_root(SegmentDataConfig("ade20k", str(ade))) == ade
     ade.rename(tmp_path.parent / "ADEChallengeData2016")
@@ -134,7 +134,7 @@ def test_voc_with_augmented_labels_and_palettes(tmp_path: Path) -> None:
     assert (read_label(train[0][1], config) == 20).all()  # the palette's index, not its colour
     assert check_split(train, config, "training", whole=False).counts.tolist() == [0] * 20 + [48]
     (lists / "aug.txt").unlink()
-    with pytest.raises(UserError, match=r"can't read the list of images .*aug\.txt"):
+    with pytest.raises(UserError, match=r"aug\.txt"):
         list_split(root, "voc12aug", "train")
 
 
@@ -144,11 +144,11 @@ def test_voc_with_augmented_labels_and_palettes(tmp_path: Path) -> None:
         ("2007_000032\n2007_000039\n", ["2007_000032", "2007_000039"]),
         ("\ufeff2007_000032\r\n\r\n  2007_000039  ", ["2007_000032", "2007_000039"]),
         ("", []),
-        ("a\nb 1\n", r"line 2 of .*train\.txt is 'b 1', not the name of an image without folder, ending and further"),
-        ("/JPEGImages/a.jpg /SegmentationClass/a.png\n", "line 1 of .*, not the name of an image"),
-        ("a.jpg\n", r"line 1 of .* is 'a\.jpg'"),
+        ("a\nb 1\n", r"line 2 of .*train\.txt.*'b 1'"),
+        ("/JPEGImages/a.jpg /SegmentationClass/a.png\n", "line 1 of .*/JPEGImages/a.jpg"),
+        ("a.jpg\n", r"line 1 of .*'a\.jpg'"),
         ("../a\n", r"line 1 of .* is '\.\./a'"),
-        ("a\nb\n\na\n", r"train\.txt names a twice, in lines 1 and 4"),
+        ("a\nb\n\na\n", r"train\.txt.*\ba\b.*lines 1 and 4"),
     ],
 )
 def test_lists_are_read_line_by_line(tmp_path: Path, content: str, found: list[str] | str) -> None:
@@ -171,10 +171,10 @@ def test_lists_are_read_line_by_line(tmp_path: Path, content: str, found: list[s
     check_apart(pairs)
     (lists / "val.txt").write_text("b\nc\n")  # as the list of SBD has it, which knows no test images
     pairs["val"] = list_split(tmp_path, "voc12aug", "val")
-    with pytest.raises(UserError, match=r"1 test images are among the training images, e\.g\. .*c\.jpg"):
+    with pytest.raises(UserError, match=r"\b1 .*test.*training.*c\.jpg"):
         check_apart(pairs)
     (lists / "val.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"the list of images .*val\.txt is no text in UTF-8"):
+    with pytest.raises(UserError, match=r"val\.txt.*UTF-8"):
         list_split(tmp_path, "voc12aug", "val")
 
 
@@ -197,7 +197,7 @@ def test_cityscapes_without_train_ids(tmp_path: Path) -> None:
         _save(tmp_path / f"gtFine/{split}/ulm/ulm_0_gtFine_labelTrainIds.png", np.zeros((6, 8), np.uint8))
     assert len(list_split(tmp_path, "cityscapes", "val")) == 1
     (tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png").unlink()
-    with pytest.raises(UserError, match=r"ulm_0_leftImg8bit\.png; make the trainIds with .*createTrainIdLabelImgs"):
+    with pytest.raises(UserError, match=r"ulm_0_leftImg8bit\.png.*createTrainIdLabelImgs"):
         list_split(tmp_path, "cityscapes", "val")
 
 
@@ -225,7 +225,7 @@ def test_zero_and_255_are_no_labels(tmp_path: Path) -> None:
     assert read_label(tmp_path / "x.png", city).tolist() == [[0, 1, 5, 255]]
     _save(tmp_path / "x.png", np.zeros((1, 4), np.uint8))
     _save(tmp_path / "x.jpg", np.zeros((1, 4, 3), np.uint8))
-    with pytest.raises(UserError, match="no pixel of the test labels has a class"):
+    with pytest.raises(UserError, match=r"no pixel.*test"):
         check_split([(tmp_path / "x.jpg", tmp_path / "x.png")], ADE, "test", whole=True)
 
 

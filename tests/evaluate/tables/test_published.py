@@ -67,7 +67,7 @@ def test_linear_numbers_of_the_mulan_paper_are_shown_but_not_compared() -> None:
     assert {n.protocol for n in linear} == {"linear_mulan_r50", "linear_mulan_vit_s", "linear_mulan_vit_b"}
     for number in linear:
         assert not number.exact, number
-        assert "standardisation and crops are a choice of our protocol" in number.note
+        assert "standardis" in number.note
         assert ("the target network" in number.note) == ("vit" in number.protocol)
 
 
@@ -86,9 +86,9 @@ def test_every_number_has_its_source_and_a_protocol_of_ours() -> None:
 def test_faulty_files(tmp_path: Path) -> None:
     table = "{protocol: p, metrics: [box_ap, mask_ap], table: T, backbone: b, images: 1, rows: {A: [1.0]}}"
     (tmp_path / "a.yaml").write_text(f"paper: P\nurl: https://x\ntables: [{table}]")
-    with pytest.raises(UserError, match=r"rows: 'A' must have 2 numbers"):
+    with pytest.raises(UserError, match=r"a\.yaml.*'A'.*\b2\b"):
         read_published(tmp_path)
     table = table.replace("[1.0]", "[1.0, 2.0]")
     (tmp_path / "a.yaml").write_text(f"paper: P\nurl: https://x\ntables: [{table}, {table}]")
-    with pytest.raises(UserError, match="gives 'A' two numbers of box_ap under p"):
+    with pytest.raises(UserError, match=r"'A'.*box_ap"):
         read_published(tmp_path)

@@ -32,22 +32,20 @@ TABLE = TransferTable(
 
 
 def test_markdown() -> None:
-    assert markdown(TABLE, Path("r")).splitlines() == [
+    lines = markdown(TABLE, Path("r")).splitlines()
+    assert lines[:5] == [
         "| backbone | coco_x, box AP | knn_scenes (modified: ks=[1]), top-1†‡ |",
         "|---|---|---|",
         "| ours & co | 42.0 ± 2.8 (2 seeds: [0](a%20b/result.json), [3](c/result.json)) (+1.6) "
         "| [50.0](d/result.json) |",
         "| BYOL (published) | 40.4 | – |",
         "",
-        "- all numbers in percent; mean ± standard deviation over what the brackets count: networks of other weights "
-        "(each the mean of its runs), or runs of one network with other seeds",
-        "- † scaled down to run on a small machine: no paper has numbers of this protocol",
-        "- ‡ settings of the protocol were changed: compare with nothing but itself",
-        "- a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
-        "or runs of other seeds do are not ranked by it",
-        "- in brackets with a sign: difference to the published number of the same row and protocol",
-        "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark",
     ]
+    notes = lines[5:]
+    assert notes[-1] == "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark"
+    assert all(note.startswith("- ") for note in notes)
+    for said in ("percent", "± standard deviation", "- † ", "- ‡ ", "without ±", "difference"):
+        assert sum(said in note for note in notes) == 1, said
 
 
 def test_what_a_spread_is_over_is_said() -> None:
@@ -120,4 +118,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert "| BYOL, multi-task, 200 epochs (published) |" in papers.stdout
     wrong = python("evaluate/table.py", "--no-published")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: without a folder the table is the published numbers")
+    assert wrong.stderr.startswith("error: ")

@@ -215,7 +215,7 @@ def test_a_published_number_of_another_architecture_or_a_disputed_one_is_no_coun
 
 
 def test_reading(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no result\.json below"):
+    with pytest.raises(UserError, match=rf"{tmp_path}"):
         read_results(tmp_path)
     path = tmp_path / "a/b/result.json"
     path.parent.mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_reading(tmp_path: Path) -> None:
     ]
     for bad in ("{", "[]", *foreign):
         path.write_text(bad)
-        with pytest.raises(UserError, match="is not a result of this project"):
+        with pytest.raises(UserError, match=str(path)):
             read_results(tmp_path)
 
 
@@ -240,12 +240,8 @@ def test_one_bad_result_hides_no_other(tmp_path: Path) -> None:
         (tmp_path / name / "result.json").write_text(text)
     results, sentences = read_usable(tmp_path)
     assert [each.path.parent.name for each in results] == ["c"]
-    assert [sentence.split("/result.json ")[1].split(" (")[0] for sentence in sentences] == [
-        "is not a result of this project",
-        "measured a top1 of nan, so training or the features diverged; look into the log, then move it away or measure "
-        "again with a lower learning rate",
-        "is not a result of this project",
-    ]
+    assert [sentence.split("/result.json ")[0] for sentence in sentences] == [str(tmp_path / name) for name in "abd"]
+    assert "top1 of nan" in sentences[1]
 
 
 def test_reading_names(tmp_path: Path) -> None:
@@ -253,5 +249,5 @@ def test_reading_names(tmp_path: Path) -> None:
     (tmp_path / "names.yaml").write_text("b row: B\na row: A\n")
     assert list(read_names(tmp_path).items()) == [("b row", "B"), ("a row", "A")]
     (tmp_path / "names.yaml").write_text("b row: 3\n")
-    with pytest.raises(UserError, match="the name of 'b row' must be a text"):
+    with pytest.raises(UserError, match=r"names\.yaml.*'b row'"):
         read_names(tmp_path)

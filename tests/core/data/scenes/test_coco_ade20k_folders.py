@@ -128,7 +128,7 @@ def test_one_layout_replaces_the_other(tmp_path):
 def test_a_folder_of_something_else_is_refused(write, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=r"mine exists and holds no scenes .*name a new or an empty folder"):
+    with pytest.raises(UserError, match=r"/mine\b.*scenes"):
         write(tmp_path / "mine", CONFIG)
     assert listing(tmp_path) == ["mine/thesis.tex"]
     (tmp_path / "mine" / "thesis.tex").unlink()
@@ -176,5 +176,5 @@ def test_the_quicker_process_wins(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"can't make a folder in .*file.*choose another place"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/file"):
         write_coco(tmp_path / "file" / "coco", CONFIG)

@@ -171,15 +171,15 @@ def test_depth_follows_from_size():
     ],
 )
 def test_impossible_values_are_named(field, value):
-    with pytest.raises(ValueError, match=rf"^{field} is .*, but must be ") as caught:
+    with pytest.raises(ValueError, match=rf"^{field}\b") as caught:
         ScenesConfig(**{field: value})
     assert str(value) in str(caught.value)
 
 
 def test_the_least_radius_follows_from_the_size():
-    with pytest.raises(ValueError, match=r"^radius is \(0\.1, 0\.2\).* 0\.188 ≤ least"):
+    with pytest.raises(ValueError, match=r"^radius.*\(0\.1, 0\.2\).* 0\.188 ≤"):
         ScenesConfig(size=32, radius=(0.1, 0.2))
-    with pytest.raises(ValueError, match=r"0\.03 ≤ least"):
+    with pytest.raises(ValueError, match=r"^radius.* 0\.03 ≤"):
         ScenesConfig(size=512, radius=(0.02, 0.2))
     render(ScenesConfig(size=512, radius=(0.03, 0.03)), "train", 0)
     render(ScenesConfig(size=32, radius=(0.1875, 0.1875), objects=(1, 12)), "train", 0)
@@ -196,7 +196,7 @@ def test_scenes_is_an_image_set():
     assert scenes.image(0).mode == "RGB"
     assert pickle.loads(pickle.dumps(scenes)).digest() == scenes.digest()
     for index in (-1, 24):
-        with pytest.raises(IndexError, match=f"scenes:test has scenes 0 … 23, not {index}"):
+        with pytest.raises(IndexError, match=rf"scenes:test.*23.*{index}\b"):
             scenes.image(index)
 
 
@@ -238,5 +238,5 @@ def test_the_digest_covers_the_photographs(monkeypatch):
 
 
 def test_an_unknown_split_is_a_user_error():
-    with pytest.raises(UserError, match="no split 'val': choose one of pretrain, train, test"):
+    with pytest.raises(UserError, match=r"'val'.*pretrain, train, test"):
         Scenes("val")

@@ -96,45 +96,45 @@ def test_the_catalogue_gives_them_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(annotations=[]), "has no annotations"),
-        (lambda d: d.update(images=[]), "has no images"),
-        (lambda d: d.pop("categories"), "has no categories"),
-        (lambda d: d["annotations"][1].update(category_id=2), r"annotation 2: category 2 is not among .* \(1, 3\)"),
-        (lambda d: d["annotations"][1].update(image_id=8), "annotation 2: there is no image 8"),
-        (lambda d: d["annotations"][1].pop("bbox"), "entry 1 of annotations lacks one of id, image_id"),
+        (lambda d: d.update(annotations=[]), "no annotations"),
+        (lambda d: d.update(images=[]), "no images"),
+        (lambda d: d.pop("categories"), "no categories"),
+        (lambda d: d["annotations"][1].update(category_id=2), r"annotation 2: .*category 2\b.*\(1, 3\)"),
+        (lambda d: d["annotations"][1].update(image_id=8), "annotation 2: .*image 8"),
+        (lambda d: d["annotations"][1].pop("bbox"), "entry 1 of annotations.*id, image_id"),
         (
             lambda d: d["images"][1].update(file_name="c.png"),
-            r"1 of 2 images are broken.*c\.png: listed, but there is no",
+            r"1 of 2 .*c\.png",
         ),
-        (lambda d: d["images"][1].update(id=7), "two of its images have the id 7"),
-        (lambda d: d["annotations"][1].update(id=1), "two of its annotations have the id 1"),
-        (lambda d: d["annotations"][1].update(id=0), "the id 0, which COCO's evaluation takes for no match"),
-        (lambda d: d["annotations"][1].pop("iscrowd"), "entry 1 of annotations lacks one of .*iscrowd"),
-        (lambda d: d["images"][0].update(width="40"), "entry 0 of images has no whole number for width"),
+        (lambda d: d["images"][1].update(id=7), "images.*id 7"),
+        (lambda d: d["annotations"][1].update(id=1), "annotations.*id 1"),
+        (lambda d: d["annotations"][1].update(id=0), "id 0"),
+        (lambda d: d["annotations"][1].pop("iscrowd"), "entry 1 of annotations.*iscrowd"),
+        (lambda d: d["images"][0].update(width="40"), "entry 0 of images.*width"),
         (
             lambda d: d["annotations"][0].update(bbox=[1, 2, 0, 5]),
-            r"1 of 3 boxes or masks .*annotation 1: box .* has no",
+            r"1 of 3 .*annotation 1: box .* area",
         ),
-        (lambda d: d["annotations"][0].update(bbox=[35, 2, 9, 5]), "lies outside the image of 40×30 pixels"),
-        (lambda d: d["annotations"][0].update(bbox=[float("nan"), 2, 9, 5]), "is not four finite numbers"),
-        (lambda d: d["annotations"][0].update(bbox="all"), "box all is not four finite numbers"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, "3", 4]), "is not four finite numbers"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "is not four finite numbers"),
-        (lambda d: d["annotations"][0].update(area=float("inf")), "entry 0 of annotations has no finite area, but inf"),
-        (lambda d: d["annotations"][0].update(area=None), "entry 0 of annotations has no finite area, but None"),
-        (lambda d: d["annotations"][0].update(area=-1), "entry 0 of annotations has no finite area, but -1"),
-        (lambda d: d["annotations"][0].update(iscrowd=2), "has an iscrowd of 2, neither 0 nor 1"),
-        (lambda d: d["images"][0].update(width=0), "entry 0 of images has a width of 0 pixels"),
-        (lambda d: d["images"][0].update(file_name=3), "entry 0 of images has no text for file_name"),
-        (lambda d: d["images"][0].update(file_name=""), "entry 0 of images has no text for file_name"),
-        (lambda d: d["images"][0].update(file_name="../b.png"), r"image '\.\./b\.png' lies outside of its folder"),
-        (lambda d: d["images"][0].update(file_name="/etc/passwd"), "image '/etc/passwd' lies outside of its folder"),
-        (lambda d: d["categories"][0].update(name=None), "entry 0 of categories has no text for name"),
-        (lambda d: d["categories"][0].update(id="3"), "entry 0 of categories has no whole number for id"),
-        (lambda d: d["categories"][0].update(id=1), "two of its categories have the id 1"),
-        (lambda d: d["annotations"][0].pop("segmentation"), "annotation 1 has no mask; .*detector.masks=false"),
-        (rle([1200], [30, 40]), "set data.mask_format=bitmask"),
-        (rle([1200], [40, 30]), r"run lengths of size \[40, 30\] on an image of \[30, 40\]"),
+        (lambda d: d["annotations"][0].update(bbox=[35, 2, 9, 5]), "outside.*40×30"),
+        (lambda d: d["annotations"][0].update(bbox=[float("nan"), 2, 9, 5]), "box.*finite"),
+        (lambda d: d["annotations"][0].update(bbox="all"), "box.*all.*finite"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, "3", 4]), "box.*finite"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "box.*finite"),
+        (lambda d: d["annotations"][0].update(area=float("inf")), "entry 0 of annotations.*area.*inf"),
+        (lambda d: d["annotations"][0].update(area=None), "entry 0 of annotations.*area.*None"),
+        (lambda d: d["annotations"][0].update(area=-1), "entry 0 of annotations.*area.*-1"),
+        (lambda d: d["annotations"][0].update(iscrowd=2), "iscrowd.* 2"),
+        (lambda d: d["images"][0].update(width=0), "entry 0 of images.*width.* 0 "),
+        (lambda d: d["images"][0].update(file_name=3), "entry 0 of images.*file_name"),
+        (lambda d: d["images"][0].update(file_name=""), "entry 0 of images.*file_name"),
+        (lambda d: d["images"][0].update(file_name="../b.png"), r"'\.\./b\.png'.*outside"),
+        (lambda d: d["images"][0].update(file_name="/etc/passwd"), "'/etc/passwd'.*outside"),
+        (lambda d: d["categories"][0].update(name=None), r"entry 0 of categories.*\bname"),
+        (lambda d: d["categories"][0].update(id="3"), r"entry 0 of categories.*\bid\b"),
+        (lambda d: d["categories"][0].update(id=1), "categories.*id 1"),
+        (lambda d: d["annotations"][0].pop("segmentation"), r"annotation 1\b.*mask.*detector\.masks=false"),
+        (rle([1200], [30, 40]), r"data\.mask_format=bitmask"),
+        (rle([1200], [40, 30]), r"run lengths.*\[40, 30\].*\[30, 40\]"),
     ],
 )
 def test_bad_annotations_are_named(tmp_path: Path, change: Callable[[Document], object], message: str) -> None:
@@ -143,9 +143,7 @@ def test_bad_annotations_are_named(tmp_path: Path, change: Callable[[Document], 
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not readable JSON"), ("[]", "holds a list, not COCO's object")]
-)
+@pytest.mark.parametrize(("text", "message"), [("{", "JSON"), ("[]", "list")])
 def test_a_file_that_is_no_list_of_objects(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_coco(write(tmp_path, text), "train", True, "polygon", 0.0)
@@ -158,7 +156,7 @@ def test_a_few_bad_ones_among_many_are_left_out_and_named(tmp_path: Path) -> Non
     document["annotations"][1]["bbox"] = [-1.5, 5, 20, 20]  # a rounding error
     split = open_coco(write(tmp_path, small(), document), "val", True, "polygon", 0.01)
     assert len(split.left_out) == 1
-    assert "annotation 1: box [1, 2, 0, 10] has no area" in split.left_out[0]
+    assert "annotation 1: box [1, 2, 0, 10] " in split.left_out[0]
     assert [len(record["annotations"]) for record in split.records] == [1, 501]
     # What is measured against has the same objects, and is otherwise as published.
     assert split.truth == {**document, "annotations": document["annotations"][1:]}
@@ -166,7 +164,7 @@ def test_a_few_bad_ones_among_many_are_left_out_and_named(tmp_path: Path) -> Non
 
 def test_what_is_no_box_is_not_tolerated(tmp_path: Path) -> None:
     document = changed(lambda d: d["annotations"][0].update(bbox=[1, 2, float("nan"), 4]))
-    with pytest.raises(UserError, match=r"annotation 1: box \[1, 2, nan, 4\] is not four finite numbers"):
+    with pytest.raises(UserError, match=r"annotation 1: box \[1, 2, nan, 4\].*finite"):
         open_coco(write(tmp_path, small(), document), "val", True, "polygon", 0.9)
 
 
@@ -177,22 +175,22 @@ def config_for(root: Path, *overrides: str) -> DetectionConfig:
 
 def test_splits_of_other_categories_are_refused(tmp_path: Path) -> None:
     other = changed(lambda d: d["categories"][0].update(name="mug"))
-    with pytest.raises(UserError, match=r"have different categories, e\.g\. 3 'cup' is in one of them only"):
+    with pytest.raises(UserError, match=r"categories.* 3 'cup'"):
         open_splits(config_for(write(tmp_path, small(), other)))
 
 
 def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     crowds = changed(lambda d: [one.update(iscrowd=1) for one in d["annotations"]])
-    with pytest.raises(UserError, match="has no image with an object that could be trained on"):
+    with pytest.raises(UserError, match=r"no image.*train"):
         open_splits(config_for(write(tmp_path, crowds)))
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no annotations .*instances_train2017\.json; --data coco:ROOT wants"):
+    with pytest.raises(UserError, match=r"instances_train2017\.json.*--data coco:ROOT"):
         open_splits(config_for(tmp_path))
     write(tmp_path, small())
     for name in ("a.png", "b.png"):
         (tmp_path / "train2017" / name).unlink()
     (tmp_path / "train2017").rmdir()
-    with pytest.raises(UserError, match=r"can't read the image folder .*train2017"):
+    with pytest.raises(UserError, match=r"train2017"):
         open_splits(config_for(tmp_path))

@@ -39,7 +39,7 @@ def test_run_lengths_are_the_scenes_masks(tmp_path: Path) -> None:
 
 
 def test_run_lengths_of_another_sum_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run lengths cover 1199 pixels of 1200"):
+    with pytest.raises(UserError, match=r"run lengths.* 1199 .*1200"):
         open_coco(write(tmp_path, changed(rle([1199], [30, 40]))), "train", True, "bitmask", 0.0)
 
 
@@ -61,12 +61,12 @@ def test_compressed_run_lengths_are_those_of_pycocotools_and_must_fit() -> None:
 
 @pytest.mark.parametrize("counts", [["a", 3], [-100, 1300], None, "\x7f", "P", [True, 1199]])
 def test_run_lengths_that_are_none_are_refused(tmp_path: Path, counts: Any) -> None:
-    with pytest.raises(UserError, match="has no run lengths that can be read"):
+    with pytest.raises(UserError, match=r"annotation 1.*run lengths"):
         open_coco(write(tmp_path, changed(rle(counts, [30, 40]))), "train", True, "bitmask", 0.0)
 
 
 def test_compressed_run_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run lengths cover \d+ pixels of 1200"):
+    with pytest.raises(UserError, match=r"run lengths.* \d+ .*1200"):
         open_coco(write(tmp_path, changed(rle("52203", [30, 40]))), "train", True, "bitmask", 0.0)
 
 
@@ -77,13 +77,13 @@ def masked(tmp_path: Path, segmentation: Any, share: float = 0.0) -> Any:
 
 @pytest.mark.parametrize("segmentation", [None, [], "all", 3])
 def test_an_object_without_a_mask_is_refused(tmp_path: Path, segmentation: Any) -> None:
-    with pytest.raises(UserError, match=r"annotation 1 has no mask; mend the file, or set detector\.masks=false"):
+    with pytest.raises(UserError, match=r"annotation 1\b.*mask.*detector\.masks=false"):
         masked(tmp_path, segmentation, 0.9)
 
 
 @pytest.mark.parametrize("point", [float("nan"), float("inf"), "4", None, True, 10**400, [1]])
 def test_polygons_of_other_things_than_numbers_are_refused(tmp_path: Path, point: Any) -> None:
-    with pytest.raises(UserError, match="annotation 1: a polygon of its mask is not finite numbers"):
+    with pytest.raises(UserError, match=r"annotation 1: .*polygon.*finite"):
         masked(tmp_path, [[1, 2, 11, 2, 11, point]], 0.9)
 
 
@@ -92,7 +92,7 @@ def test_a_polygon_of_less_than_three_points_counts_as_impossible(tmp_path: Path
     """pycocotools takes four numbers for a box, and stops at less: such an object must not reach it."""
     whole = [1, 2, 11, 2, 11, 12]
     for polygons in ([[5] * count], [whole, [5] * count]):
-        with pytest.raises(UserError, match=rf"1 of 3 boxes or masks .*a polygon of its mask has {count} numbers"):
+        with pytest.raises(UserError, match=rf"1 of 3 .*polygon.* {count} numbers"):
             masked(tmp_path, polygons)
         split = masked(tmp_path, polygons, 0.5)
         assert len(split.left_out) == 1

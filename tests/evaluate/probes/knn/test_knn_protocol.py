@@ -24,19 +24,19 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 def test_library_errors() -> None:
     bank, queries = features(unit_rows(9, 4, 0), [0, 1, 2] * 3, 3, "bank"), features(unit_rows(2, 4, 1), [0, 1], 3, "q")
-    with pytest.raises(UserError, match=r"k=10 is more than the bank's 9 images \(bank\); lower k \(ks=\[9\]\)"):
+    with pytest.raises(UserError, match=r"k=10 .* 9 .*ks=\[9\]"):
         knn_accuracy(bank, queries, ALONE, (3, 10))
-    with pytest.raises(UserError, match="no queries: q has no usable image"):
+    with pytest.raises(UserError, match=r"queries.*\bq\b"):
         knn_accuracy(bank, features(queries.values[:0], [], 3, "q"), ALONE, (3,))
-    with pytest.raises(UserError, match="bank has no labels"):
+    with pytest.raises(UserError, match=r"bank.*labels"):
         knn_accuracy(features(bank.values, [-1] * 9, 0, "bank"), queries, ALONE, (3,))
-    with pytest.raises(UserError, match="bank has the single class c0; give at least two"):
+    with pytest.raises(UserError, match=r"bank.*class c0\b"):
         knn_accuracy(features(bank.values, [0] * 9, 1, "bank"), features(queries.values, [0, 0], 1), ALONE, (3,))
-    with pytest.raises(UserError, match="class 2 of q is c2, but absent in bank"):
+    with pytest.raises(UserError, match=r"class 2 .*\bq\b.*c2.*bank"):
         knn_accuracy(features(bank.values, [0, 1, 1] * 3, 2, "bank"), queries, ALONE, (3,))
-    with pytest.raises(ValueError, match="features of bank must have unit length"):
+    with pytest.raises(ValueError, match=r"bank.*unit length"):
         knn_accuracy(features(2 * bank.values, bank.labels, 3, "bank"), queries, ALONE, (3,))
-    with pytest.raises(UserError, match="fewer than 3 neighbours found in bank: the features are not finite"):
+    with pytest.raises(UserError, match=r"\b3 neighbours.*bank.*finite"):
         knn_accuracy(features(np.full_like(bank.values, np.nan), bank.labels, 3, "bank"), queries, ALONE, (3,))
 
 
@@ -48,34 +48,31 @@ def test_data_errors(image_folder: Path, tmp_path: Path) -> None:
     assert (len(bank), len(queries)) == (4, 5)
     assert [bank.label(i) for i in range(4)] == [0, 0, 1, 1]
     assert len(opened(image_folder, "ks=[4]", "bank_limit=7")[0]) == 7
-    with pytest.raises(UserError, match=r"k=200 is more than the bank's 12 images"):
+    with pytest.raises(UserError, match=r"k=200 .* 12 "):
         opened(image_folder)
-    with pytest.raises(UserError, match=r"7 shots asked for, but class cat .* has 6 images"):
+    with pytest.raises(UserError, match=r"\b7 .*\bcat\b.*\b6 "):
         opened(image_folder, "ks=[4]", "shots=7")
     flat = tmp_path / "flat"
     for split in ("train", "val"):
         shutil.copytree(image_folder / "train" / "cat", flat / split)
-    with pytest.raises(UserError, match="flat/train has no labels"):
+    with pytest.raises(UserError, match=r"flat/train.*labels"):
         opened(flat, "ks=[4]", "shots=1")
     other = tmp_path / "other"
     shutil.copytree(image_folder / "train", other / "train")
     shutil.copytree(image_folder / "train" / "dog", other / "val" / "cow")
-    with pytest.raises(UserError, match=r"class 0 of .* is cow, but cat in"):
+    with pytest.raises(UserError, match=r"class 0 .*\bcow\b.*\bcat\b"):
         opened(other, "ks=[4]")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("ks=[]", r"ks must be different positive numbers, at least one, not \[\]"),
-        ("ks=[5,5]", r"ks must be different positive numbers, at least one, not \[5, 5\]"),
-        ("temperature=0", "temperature must be positive, not 0"),
-        ("shots=0", "shots must be at least 1, not 0"),
+        ("ks=[5,5]", r"\bks\b.*\[5, 5\]"),
         (
             "name=a/b",
-            "name must be 1 … 100 letters, digits, '_', '-' and '.', not the last at its beginning, not 'a/b'",
+            r"\bname\b.*100.*'a/b'",
         ),
-        ("features.storage=int8", "features.storage on the command line: must be 'float32' or 'float16'"),
+        ("features.storage=int8", r"features\.storage.*'float32' or 'float16'"),
     ],
 )
 def test_impossible_settings(override: str, message: str) -> None:
@@ -92,7 +89,7 @@ def test_every_protocol_of_the_repository_loads_under_its_own_name() -> None:
         assert protocol_file(file.stem, "knn") == file
     dino = load_config(KnnConfig, protocol_file("knn_dino", "knn"))
     assert dino == KnnConfig()  # the defaults are the published protocol
-    with pytest.raises(UserError, match="no protocol 'knn_dinos' of knn; did you mean knn_dino"):
+    with pytest.raises(UserError, match=r"'knn_dinos'.*knn_dino\b"):
         protocol_file("knn_dinos", "knn")
 
 
@@ -135,7 +132,7 @@ def test_results_of_different_measurements_never_share_a_file(tmp_path: Path) ->
     path.write_text(json.dumps({"protocol": "knn", "checkpoint": {"backbone_sha256": "a"}, "seed": 0, "data": parts}))
     assert conflicting_result(path, "knn", "a", 0, ["y", "x"]) == ""
     refused = conflicting_result(path, "knn", "a", 1, ["x", "z"])
-    assert "holds another result (knn, backbone a, seed 0; different here: seed, data)" in refused
-    assert "different here: protocol, backbone)" in conflicting_result(path, "knn (modified: k)", "b", 0, ["x", "y"])
+    assert all(part in refused for part in (str(path), "knn", "seed 0", ": seed, data)"))
+    assert ": protocol, backbone)" in conflicting_result(path, "knn (modified: k)", "b", 0, ["x", "y"])
     path.write_text("[]")
-    assert "is not a result of this project" in conflicting_result(path, "knn", "a", 0, [])
+    assert str(path) in conflicting_result(path, "knn", "a", 0, [])
