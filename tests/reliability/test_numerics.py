@@ -33,11 +33,11 @@ def test_a_collapse_is_told_once_and_again_when_it_comes_back(image_folder: Path
     watch = CollapseWatch(tiny(image_folder))
     assert watch.note(20, 0.5) == ""
     told = watch.note(40, COLLAPSED / 2)
-    assert told.startswith("collapsed at step 40: ")
-    assert "lower optim.lr, lengthen schedule.warmup_epochs, raise target.momentum (0.996)" in told
+    assert told.startswith("collapsed at step 40")
+    assert all(key in told for key in ("optim.lr", "schedule.warmup_epochs", "target.momentum (0.996)"))
     assert watch.note(60, 0.0) == ""
     assert watch.note(80, 0.5) == ""
-    assert watch.note(100, 0.0).startswith("collapsed at step 100: ")
+    assert watch.note(100, 0.0).startswith("collapsed at step 100")
     simsiam = CollapseWatch(tiny(image_folder, "objective.name=simsiam", "target.kind=stop_gradient"))
     assert "momentum" not in simsiam.note(1, 0.0)
 
@@ -65,7 +65,7 @@ def test_a_run_measures_its_spread_and_says_when_it_collapses(
     assert [line.get("collapsed") for line in lines] == [None] * 4 + [True] * 4
     said = [line for line in capsys.readouterr().err.splitlines() if "collapsed" in line]
     assert len(said) == 1
-    assert "warning: collapsed at step 5: different images have nearly the same projection" in said[0]
+    assert "warning: collapsed at step 5" in said[0]
 
 
 def _overflowing(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
@@ -92,9 +92,9 @@ def test_steps_that_fp16_skips_are_counted(
     skipped = {line["step"]: line["skipped_steps"] for line in metrics(tmp_path)}
     assert sum(skipped.values()) == 13
     assert [skipped[step] for step in (2, 4, 5, 6, 16, 18)] == [0, 2, 1, 1, 0, 0]
-    said = [line for line in capsys.readouterr().err.splitlines() if "were skipped" in line]
-    assert "warning: the last 10 steps were skipped, as their gradients overflow in fp16" in said[0]
-    assert "set compute.precision=bf16 or fp32" in said[0]
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert all(part in said[0] for part in ("warning: ", "10 steps", "fp16"))
+    assert "compute.precision=bf16" in said[0]
     assert len(said) == 1
 
 
@@ -103,7 +103,7 @@ def test_fp16_that_always_overflows_ends_the_run_and_keeps_the_last_state(
 ) -> None:
     _overflowing(monkeypatch, range(5, 100))
     config = tiny(image_folder, "compute.precision=fp16", "epochs=30", "checkpoint.every_epochs=2")
-    with pytest.raises(UserError, match=r"the last 40 steps were skipped.*last checkpoint is intact.*bf16 or fp32"):
+    with pytest.raises(UserError, match=r"40 steps.*skipped.*bf16"):
         run_here(config, tmp_path)
     assert training_states(tmp_path / "checkpoints")[-1].name == "step_000000040.pt"
     assert len(metrics(tmp_path)) == 43

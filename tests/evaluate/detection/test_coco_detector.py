@@ -156,7 +156,7 @@ def test_weights_of_another_architecture_change_nothing() -> None:
         ("timm:resnet18(channels=[64,128,256,510])", "mis-shaped"),
         ("timm:resnet50", "unexpected"),
     ):
-        with pytest.raises(UserError, match=f"does not cover the detector's backbone: .*{message}"):
+        with pytest.raises(UserError, match=message):
             load_backbone(detector, open_backbone(ckpt))
     smaller, _ = detector_of(open_backbone("timm:resnet34"), **SMALL)
     with pytest.raises(UserError, match="120 matched, 96 missing"):

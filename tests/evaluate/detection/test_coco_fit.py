@@ -77,50 +77,50 @@ def test_arguments_of_the_start_change_no_depth_and_every_tensor_is_loaded(name:
 def test_a_resnet_50_of_another_shape_is_refused_for_c4() -> None:
     config = load_config(DetectionConfig, find_protocol("voc_frcnn_r50_c4_24k"))
     wide = open_backbone("timm:resnet50(channels=[32,64,128,256], zero_init_last=false)")
-    with pytest.raises(UserError, match="into which only the weights of ResNet-50, 101 and 152 fit"):
+    with pytest.raises(UserError, match=r"\b50, 101 and 152\b"):
         check_fit(config, wide)
     # Were its arguments overlooked, its tensors would tell.
     backbone = Backbone(BackboneConfig("resnet50"), wide.model, "narrow")
-    with pytest.raises(UserError, match=r"narrow does not cover the detector's backbone: .* mis-shaped"):
+    with pytest.raises(UserError, match=r"narrow.* mis-shaped"):
         build_detector(detectron2_config(config, backbone, 20, ALONE), backbone, 0)
 
 
 @pytest.mark.parametrize(
     ("name", "ckpt", "message"),
     [
-        ("coco_maskrcnn_r50_c4_1x", "timm:resnet18", "a res5 of three bottlenecks, into which only the weights of"),
-        ("voc_frcnn_r50_c4_24k", "timm:resnet34", "take a protocol with FPN"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:vit_tiny_patch16_224", "is a protocol for ResNets"),
-        ("coco_maskrcnn_vit_s_selfpatch", "timm:resnet18", "is a protocol for ViTs"),
+        ("coco_maskrcnn_r50_c4_1x", "timm:resnet18", "res5"),
+        ("voc_frcnn_r50_c4_24k", "timm:resnet34", "FPN"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:vit_tiny_patch16_224", "coco_maskrcnn_r50_fpn_1x_moco.*ResNets"),
+        ("coco_maskrcnn_vit_s_selfpatch", "timm:resnet18", "coco_maskrcnn_vit_s_selfpatch.*ViTs"),
         (
             "coco_maskrcnn_vit_s_selfpatch",
             "timm:vit_tiny_patch16_224(depth=4)",
             r"give e\.g\. detector\.taps=\[0,1,2,3\]",
         ),
-        ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_base_patch8_224(depth=12)", "need patches of 16 pixels"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(stem=small)", "7×7 stem with max pooling"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnetaa50", "resnetaa50 can't be .* has anti-aliasing in its strided"),
+        ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_base_patch8_224(depth=12)", "patches of 16"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(stem=small)", "7×7"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnetaa50", "resnetaa50.*anti-aliasing"),
         (
             "coco_maskrcnn_r50_fpn_1x_moco",
             "timm:resnetblur18",
-            "has anti-aliasing in its strided blocks, and Detectron2's",
+            "anti-aliasing",
         ),
         (
             "coco_maskrcnn_r50_fpn_1x_moco",
             "timm:resnet18(output_stride=8)",
-            r"has dilated convolutions \(output_stride",
+            "dilated.*output_stride",
         ),
         (
             "coco_maskrcnn_r50_fpn_1x_moco",
             "timm:resnet50(output_stride=16)",
-            "dilated convolutions .*take the plain ResNet",
+            "dilated",
         ),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet50_gn", "has GroupNorm in place of batch norms"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(act_layer=gelu)", "has an activation that is not ReLU"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(replace_stem_pool=true)", "something else than max pooling"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:ecaresnet50t", "7×7 stem|anti-aliasing|no place for|max pooling"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18d", "Detectron2's ResNet has no place for"),
-        ("coco_maskrcnn_r50_fpn_1x_moco", "pixels", "pixels is no network"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet50_gn", "GroupNorm"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(act_layer=gelu)", "ReLU"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(replace_stem_pool=true)", "max pooling"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:ecaresnet50t", "ecaresnet50t"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18d", "resnet18d"),
+        ("coco_maskrcnn_r50_fpn_1x_moco", "pixels", "^pixels"),
     ],
 )
 def test_a_backbone_that_does_not_fit_is_refused(name: str, ckpt: str, message: str) -> None:

@@ -128,9 +128,9 @@ def test_every_protocol_loads_under_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--sets", "nowhere:/data"], "source 'nowhere:/data' is none of: "),
-        (["--sets", "eurosat:/nowhere"], "no folder /nowhere; eurosat needs torchvision's root"),
-        (["ks=[]"], "ks must be different positive numbers, at least one, not []"),
+        (["--sets", "nowhere:/data"], "'nowhere:/data'"),
+        (["--sets", "eurosat:/nowhere"], "/nowhere"),
+        (["ks=[]"], "ks"),
     ],
 )
 def test_mistakes(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_every_tensor_is_loaded_and_a_partial_file_refused() -> None:
     config = _config("scenes_fcn_r18_400it")
     backbone = open_backbone("timm:resnet18(channels=[8,16,32,64])", seed=3)
     model, account, _ = _build(config, backbone)
-    assert account == "126 of 126 tensors loaded"
+    assert "126 of 126 tensors" in account
     for name, tensor in backbone.model.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[name], tensor)
     model.train()
@@ -120,17 +121,14 @@ def test_every_tensor_is_loaded_and_a_partial_file_refused() -> None:
     assert backbone.model.conv1.weight.data_ptr() != model.backbone.conv1.weight.data_ptr()  # type: ignore[union-attr]
     assert model.backbone.conv1.weight.grad.abs().sum() > 0
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
-    with pytest.raises(UserError, match="does not cover the backbone: 121 matched, 5 missing"):
+    with pytest.raises(UserError, match="121 matched, 5 missing"):
         _build(config, backbone)
 
 
 def test_positions_and_final_norm_are_accounted_for() -> None:
     config = _config("ade20k_upernet_vit_s_160k", "crop.size=96", "inference.stride=64", "head.channels=16")
     model, account, settings = _build(config, open_backbone(TINY_VIT))
-    assert account == (
-        "148 of 150 tensors loaded; the 2 of the final norm left out, as the taps lie before it; position embeddings "
-        "resized from 16 to 6×6 places (bicubic, without antialiasing)"
-    )
+    assert re.search(r"148 of 150 tensors.*\b2 .*final norm.*16 to 6×6 .*bicubic", account)
     assert settings["model"]["backbone"]["img_size"] == [96, 96]
     model.train()
     losses = model.loss(torch.randn(2, 3, 96, 96), _samples(2, 150, 96))
@@ -183,7 +181,7 @@ def test_a_frozen_backbone_and_windows_that_cover_the_image() -> None:
 def test_resnet_protocols_build_and_run(name: str) -> None:
     config = _config(name, "head.channels=16")
     model, account, _ = _build(config, open_backbone("timm:resnet50"))
-    assert account == "318 of 318 tensors loaded"
+    assert "318 of 318 tensors" in account
     model.eval()
     stride = {8: 8, 16: 16, 32: 4}[config.network.output_stride]  # UPerNet's finest map is that of stride 4
     with torch.inference_mode():
@@ -198,10 +196,10 @@ def test_labels_are_read_and_checked(tmp_path: Path) -> None:
     common = {"ori_shape": (2, 2), "seg_map_path": str(file), "reduce_zero_label": True}
     PIL.Image.fromarray(np.array([[0, 1], [5, 255]], np.uint8)).save(file)
     assert read(common | {"seg_fields": []})["gt_seg_map"].tolist() == [[255, 0], [4, 255]]
-    with pytest.raises(UserError, match=r"x\.png is not of its image's size"):
+    with pytest.raises(UserError, match=r"x\.png.*size"):
         read(common | {"seg_fields": [], "ori_shape": (4, 1)})
     PIL.Image.fromarray(np.array([[0, 1], [6, 255]], np.uint8)).save(file)
-    with pytest.raises(UserError, match=r"x\.png holds the label 6, but 5 classes are 1 … 5"):
+    with pytest.raises(UserError, match=r"x\.png.*label 6\b.*1 … 5"):
         read(common | {"seg_fields": []})
     file.write_bytes(file.read_bytes()[:45])
     with pytest.raises(BrokenImage, match=r"x\.png: .*(truncated|broken)"):
@@ -218,7 +216,7 @@ def test_images_are_read_whole_and_upright_as_their_labels(tmp_path: Path) -> No
     assert found["img_shape"] == found["ori_shape"] == (20, 30)
     PIL.Image.fromarray(pixels).save(tmp_path / "x.jpg")
     (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-200])
-    with pytest.raises(BrokenImage, match=r"x\.jpg: image file is truncated"):
+    with pytest.raises(BrokenImage, match=r"x\.jpg: .*truncated"):
         ReadImage()({"img_path": str(tmp_path / "x.jpg")})
 
 
@@ -229,7 +227,7 @@ def test_frozen_norms_stand_still(world: int) -> None:
     processes = Processes(0, world, torch.device("cpu"))
     settings = engine_settings(config, backbone, Path("/d"), tuple("123456789"), processes, 0, 0, Path("/w"))
     model, account = build_segmentor(config, settings["model"], backbone, processes, 0)
-    assert account == "126 of 126 tensors loaded; frozen"
+    assert re.search("126 of 126 tensors.*frozen", account)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     model.loss(torch.randn(2, 3, 64, 64), _samples(2, 9))["decode.loss_ce"].backward()
@@ -243,7 +241,7 @@ def test_blocks_behind_the_last_tap_are_frozen(final_norm: bool) -> None:
     config = _config("ade20k_semfpn_vit_s_40k", "crop.size=64", "network.taps=[2,5,8,10]",
                      f"network.final_norm={str(final_norm).lower()}")  # fmt: skip
     model, account, _ = _build(config, open_backbone(TINY_VIT))
-    assert account.endswith("; what lies behind block 10, the last that is seen, is frozen")
+    assert re.search("block 10.*frozen", account)
     unseen = {
         name
         for name, parameter in model.named_parameters()
@@ -267,7 +265,7 @@ def test_only_so_many_broken_images_are_left_out(tmp_path: Path) -> None:
         note_broken(report, "a.jpg: truncated", 20, 0.1)
         note_broken(report, "b.jpg: truncated", 20, 0.1)
     assert read_lines(report) == ["a.jpg: truncated", "b.jpg: truncated"]
-    with pytest.raises(UserError, match=r"3 of 20 images are broken, more than the allowed share 0\.1: a\.jpg: trunc"):
+    with pytest.raises(UserError, match=r"3 of 20 .*0\.1: a\.jpg: trunc"):
         note_broken(report, "c.jpg: no image", 20, 0.1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,15 @@ def _refused(given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--ckpt", "pixels"], "pixels is no network"),
-        (["network.backbone=resnet50"], "tiny measures a resnet50"),
-        (["--data", "/nowhere"], "scenes are built in, so data.root=/nowhere can't hold"),
-        (["data.layout=ade20k", "--data", "/nowhere"], "no folder /nowhere; pass --data /path/to/ADEChallengeData2016"),
-        (["data.classes=8"], "classes must be 9 for the layout scenes, not 8"),
-        (["--seed", "-1"], "--seed must be 0 or more, not -1"),
-        (["--batch", "0"], "--batch must be at least 1, not 0"),
-        (["--batch", "40"], "--batch 40 leaves 1 of 6 iterations, too few for the schedule (warmup must be"),
-        (["network.frozen=true", "network.drop_path=0.1"], "drop_path must be 0 for a frozen backbone, not 0.1"),
+        (["--ckpt", "pixels"], "pixels"),
+        (["network.backbone=resnet50"], "resnet50"),
+        (["--data", "/nowhere"], "data.root=/nowhere"),
+        (["data.layout=ade20k", "--data", "/nowhere"], "--data /path/to/ADEChallengeData2016"),
+        (["data.classes=8"], "classes"),
+        (["--seed", "-1"], "--seed"),
+        (["--batch", "0"], "--batch"),
+        (["--batch", "40"], "--batch 40"),
+        (["network.frozen=true", "network.drop_path=0.1"], "drop_path"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
@@ -65,9 +66,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_a_diverged_run_stops_before_its_checkpoint(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"^the loss is not finite at iteration 2; the last checkpoint is intact[^\n]*$"
-    ):
+    with pytest.raises(UserError, match=r"finite.*iteration 2\b[^\n]*$"):
         run(*arguments(place, tmp_path, "optim.lr=1e30", "schedule.warmup=0"))
     assert not list((tmp_path / "engine").glob("*.pth"))
 
@@ -80,17 +79,12 @@ def test_bad_files_met_in_training_are_one_sentence_too(
     image = root / "images/training/ADE_train_00000003.jpg"
     whole = image.read_bytes()
     image.write_bytes(whole[:-100])  # its header is whole, so only a loader process finds out
-    assert _refused(given, monkeypatch, capsys).startswith(
-        f"1 of 12 images are broken, more than the allowed share 0.001: {image}: image file is truncated ("
-    )
+    assert re.search(rf"1 of 12 .*0\.001: {image}: .*truncated", _refused(given, monkeypatch, capsys))
     image.write_bytes(whole)
     label = root / "annotations/training/ADE_train_00000003.png"
     PIL.Image.fromarray(np.full((32, 32), 77, np.uint8)).save(label)
     early = _refused(given, monkeypatch, capsys)
-    assert early == (
-        f"{label} holds the label 77, but 9 classes are 1 … 9 (0 and 255 for no label); mend the labels or set "
-        f"data.classes\n"
-    )
+    assert re.search(rf"{label}.*label 77\b.*9 classes.*data\.classes", early)
     # Where the check at the start misses it, the loader process meets it.
     monkeypatch.setattr(
         "evaluate.segmentation.data.checks.spread", lambda total, _most: [0] if total == 12 else range(total)
@@ -102,12 +96,12 @@ def test_a_dry_run_tells_what_is_loaded_before_it_looks_at_the_data(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = run(*arguments(place, tmp_path / "out", "--dry-run"))
-    assert said.index("weights   126 of 126 tensors loaded\n") < said.index("majority  ")
+    assert said.index("126 of 126 tensors") < said.index("majority")
     backbone = open_backbone(BACKBONE)
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
     monkeypatch.setattr("converters.open.open_backbone", lambda *_: backbone)
     monkeypatch.setattr("evaluate.segmentation.data.checks.check_split", None)
-    with pytest.raises(UserError, match="does not cover the backbone: 121 matched, 5 missing"):
+    with pytest.raises(UserError, match="121 matched, 5 missing"):
         run(*arguments(place, tmp_path / "out", "--dry-run"))
     assert not (tmp_path / "out").exists()
 
@@ -133,7 +127,7 @@ def test_a_crafted_checkpoint_runs_no_code(
         (work / "last_checkpoint").write_text(pointer)
 
     craft()
-    with pytest.raises(UserError, match=r"identity\.json can't be read"):
+    with pytest.raises(UserError, match=r"identity\.json"):
         run(*given)
     # Even where the rest of the run's folder is right.
     prepare, identities = evaluate.segmentation.engine.run.prepare_folder, []
@@ -147,7 +141,7 @@ def test_a_crafted_checkpoint_runs_no_code(
         with pytest.raises(pickle.UnpicklingError):  # the engine refuses it too
             run(*given)
     (work / "identity.json").write_text(json.dumps(identities[0]))
-    message = r"iter_2\.pth holds more than tensors and plain values" if pointer else r"can be opened \(iter_2\.pth\)"
+    message = r"iter_2\.pth.*tensors" if pointer else r"\(iter_2\.pth\)"
     with pytest.raises(UserError, match=message):
         prepare(out, identities[0])
     assert not mark.exists()

