@@ -233,7 +233,7 @@ def test_the_digest_tells_sets_apart():
 
 def test_the_digest_covers_the_photographs(monkeypatch):
     base = Scenes("train", SINGLE).digest()
-    monkeypatch.setattr("core.data.scene_sets.pixels_digest", lambda split: "other pixels")
+    monkeypatch.setattr("core.data.scenes.image_set.pixels_digest", lambda split: "other pixels")
     assert Scenes("train", SINGLE).digest() != base
 
 
