@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.distributed import Processes
@@ -16,10 +16,6 @@ class Plan:
 
     lines: tuple[tuple[str, str], ...] = ()
     """Label, at most nine characters, and text of each line."""
-
-    def __add__(self, lines: Plan | Iterable[tuple[str, str]]) -> Plan:
-        """The plan with `lines` after its own."""
-        return Plan((*self.lines, *lines))
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.lines)

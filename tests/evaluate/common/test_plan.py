@@ -16,7 +16,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def test_a_plan_is_one_line_per_pair_with_aligned_texts() -> None:
-    plan = Plan((("protocol", "knn_dino"),)) + [("val", "100 images")] + Plan((("runs on", "CPU"),))
+    plan = Plan((*Plan((("protocol", "knn_dino"),)), ("val", "100 images"), ("runs on", "CPU")))
     lines = str(plan).splitlines()
     assert [line.split(maxsplit=1)[0] for line in lines] == ["protocol", "val", "runs"]
     assert {line.index(text) for line, (_, text) in zip(lines, plan, strict=True)} == {10}
