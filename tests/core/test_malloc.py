@@ -7,7 +7,7 @@ from tests.torchrun import python
 SCRIPT = """
 import resource, sys
 import torch
-from core.freed_memory import disable_trimming
+from core.malloc import disable_trimming
 if sys.argv[1] == "keep":
     assert disable_trimming()
 def faults(tensors):
