@@ -9,6 +9,7 @@ import json
 import re
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,15 +25,51 @@ _MOST = 2**20
 Config = TypeVar("Config")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A value for a key as it is, without YAML's rules: for paths and names from the command line."""
+
+    key: str
+    """The dotted key, e.g. `data.source`."""
+    value: Any
+    """A plain value (JSON types only)."""
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number (YAML 1.2) and refuses a key given twice."""
+    """SafeLoader with YAML 1.2's core schema (`010` is 10; `1:30`, `yes`, dates are text); refuses repeated keys."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes text which YAML 1.2 would read as another type, e.g. `0o10` and `1e3`."""
+
+
+# https://yaml.org/spec/1.2.2/#1032-tag-resolution
+_CORE_SCHEMA = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
 )
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -55,10 +92,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def load_config(kind: type[Config], file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(kind: type[Config], file: Path | None = None, overrides: Sequence[str | Setting] = ()) -> Config:
     """Builds `kind` from its defaults, then the YAML `file`, then `overrides` such as `optim.lr=0.2`.
 
-    Types are strict (no "3" for 3, no true for 1); whole numbers are taken where a float is wanted.
+    The value of a `key=value` override is YAML, that of a `Setting` is taken as it is. Types are strict (no "3" for 3,
+    no true for 1); whole numbers are taken where a float is wanted.
     Raises `UserError` with one sentence: the key, where it was given, and what is allowed there.
     """
     values = read_yaml(file) if file is not None else {}
@@ -67,7 +105,7 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in `file`; `UserError` where there is no such file or it isn't a YAML mapping."""
+    """Mapping in `file`; `UserError` where there is no such file or it isn't a YAML mapping."""
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST + 1)
@@ -91,18 +129,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain values (JSON types only), the form in which it is saved and hashed."""
+    """Plain values of the config (JSON types only), the form in which it is saved and hashed."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(kind: type[Config], values: dict[str, Any], source: str = "") -> Config:
-    """The inverse of `to_dict`, with the same checks as `load_config`; `source` names the file in messages."""
+    """Inverse of `to_dict`, with the same checks as `load_config`; `source` names the file in messages."""
     return _validate(kind, values, source, [])
 
 
 def save_config(config: Any, file: Path) -> None:
     """Writes the resolved config, so that `load_config(kind, file)` gives it back."""
-    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def config_digest(config: Any) -> str:
@@ -110,20 +148,29 @@ def config_digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
-def _apply_override(values: dict[str, Any], override: str) -> str:
+def _parse_override(override: str) -> Setting:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r} must look like key=value, e.g. optim.lr=0.2")
     try:
+        node = yaml.compose(text, _Loader)
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
         raise UserError(f"the value in override {override!r} is not valid YAML; quote it") from None
+    if "#" in text and (node is None or "#" in text[node.end_mark.index :]):
+        raise UserError(f"{key} on the command line: what follows # is a comment in YAML; quote it: {key}='\"…\"'")
+    return Setting(key, value)
+
+
+def _apply_override(values: dict[str, Any], override: str | Setting) -> str:
+    setting = _parse_override(override) if isinstance(override, str) else override
+    key, value = setting.key, setting.value
     *path, last = key.split(".")
     node = values
     for part in path:
         below = node.setdefault(part, {})
         if not isinstance(below, dict):
-            raise UserError(f"override {override!r}: {part} is a single value, it has no keys below it")
+            raise UserError(f"override {override!r}: {part} is a single value and has no keys below it")
         node = below
     node[last] = value
     return key
@@ -136,7 +183,7 @@ def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden:
     try:
         text = json.dumps(values, default=str)
     except (ValueError, RecursionError, TypeError):
-        raise UserError(f"{file or 'the command line'} is nested too deeply or has keys that are no text") from None
+        raise UserError(f"{file or 'the command line'} is nested too deeply or has non-string keys") from None
     try:
         # Through JSON, strictness is about meaning (no "3" for 3) and lists stand for tuples, as in YAML.
         return TypeAdapter(kind).validate_json(text, strict=True)

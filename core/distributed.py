@@ -166,9 +166,14 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Rank 0 runs the block before the others do: for caches that one process should fill."""
+    """Rank 0 runs the block before the others do: for caches that one process should fill.
+
+    An exception on rank 0 lets the others run the block, too, instead of leaving them in the barrier.
+    """
     if in_group() and dist.get_rank() != 0:
         dist.barrier()
-    yield
-    if in_group() and dist.get_rank() == 0:
-        dist.barrier()
+    try:
+        yield
+    finally:
+        if in_group() and dist.get_rank() == 0:
+            dist.barrier()

@@ -1,4 +1,4 @@
-"""The two kinds of trouble that are not bugs: a user's mistake and a broken image."""
+"""The two expected errors, a user's mistake and an unreadable image, and how the machine's failures are reported."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from collections.abc import Callable
 _PEER_GONE = re.compile(r"onnection (closed|reset|refused)|pair closure|Broken pipe|Socket closed|recv.*failed", re.I)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? .*?(is killed by signal: ([\w ]+)|exited unexpectedly)")
 _SHARED_MEMORY = re.compile(r"shared memory|\(shm\)|</torch_\d+|Bus error")
+_KERNEL_TOO_LARGE = re.compile(r"out of resources?: shared memory|OutOfResources|OutOfMemoryError: out of resource", re.I)
+_OUT_OF_MEMORY = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|DefaultCPUAllocator: (?:can't|not enough)|HIP out of memory"
+)
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Its text is one sentence: what is wrong, where, and a way out."""
+    """A mistake that the user can fix. Its text is one sentence: what is wrong, where, and a way out."""
 
     def __init__(self, text: str) -> None:
+        lines = str(text).splitlines()
+        if lines and lines[0].startswith("Caught UserError in "):
+            # A DataLoader raises a worker's error again with the worker's traceback as its text.
+            prefix = f"{UserError.__module__}.{UserError.__qualname__}: "
+            lines = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)][-1:] or lines
         # Names and values from files may hold line breaks; what is printed is one line.
-        super().__init__(" ".join(str(text).splitlines()))
+        super().__init__(" ".join(lines))
 
 
 class BrokenImage(Exception):
@@ -40,8 +50,9 @@ class BrokenImage(Exception):
 def run_entry_point(main: Callable[[], None]) -> None:
     """Runs `main`; a `UserError` becomes one line on stderr and exit code 2, without a traceback.
 
-    So does trouble that the operating system has with a file. `--debug` on the command line shows the traceback as
-    well. Bugs (all other exceptions) keep theirs. Of several processes that find the same only one says so.
+    OS errors about a file and known failures of the machine (`explain`) are reported the same way. `--debug` on the
+    command line adds the traceback. Bugs (all other exceptions) keep theirs. An error that several processes share is
+    printed once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
@@ -53,8 +64,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         wait_for_root_cause(follows_from_another=False)
-        # A loader worker's error arrives wrapped in its traceback.
-        print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
+        print(f"error: {str(error).strip()}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -62,11 +72,11 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our stdout (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
         sentence = explain(error)
         if not sentence and isinstance(error, OSError) and error.filename is not None:
             # A name that is too long, a folder that can't be entered, a disk that went away.
-            sentence = f"{error.filename}: {error.strerror}; give another place, or mend that one"
+            sentence = f"{error.filename}: {error.strerror}; give another path, or fix that one"
         if not sentence:
             raise
         if "--debug" in sys.argv:
@@ -83,42 +93,58 @@ def first_line(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What the user should be told about `error`; empty where it is no known failure of the machine."""
+    """Sentence for the user about a known failure of the machine; empty for all other errors."""
     text = str(error)
-    dead = _DEAD_WORKER.search(text)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+    if isinstance(error, OSError):
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            return ""
         return (
             "no space left on a disk that is written to, or in shared memory (/dev/shm); free space there, or pass "
-            "--workers 0 where it is shared memory"
+            "--workers 0 if it is shared memory"
         )
-    if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(text):
+    if _KERNEL_TOO_LARGE.search(text):
+        return (
+            "a kernel compiled by Triton needs more shared memory than this GPU has; set compute.compile=false, or "
+            "compile for another GPU"
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
+        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
+        amount = f" ({wanted.group(1).rstrip('.')} more were needed)" if wanted else ""
+        where = "the GPU" if re.search("CUDA|CUBLAS|CUDNN", text) else "this machine"
+        return (
+            f"out of memory on {where}{amount}; lower batch (features.batch for frozen features), use more processes, "
+            f"or set compute.precision=bf16"
+        )
+    if not isinstance(error, RuntimeError):
+        return ""
+    if _SHARED_MEMORY.search(text):
         return (
             "shared memory (/dev/shm) is too small for the loader processes; enlarge it (docker run --shm-size=8g), or "
             "pass --workers 0"
         )
-    if isinstance(error, RuntimeError) and dead:
+    if dead := _DEAD_WORKER.search(text):
         return (
-            f"a loader process has died ({dead.group(2) or 'it ended by itself'}), perhaps for want of memory; lower "
-            f"--workers and give the same command again"
+            f"a loader process has died ({dead.group(2) or 'it exited by itself'}), perhaps for lack of memory; lower "
+            f"--workers and run the same command again"
         )
-    if isinstance(error, RuntimeError) and in_torchrun() and _PEER_GONE.search(text):
+    if in_torchrun() and _PEER_GONE.search(text):
         return (
-            f"another process of the run has ended, so rank {os.environ['RANK']} stops too; the other one's message "
-            f"says why, and the same command goes on"
+            f"another process of the run has ended, so rank {os.environ['RANK']} stops too; see that process's "
+            f"message; the same command resumes the run"
         )
     return ""
 
 
 def in_torchrun() -> bool:
-    """Whether this is one of several processes."""
+    """True if torchrun started this process with others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def wait_for_root_cause(follows_from_another: bool) -> None:
-    """Waits where another process of the host is likely to tell the same, or the cause.
+    """Waits if another process of the host is likely to print the same error, or its cause.
 
-    The launcher ends all others as soon as one has ended, so what all find is told once, and what only one finds is
-    told after a while. `follows_from_another`: this process only stops because another one did.
+    The launcher ends all others as soon as one has ended, so an error shared by all ranks is printed once; an error of
+    one rank is printed after a short delay. `follows_from_another`: this process only stops because another one did.
     """
     if in_torchrun() and (follows_from_another or os.environ.get("LOCAL_RANK", "0") != "0"):
         time.sleep(10 if follows_from_another else 5)

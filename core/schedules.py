@@ -10,9 +10,10 @@ from typing import Literal
 @dataclass(frozen=True)
 class ScheduleConfig:
     warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly from 0."""
+    """Epochs over which the learning rate rises linearly from 0. With `granularity: epoch` epoch e (from 0) of w trains
+    at (e + 1) / w of the peak, the rate that the ramp reaches at its end: no epoch is trained at 0."""
     end: float = 0.001
-    """Where the cosine ends, as a share of the peak."""
+    """Fraction of the peak at which the cosine ends."""
     granularity: Literal["step", "epoch"] = "step"
     """Whether the rate changes at every step or once per epoch (SimSiam)."""
 
@@ -24,15 +25,16 @@ class ScheduleConfig:
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Share of the peak learning rate at `step` (0-based): linear warm-up, then half a cosine down to `end`.
+    """Fraction of the peak learning rate at `step` (0-based): linear warm-up, then half a cosine down to `end`.
 
     BYOL, arXiv 2006.07733, section 3.3 (cosine without restarts after linear warm-up).
     """
-    if config.granularity == "epoch":
+    whole_epochs = config.granularity == "epoch"
+    if whole_epochs:
         step, steps_per_epoch = step // steps_per_epoch, 1
     warmup, total = config.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
     if step < warmup:
-        return step / warmup
+        return min(1.0, (step + 1) / warmup) if whole_epochs else step / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
     return cosine + config.end * (1 - cosine)
 

@@ -31,9 +31,8 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
     arguments = parser.parse_intermixed_args()
-    overrides = arguments.overrides + ([f"data.source={arguments.data}"] if arguments.data else [])
 
-    from core.config import load_config
+    from core.config import Setting, load_config
     from core.data.open import open_images
     from core.data.order import check_batch
     from core.distributed import init_distributed
@@ -41,7 +40,8 @@ def main() -> None:
     from pretrain.config import PretrainConfig
     from pretrain.plan import check_sizes, plan
 
-    config = load_config(PretrainConfig, arguments.config, overrides)
+    data = [Setting("data.source", arguments.data)] if arguments.data else []
+    config = load_config(PretrainConfig, arguments.config, [*arguments.overrides, *data])
     run = arguments.out or Path("runs") / arguments.config.stem
     processes = init_distributed(arguments.device)
     workers = _workers(arguments.workers, processes.device.type)

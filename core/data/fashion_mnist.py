@@ -17,7 +17,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files.atomic_folder import whole_folder
+from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -161,7 +161,7 @@ def _debian_folder() -> Path:
                 f"Fashion-MNIST comes from the Debian package {PACKAGE}, but there is no {tool} here: put the files "
                 f"{_file_names()} into {unpacked}, or name the folder that holds them"
             )
-    with whole_folder(unpacked, unpacked.is_dir) as part:
+    with atomic_folder(unpacked, unpacked.is_dir) as part:
         _run(["apt-get", "download", PACKAGE], part)
         (archive,) = part.glob("*.deb")
         _run(["dpkg-deb", "-x", archive.name, "."], part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ def check_size(values: Mapping[str, Any], source: str, most: int) -> None:
     """Raises `UserError` where plain values would be more than `most` characters and entries once written out.
 
     A few lines of YAML with anchors stand for gigabytes, and for structures that hold themselves. Whole numbers beyond
-    2⁵³ are refused too: no setting has a use for one, and floats can't hold them.
+    2⁵³ and floats that are not finite are refused too: no setting has a use for them, and JSON can't hold all of them.
     """
     waiting: list[tuple[str, Any]] = [("", values)]
     size = 0
@@ -53,6 +54,8 @@ def check_size(values: Mapping[str, Any], source: str, most: int) -> None:
         size += 1 + (len(value) if isinstance(value, str | bytes) else 0)
         if size > most:
             raise UserError(f"{source} writes out to more than {most:,} characters, or refers to itself; make it small")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path} in {source} is {value}; give a finite number")
         if isinstance(value, int) and abs(value) > 2**53:
             raise UserError(f"{path} in {source} is a number beyond 2^53; give a smaller one")
         if isinstance(value, dict):

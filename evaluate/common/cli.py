@@ -66,7 +66,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     arguments.ckpt = _start(arguments.ckpt, arguments.init)
     if getattr(arguments, "data", None):
-        arguments.overrides.append(f"{arguments.data_key}={arguments.data}")
+        from core.config import Setting  # so late that --help needs no torch
+
+        arguments.overrides.append(Setting(arguments.data_key, arguments.data))
     for name in ("seed", "workers", "draw"):
         if getattr(arguments, name, 0) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")

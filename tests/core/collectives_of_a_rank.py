@@ -51,6 +51,13 @@ if __name__ == "__main__":
         order = ["rank 0 first"] if rank == 0 or (out / "filled").exists() else ["too early"]
         (out / "filled").touch()
         found["order"] = order + ([f"rank {rank}"] if rank else [])
+    try:
+        with rank_zero_first():
+            if rank == 0:
+                raise UserError("no such folder")
+            found["after_an_error"] = True  # rank 1 is not left in the barrier
+    except UserError:
+        found["after_an_error"] = rank == 0
 
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(8, 3, generator=generator, dtype=torch.float64)

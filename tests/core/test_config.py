@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from core.config import config_digest, from_dict, load_config, save_config, to_dict
+from core.config import Setting, config_digest, from_dict, load_config, save_config, to_dict
 from core.errors import UserError
 
 
@@ -82,3 +82,55 @@ def test_saved_config_gives_the_same_config(tmp_path: Path) -> None:
     assert from_dict(Outer, to_dict(config)) == config
     assert config_digest(config) == config_digest(from_dict(Outer, to_dict(config)))
     assert config_digest(config) != config_digest(Outer())
+
+
+@dataclass(frozen=True)
+class Loose:
+    text: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    # https://yaml.org/spec/1.2.2/#1032-tag-resolution
+    [
+        *[("010", 10), ("0o10", 8), ("0x1F", 31), ("-07", -7), ("+3", 3), ("1e3", 1000.0), ("1.e-2", 0.01), (".5", 0.5)],
+        *[(text, text) for text in ("1:30", "1_000", "0b1", "yes", "no", "on", "off", "y", "2020-01-02", "=", "1:2:3")],
+        *[("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None), ("'010'", "010")],
+    ],
+)
+def test_yaml_is_1_2_core_schema(tmp_path: Path, text: str, value: object) -> None:
+    for config in (
+        load_config(Loose, None, [f"values.x={text}"]),
+        load_config(Loose, write(tmp_path / "c.yaml", f"values:\n  x: {text}\n")),
+    ):
+        assert config.values["x"] == value
+        assert type(config.values["x"]) is type(value)
+        save_config(config, tmp_path / "saved.yaml")
+        assert load_config(Loose, tmp_path / "saved.yaml") == config
+
+
+NAMES = ["a #2", "a: b", "2012", "010", "null", "[x]", "{a}", "yes", "'q'", '"', "!x", "&a", "*a", "%", "a\tb", "ü", "~", ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_taken_literally_and_saved_so(tmp_path: Path, name: str) -> None:
+    config = load_config(Loose, None, [Setting("text", name)])
+    assert config.text == name
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(Loose, tmp_path / "saved.yaml") == config
+
+
+def test_an_override_is_not_cut_at_a_comment_sign() -> None:
+    with pytest.raises(UserError, match=r"text .*#"):
+        load_config(Loose, None, ["text=/data/birds #2"])
+    assert load_config(Loose, None, ["text='/data/birds #2'"]).text == "/data/birds #2"
+    assert load_config(Loose, None, ["text=a#2"]).text == "a#2"
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "[1, {a: .nan}]"])
+def test_numbers_that_are_not_finite_are_refused_in_free_dictionaries(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"values\.x"):
+        load_config(Loose, write(tmp_path / "c.yaml", f"values: {{x: {value}}}\n"))
+    with pytest.raises(UserError, match=r"values\.x"):
+        from_dict(Loose, {"values": {"x": float("nan")}})

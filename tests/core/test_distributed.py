@@ -61,6 +61,7 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert rank["gradient"].tolist() == [[2.0, 2.0]]  # mean of 1 and 3
         assert rank["one_sided"].tolist() == [2.5, 2.5]  # mean of nothing and 5
         assert rank["broadcast"].item() == 7  # rank 0's value
+        assert rank["after_an_error"]
         assert rank["order"] == ["rank 0 first", "rank 1"][: number + 1]
     norm = nn.BatchNorm1d(3, dtype=torch.float64)
     joined = ranks[0]["all_inputs"].requires_grad_()

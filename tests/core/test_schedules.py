@@ -39,3 +39,15 @@ def test_momentum_rises_to_one() -> None:
 def test_impossible_schedules(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         ScheduleConfig(**values)
+
+
+@pytest.mark.parametrize("warmup", [0.5, 1, 2, 3.5])
+def test_per_epoch_warm_up_trains_no_epoch_at_rate_0(warmup: float) -> None:
+    config = ScheduleConfig(warmup_epochs=warmup, granularity="epoch")
+    factors = [learning_rate_factor(config, epoch * 4, 4, 6) for epoch in range(6)]
+    rising = math.ceil(warmup)
+    assert factors[:rising] == [min(1.0, (epoch + 1) / warmup) for epoch in range(rising)]
+    assert factors[rising] == pytest.approx(
+        0.999 * 0.5 * (1 + math.cos(math.pi * (rising - warmup) / (6 - warmup))) + 0.001
+    )
+    assert min(factors) > 0

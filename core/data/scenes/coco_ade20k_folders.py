@@ -17,7 +17,7 @@ from tqdm import tqdm
 from core.data.scenes.image_set import Scenes
 from core.data.scenes.render import CLASSES, Scene, ScenesConfig
 from core.errors import UserError
-from core.files.atomic_folder import whole_folder
+from core.files.atomic_folder import atomic_folder
 
 DIGEST_FILE = "scenes.json"
 LAYOUT_VERSION = 1
@@ -120,7 +120,7 @@ def _written(root: Path, layout: str, sets: dict[str, Scenes]) -> Iterator[Path 
         return
     if root.exists() and not mark.is_file() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and holds no scenes ({DIGEST_FILE} is missing): name a new or an empty folder")
-    with whole_folder(root, is_done) as folder:
+    with atomic_folder(root, is_done) as folder:
         yield folder
         (folder / DIGEST_FILE).write_text(json.dumps(content), encoding="utf-8")
 

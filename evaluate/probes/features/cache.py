@@ -23,7 +23,7 @@ from core.data.base import ImageSet
 from core.distributed import Processes, gather_objects, raise_on_all_ranks, wait_for_all
 from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
-from core.files.atomic_folder import whole_folder
+from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
 from core.result import library_versions
 from core.untrusted.zip_archives import find_fault
@@ -80,7 +80,7 @@ def cached_features(
     folder = cache_folder() / "features" / digest
     present = gather_objects(_complete(folder, key))[0]
     if not present:
-        with whole_folder(folder, lambda: _complete(folder, key)) if processes.is_main else nullcontext() as made:
+        with atomic_folder(folder, lambda: _complete(folder, key)) if processes.is_main else nullcontext() as made:
             part = Path(gather_objects(str(made))[0])
             _fill(part, key, backbone, taps, images, config, processes, workers)
         wait_for_all()

@@ -14,7 +14,7 @@ from core.data.scenes.coco_ade20k_folders import run_lengths, write_ade20k, writ
 from core.data.scenes.image_set import Scenes
 from core.data.scenes.render import CLASSES, ScenesConfig
 from core.errors import UserError
-from core.files.atomic_folder import whole_folder
+from core.files.atomic_folder import atomic_folder
 
 CONFIG = ScenesConfig(size=64, objects=(1, 4), radius=(0.12, 0.3), train=5, test=3)
 
@@ -155,10 +155,10 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     killed = tmp_path / ".made.0123.part"
     killed.mkdir()
     os.utime(killed, (0, 0))
-    with whole_folder(root, lambda: False) as slower:
+    with atomic_folder(root, lambda: False) as slower:
         assert not killed.exists()
         os.utime(slower, (0, 0))
-        with whole_folder(root, lambda: False) as quicker:
+        with atomic_folder(root, lambda: False) as quicker:
             (quicker / "file").write_text("quicker")
         (slower / "file").write_text("slower")
     assert (root / "file").read_text() == "slower"
@@ -167,9 +167,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 
 def test_the_quicker_process_wins(tmp_path):
     root = tmp_path / "folder"
-    with whole_folder(root, root.is_dir) as slower:
+    with atomic_folder(root, root.is_dir) as slower:
         (slower / "slower").touch()
-        with whole_folder(root, root.is_dir) as quicker:
+        with atomic_folder(root, root.is_dir) as quicker:
             (quicker / "quicker").touch()
     assert listing(tmp_path) == ["folder/quicker"]
 

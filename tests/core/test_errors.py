@@ -1,0 +1,62 @@
+"""core/errors.py: one sentence for a user's mistake, also out of a worker, and for known failures of the machine."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from core.errors import UserError, explain, run_entry_point
+
+
+class Failing:
+    """A data set whose only item can't be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            raise RuntimeError("core.errors.UserError: not this")
+        except RuntimeError as cause:
+            raise UserError("can't read /data/UserError: a/b.jpg;\nfix it") from cause
+
+
+def test_a_workers_sentence_comes_through_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        next(iter(DataLoader(Failing(), num_workers=1)))  # type: ignore[arg-type]
+
+    with pytest.raises(SystemExit) as caught:
+        run_entry_point(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: can't read /data/UserError: a/b.jpg; fix it\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"), "GPU.*2.00 GiB.*batch"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be …"), "GPU.*batch"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), "GPU.*batch"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"), "batch"),
+        (MemoryError(), "batch"),
+        (RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376."), r"compute\.compile"),
+        (type("OutOfResources", (Exception,), {})("out of resource: shared memory, Required: 1"), r"compute\.compile"),
+        (RuntimeError("unable to open shared memory object </torch_12> in read-write mode"), "shm.*--workers"),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "Killed.*--workers"),
+        (OSError(errno.ENOSPC, "No space left on device"), "--workers"),
+    ],
+)
+def test_known_failures_name_the_setting_that_helps(error: Exception, words: str) -> None:
+    sentence = explain(error)
+    assert "\n" not in sentence
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(sentence)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), KeyError("x"), OSError(errno.EIO, "I/O", "f")])
+def test_bugs_are_not_explained(error: Exception) -> None:
+    assert explain(error) == ""
