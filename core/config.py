@@ -38,7 +38,7 @@ class Setting:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's core schema (`010` is 10; `1:30`, `yes`, dates are text); refuses repeated keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (typed by the base class)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -14,7 +14,9 @@ from collections.abc import Callable
 _PEER_GONE = re.compile(r"onnection (closed|reset|refused)|pair closure|Broken pipe|Socket closed|recv.*failed", re.I)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? .*?(is killed by signal: ([\w ]+)|exited unexpectedly)")
 _SHARED_MEMORY = re.compile(r"shared memory|\(shm\)|</torch_\d+|Bus error")
-_KERNEL_TOO_LARGE = re.compile(r"out of resources?: shared memory|OutOfResources|OutOfMemoryError: out of resource", re.I)
+_KERNEL_TOO_LARGE = re.compile(
+    r"out of resources?: shared memory|OutOfResources|OutOfMemoryError: out of resource", re.I
+)
 _OUT_OF_MEMORY = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
     r"|DefaultCPUAllocator: (?:can't|not enough)|HIP out of memory"

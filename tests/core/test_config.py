@@ -94,7 +94,16 @@ class Loose:
     ("text", "value"),
     # https://yaml.org/spec/1.2.2/#1032-tag-resolution
     [
-        *[("010", 10), ("0o10", 8), ("0x1F", 31), ("-07", -7), ("+3", 3), ("1e3", 1000.0), ("1.e-2", 0.01), (".5", 0.5)],
+        *[
+            ("010", 10),
+            ("0o10", 8),
+            ("0x1F", 31),
+            ("-07", -7),
+            ("+3", 3),
+            ("1e3", 1000.0),
+            ("1.e-2", 0.01),
+            (".5", 0.5),
+        ],
         *[(text, text) for text in ("1:30", "1_000", "0b1", "yes", "no", "on", "off", "y", "2020-01-02", "=", "1:2:3")],
         *[("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None), ("'010'", "010")],
     ],
@@ -110,7 +119,26 @@ def test_yaml_is_1_2_core_schema(tmp_path: Path, text: str, value: object) -> No
         assert load_config(Loose, tmp_path / "saved.yaml") == config
 
 
-NAMES = ["a #2", "a: b", "2012", "010", "null", "[x]", "{a}", "yes", "'q'", '"', "!x", "&a", "*a", "%", "a\tb", "ü", "~", ""]
+NAMES = [
+    "a #2",
+    "a: b",
+    "2012",
+    "010",
+    "null",
+    "[x]",
+    "{a}",
+    "yes",
+    "'q'",
+    '"',
+    "!x",
+    "&a",
+    "*a",
+    "%",
+    "a\tb",
+    "ü",
+    "~",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
