@@ -14,8 +14,7 @@ from benchmarks import knn, views
 from benchmarks.probes import HEADS, _products
 from benchmarks.step import loss_curves
 from core.data.folder import Folder
-from pretrain.views.collate import collate
-from pretrain.views.dataset import Views
+from pretrain.views.dataset import Views, collate
 
 ASKED = argparse.Namespace(width=24, classes=30)
 

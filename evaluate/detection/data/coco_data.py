@@ -9,7 +9,7 @@ from typing import Any
 from core.errors import UserError
 from core.files.atomic_file import file_digest
 from evaluate.detection.data.coco_masks import mask_of
-from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, is_number, present
+from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, existing_images, is_number
 
 _WHOLE = {"id", "image_id", "category_id", "iscrowd", "height", "width"}
 _TEXT = {"file_name", "name"}
@@ -32,7 +32,7 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
         entry["id"]: entry for entry in _entries(file, document, "images", ("id", "file_name", "height", "width"))
     }
     annotations = _entries(file, document, "annotations", ("id", "image_id", "category_id", "iscrowd", "bbox", "area"))
-    found, left_out = present(folder, (entry["file_name"] for entry in images.values()), share)
+    found, left_out = existing_images(folder, (entry["file_name"] for entry in images.values()), share)
     numbers = {category: number for number, category in enumerate(ids)}
     by_image: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
     account, truth = ImpossibleObjects(str(file), share), []

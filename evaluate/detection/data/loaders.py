@@ -1,54 +1,65 @@
-"""Batches for training that go on where a killed run stopped, and test images, both with an account of broken ones."""
+"""Training batches that a resumed run continues, and test images; both report broken images.
+
+Large-scale jitter, which Detectron2 0.6 lacks for polygons, is defined here, too.
+"""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import detectron2.data.transforms as T
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.common import DatasetFromList
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
-from evaluate.detection.data.jitter import large_scale_jitter
+from evaluate.common.broken_file import note_broken
+from evaluate.common.context import RunContext
+from evaluate.detection.data.datasets import register
+from evaluate.detection.data.records import DetectionSet
+from evaluate.detection.settings import DetectionDataConfig
 
 
 def training_batches(
-    cfg: CfgNode, name: str, jitter: int | None, seed: int, done: int, world: int, workers: int, report: Path
+    cfg: CfgNode, settings: DetectionDataConfig, data: DetectionSet, context: RunContext, done: int, report: Path
 ) -> Any:
-    """An endless iterable of this rank's batches (lists of Detectron2's dictionaries) from step `done` on.
+    """Endless iterable of this rank's batches (lists of Detectron2's dictionaries) from step `done` on.
 
-    `jitter`: side of the square of large-scale jitter, under which masks must be bitmaps. Broken images are replaced by
-    the next good one and named in the file `report`.
+    A broken image is replaced by the next good one and listed in the file `report`. With `large_scale_jitter`, `cfg`
+    must ask for masks as bitmaps.
     """
-    images = _TrainingImages(get_detection_dataset_dicts(name, filter_empty=True), _mapper(cfg, jitter), report)
-    sampler = _ResumableSampler(len(images), seed, done * (cfg.SOLVER.IMS_PER_BATCH // world))
+    records = get_detection_dataset_dicts(register(data), filter_empty=True)
+    mapper = _mapper(cfg, settings.large_scale_jitter)
+    images = _TrainingImages(records, mapper, report, len(data.records), settings.broken_share)
+    skipped = done * (cfg.SOLVER.IMS_PER_BATCH // context.processes.world_size)
     return build_detection_train_loader(
         images,
         mapper=None,
-        sampler=sampler,
+        sampler=_ResumableSampler(len(images), context.seed, skipped),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        num_workers=workers,
+        num_workers=context.workers,
     )
 
 
 def test_images(cfg: CfgNode, records: list[dict[str, Any]], workers: int) -> Any:
-    """This rank's test images one by one: lists of one dictionary, which has `broken` instead of an image if it is."""
+    """This rank's test images: lists of one dictionary, with `broken` (the reason) in place of an undecodable image."""
     images = _TestImages(records, DatasetMapper(cfg, False))
     return DataLoader(
-        images, batch_size=1, sampler=InferenceSampler(len(images)), num_workers=workers, collate_fn=_as_it_is
+        images, batch_size=1, sampler=InferenceSampler(len(images)), num_workers=workers, collate_fn=_uncollated
     )
 
 
-def _as_it_is(batch: list[Any]) -> list[Any]:
+def _uncollated(batch: list[Any]) -> list[Any]:
     return batch
 
 
@@ -76,7 +87,7 @@ class _ResumableSampler(Sampler[int]):
 
 
 def _mapped(mapper: DatasetMapper, record: dict[str, Any]) -> Any:
-    """What the mapper makes of a record; `BrokenImage` where the image is at fault."""
+    """The mapper's output for a record. Raises `BrokenImage` if the image is at fault."""
     try:
         return mapper(record)
     except SizeMismatchError:
@@ -89,9 +100,14 @@ def _mapped(mapper: DatasetMapper, record: dict[str, Any]) -> Any:
 
 
 class _TrainingImages(Dataset[Any]):
-    def __init__(self, records: list[dict[str, Any]], mapper: DatasetMapper, report: Path) -> None:
+    """Mapped training records; a broken image gives the next good one."""
+
+    def __init__(
+        self, records: list[dict[str, Any]], mapper: DatasetMapper, report: Path, total: int, share: float
+    ) -> None:
         # Kept in one piece of memory, so that worker processes share it.
-        self.records, self.mapper, self.report = DatasetFromList(records, copy=False), mapper, report
+        self.records, self.mapper = DatasetFromList(records, copy=False), mapper
+        self.report, self.total, self.share = report, total, share
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,14 +117,13 @@ class _TrainingImages(Dataset[Any]):
             try:
                 return _mapped(self.mapper, self.records[(index + further) % len(self)])
             except BrokenImage as error:
-                # Several worker processes append; one short write is never torn.
-                with self.report.open("a", encoding="utf-8") as file:
-                    file.write(f"{error}\n")
-                    os.fsync(file.fileno())
-        raise UserError("not one training image can be decoded; fetch them again")
+                note_broken(self.report, str(error), self.total, self.share)
+        raise UserError("no training image can be decoded; download the images again")
 
 
 class _TestImages(Dataset[Any]):
+    """Mapped test records; a broken image gives its id and the reason."""
+
     def __init__(self, records: list[dict[str, Any]], mapper: DatasetMapper) -> None:
         self.records, self.mapper = DatasetFromList(records, copy=False), mapper
 
@@ -121,3 +136,36 @@ class _TestImages(Dataset[Any]):
             return _mapped(self.mapper, record)
         except BrokenImage as error:
             return {"image_id": record["image_id"], "broken": str(error)}
+
+
+def large_scale_jitter(side: int) -> list[Any]:
+    """Flip, scaling to fit a square of `side` pixels times 0.1 … 2, crop to the square (arXiv 2012.07177, sec. 3)."""
+    return [T.RandomFlip(), T.ResizeScale(0.1, 2.0, side, side), _Crop(side)]
+
+
+class _Crop(T.Augmentation):
+    """A window of at most `side`×`side` pixels at a random place."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.crop = T.FixedSizeCrop((side, side), pad=False)
+
+    def get_transform(self, image: NDArray[Any]) -> T.Transform:
+        return _WholePolygons(self.crop.get_transform(image).transforms[0])
+
+
+class _WholePolygons(T.Transform):
+    """A crop that moves polygons without cutting them; the part beyond the border is lost when they become bitmaps.
+
+    Detectron2's own crop cuts them first, for which it needs a geometry library.
+    """
+
+    def __init__(self, crop: T.CropTransform) -> None:
+        super().__init__()
+        self.crop = crop
+
+    def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self.crop.apply_image(img))
+
+    def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self.crop.apply_coords(coords))

@@ -30,14 +30,14 @@ class DetectionSet:
     """The numbers that the annotation file gives them."""
     digest: str
     """sha256 (hex) of the annotations."""
-    left_out: tuple[str, ...]
+    excluded: tuple[str, ...]
     """Which images and boxes, each with its reason."""
     truth: Any
     """What the evaluation compares with: COCO's document without the impossible (of the test split), or VOC's objects
     by image id."""
 
 
-def present(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:
+def existing_images(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:
     """Names of the images that are files in `folder`, and a message for each that isn't.
 
     Raises `UserError` where there is no such folder, for a name that leads out of it, and where more than `share` of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, present
+from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, existing_images
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -47,7 +47,7 @@ def open_voc(root: Path, split: str, share: float) -> DetectionSet:
     truth: dict[str, list[VocObject]] = {}
     for year, part in _PARTS[split]:
         names = _listed(root / year / "ImageSets" / "Main" / f"{part}.txt")
-        found, missing = present(root / year / "JPEGImages", (f"{name}.jpg" for name in names), share)
+        found, missing = existing_images(root / year / "JPEGImages", (f"{name}.jpg" for name in names), share)
         left_out += missing
         for name in names:
             record, truth[name] = _read(root / year / "Annotations" / f"{name}.xml", account, digest)

@@ -20,33 +20,33 @@ NUMBERS = (
 
 
 def engine() -> str:
-    """The library that counts."""
+    """Name of the COCO evaluation library in use."""
     return "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") is not None else "pycocotools"
 
 
-def coco_metrics(split: DetectionSet, findings: Detections, masks: bool, by: str = "") -> dict[str, Any]:
+def coco_metrics(split: DetectionSet, detections: Detections, masks: bool, by: str = "") -> dict[str, Any]:
     """`box_ap` … `box_ar_large` and, with `masks`, `mask_ap` … in percent, and `box_ap_per_class`; None where a size or
-    class does not occur. Without any finding every number that exists is 0.
+    class does not occur. Without any detection every number that exists is 0.
 
-    `by`: `faster-coco-eval` or `pycocotools`; empty for what `engine()` says. Images that can't be decoded don't count.
+    `by`: `faster-coco-eval` or `pycocotools`; by default `engine()`. Images that can't be decoded don't count.
     """
     metrics: dict[str, Any] = {}
     for kind, name in (("bbox", "box"), ("segm", "mask")) if masks else (("bbox", "box"),):
-        numbers, per_class = _evaluate(split, findings, kind, by or engine())
+        numbers, per_class = _evaluate(split, detections, kind, by or engine())
         metrics |= {f"{name}_{key}": _percent(value) for key, value in zip(NUMBERS, numbers, strict=True)}
         metrics[f"{name}_ap_per_class"] = dict(zip(split.classes, map(_percent, per_class), strict=True))
     return metrics
 
 
-def _evaluate(split: DetectionSet, findings: Detections, kind: str, by: str) -> tuple[list[float], list[float]]:
+def _evaluate(split: DetectionSet, detections: Detections, kind: str, by: str) -> tuple[list[float], list[float]]:
     """The twelve numbers, and the average precision of each class; shares, −1 for what does not occur."""
     truth_type, evaluation = _types(by)
-    # The area of a finding, small to large, is its mask's in the evaluation of masks: a box would take its place.
+    # The area of a detection, small to large, is its mask's in the evaluation of masks: a box would take its place.
     other = "bbox" if kind == "segm" else "segmentation"
     found = [
         {key: value for key, value in entry.items() if key != other}
         | {"category_id": split.category_ids[entry["category_id"]]}
-        for entry in findings.objects
+        for entry in detections.objects
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = truth_type()
@@ -60,12 +60,12 @@ def _evaluate(split: DetectionSet, findings: Detections, kind: str, by: str) -> 
             results.dataset = {**split.truth, "annotations": []}
             results.createIndex()
         counted = evaluation(truth, results, kind)
-        counted.params.imgIds = sorted(findings.images)
+        counted.params.imgIds = sorted(detections.images)
         counted.params.catIds = list(split.category_ids)
         counted.evaluate()
         counted.accumulate()
         counted.summarize()
-    # Precision by threshold, recall, class, area (all), most findings per image (100); as in COCO's own summary.
+    # Precision by threshold, recall, class, area (all), most detections per image (100); as in COCO's own summary.
     precision = np.asarray(counted.eval["precision"])[:, :, :, 0, -1]
     per_class = [
         float(column[column > -1].mean()) if (column > -1).any() else -1.0 for column in precision.transpose(2, 0, 1)

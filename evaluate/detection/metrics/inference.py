@@ -1,4 +1,4 @@
-"""A detector's findings on test images, divided among the ranks and gathered on the first."""
+"""Detections on test images, computed by all ranks and gathered on the first."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from detectron2.utils import comm
 from torch import nn
 
 from core.data.broken import BrokenImages
-from core.distributed import Processes
+from evaluate.common.context import RunContext
 from evaluate.detection.data.loaders import test_images
 from evaluate.detection.data.records import DetectionSet
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What the detector found on all test images."""
+    """Detections on all test images."""
 
     objects: list[dict[str, Any]]
     """COCO's result entries: image_id, category_id (counted from 0), bbox (left, top, width, height), score and, with
     masks, segmentation."""
     images: list[Any]
-    """Ids of the images that could be decoded."""
+    """Ids of the decoded images."""
     broken: list[str]
-    """The others, with the reason."""
+    """Undecodable images, each with the reason."""
 
 
-def find(
-    cfg: CfgNode, detector: nn.Module, split: DetectionSet, processes: Processes, workers: int, share: float
+def run_inference(
+    cfg: CfgNode, detector: nn.Module, split: DetectionSet, context: RunContext, share: float
 ) -> Detections | None:
-    """Runs the detector over the split; the findings of all ranks on the first, None elsewhere.
+    """Runs the detector over the split; returns the detections of all ranks on the first, None on the others.
 
-    Raises `UserError` where more than `share` of the images are broken.
+    Raises `UserError` if more than `share` of the images are broken.
     """
-    loader = test_images(cfg, split.records, workers)
+    loader = test_images(cfg, split.records, context.workers)
     objects: list[dict[str, Any]] = []
     images, broken = [], []
     was_training = detector.training
     detector.eval()
-    begun = said = time.monotonic()
+    start = reported = time.monotonic()
     with torch.no_grad():
         for number, batch in enumerate(loader, start=1):
             if "broken" in batch[0]:
@@ -53,12 +53,12 @@ def find(
             images.append(batch[0]["image_id"])
             objects += instances_to_coco_json(instances, batch[0]["image_id"])
             now = time.monotonic()
-            if processes.is_main and now - said > 10:
-                said, left = now, int((now - begun) / number * (len(loader) - number))
+            if context.is_main and now - reported > 10:
+                reported, left = now, int((now - start) / number * (len(loader) - number))
                 print(f"test image {number}/{len(loader)}  eta {left // 60}:{left % 60:02d}", flush=True)
     detector.train(was_training)
     gathered = comm.gather((objects, images, broken), dst=0)
-    if not processes.is_main:
+    if not context.is_main:
         return None
     account = BrokenImages(len(split.records), share)
     account.add(name for _, _, names in gathered for name in names)

@@ -1,4 +1,4 @@
-"""Pictures of what a detector found beside what is there."""
+"""Pictures of ground truth and detections, side by side."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from evaluate.common.pictures import DETECTIONS, save_picture
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.metrics.inference import Detections
 
-_LEAST_SCORE = 0.3
-_LEAST_SIDE = 320
+_MIN_SCORE = 0.3
+_MIN_SIDE = 320
 
 
-def draw(folder: Path, split: DetectionSet, findings: Detections, count: int, seed: int) -> list[Path]:
-    """Writes `count` PNGs: the truth on the left, findings with a score of at least 0.3 on the right.
+def draw(folder: Path, split: DetectionSet, detections: Detections, count: int, seed: int) -> list[Path]:
+    """Writes `count` PNGs: ground truth on the left, detections with a score of at least 0.3 on the right.
 
     `seed` chooses the images. Small images are enlarged by a whole number.
     """
-    good = set(findings.images)
+    good = set(detections.images)
     records = [record for record in split.records if record["image_id"] in good]
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     paths = []
@@ -34,8 +34,8 @@ def draw(folder: Path, split: DetectionSet, findings: Detections, count: int, se
         record = records[index]
         found = [
             entry
-            for entry in findings.objects
-            if entry["image_id"] == record["image_id"] and entry["score"] >= _LEAST_SCORE
+            for entry in detections.objects
+            if entry["image_id"] == record["image_id"] and entry["score"] >= _MIN_SCORE
         ]
         with decode_rgb(Path(record["file_name"]), record["file_name"]) as decoded:
             image = PIL.ImageOps.exif_transpose(decoded)
@@ -45,14 +45,14 @@ def draw(folder: Path, split: DetectionSet, findings: Detections, count: int, se
         picture.paste(left, (0, 0))
         picture.paste(right, (left.width + 8, 0))
         name = Path(record["file_name"]).stem
-        caption = f"{name}: there {_listed(truth, split.classes)}; found {_listed(found, split.classes)}"
+        caption = f"{name}: ground truth {_listed(truth, split.classes)}; detected {_listed(found, split.classes)}"
         paths.append(folder / f"{name}.png")
         save_picture(paths[-1], picture, DETECTIONS, caption)
     return paths
 
 
 def _listed(entries: list[dict[str, Any]], classes: tuple[str, ...]) -> str:
-    return ", ".join(_label(entry, classes) for entry in entries) or "nothing"
+    return ", ".join(_label(entry, classes) for entry in entries) or "none"
 
 
 def _label(entry: dict[str, Any], classes: tuple[str, ...]) -> str:
@@ -60,7 +60,7 @@ def _label(entry: dict[str, Any], classes: tuple[str, ...]) -> str:
 
 
 def _overlaid(image: PIL.Image.Image, entries: list[dict[str, Any]], classes: tuple[str, ...]) -> PIL.Image.Image:
-    zoom = max(1, -(-_LEAST_SIDE // max(image.size)))
+    zoom = max(1, -(-_MIN_SIDE // max(image.size)))
     pixels = np.asarray(image, dtype=np.float32)
     for entry in entries:
         if "segmentation" in entry:

@@ -19,22 +19,24 @@ from evaluate.detection.data.voc_data import VocObject
 from evaluate.detection.metrics.inference import Detections
 
 
-def voc_metrics(split: DetectionSet, findings: Detections | None) -> dict[str, Any]:
+def voc_metrics(split: DetectionSet, detections: Detections | None) -> dict[str, Any]:
     """`box_ap`, `box_ap50`, `box_ap75` in percent, on the first rank; None where one is not a number.
 
-    All ranks call it, as Detectron2's evaluator gathers from them; `findings` are those of all ranks on the first, and
-    None on the others, which get an empty answer. Images that can't be decoded don't count.
+    All ranks call it, because Detectron2's evaluator gathers from them. `detections` are those of all ranks on the
+    first, and None on the others, whose numbers mean nothing. Undecodable images don't count.
     """
     with tempfile.TemporaryDirectory() as folder:
         # The evaluator reads VOC's folders. These hold what was read and checked before the training, and no more.
         truth: dict[str, list[VocObject]] = split.truth
-        _write_voc(Path(folder), {image: truth[image] for image in (findings.images if findings is not None else ())})
+        _write_voc(
+            Path(folder), {image: truth[image] for image in (detections.images if detections is not None else ())}
+        )
         name = f"ssl-transfer voc metrics {folder}"
         MetadataCatalog.get(name).set(dirname=folder, split="test", year=2007, thing_classes=list(split.classes))
         evaluator = PascalVOCDetectionEvaluator(name)
         evaluator.reset()
         by_image: dict[Any, list[dict[str, Any]]] = {}
-        for entry in findings.objects if findings is not None else ():
+        for entry in detections.objects if detections is not None else ():
             by_image.setdefault(entry["image_id"], []).append(entry)
         for image, entries in by_image.items():
             instances = Instances((0, 0))

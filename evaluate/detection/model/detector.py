@@ -10,15 +10,15 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 
-import evaluate.detection.model.heads
+import evaluate.detection.model.detectron2_layers
 import evaluate.detection.model.vit  # noqa: F401
 from converters.detectron2_file import resnet_name
 from core.backbones import Backbone
 from core.coverage import Coverage
 from core.distributed import Processes
 from core.errors import UserError
+from evaluate.detection.model.detectron2_layers import norm_here
 from evaluate.detection.model.fit import plain_depth
-from evaluate.detection.model.norms import norm_here
 from evaluate.detection.settings import DetectionConfig
 from evaluate.detection.training.scaling import schedule_of
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from core.backbones import BackboneConfig, build_backbone
-from evaluate.detection.model.norms import norm_of
+from evaluate.detection.model.detectron2_layers import norm_of
 
 NAMES = ("res2", "res3", "res4", "res5")
 

@@ -1,4 +1,4 @@
-"""Training a detector: Detectron2's steps, states to resume from, lines of progress, precise statistics at the end."""
+"""Training a detector: Detectron2's steps, states to resume from, progress lines, precise statistics at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ from torch.nn.parallel import DistributedDataParallel
 from core.data.broken import BrokenImages
 from core.distributed import Processes, broadcast_weights, wait_for_all
 from core.errors import UserError
+from evaluate.common.broken_file import BROKEN_FILE, read_lines
+from evaluate.common.context import RunContext
 from evaluate.detection.data.loaders import training_batches
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.settings import DetectionConfig
 from evaluate.detection.training import optimiser, state
 from evaluate.detection.training.scaling import schedule_of
 
-BROKEN_FILE = "broken_training_images.txt"
-
 
 def join_detectron2(processes: Processes) -> None:
-    """Tells Detectron2 which processes share this machine; torchrun starts them without its launcher."""
+    """Sets Detectron2's group of processes on this machine, which torchrun, unlike its own launcher, does not."""
     if processes.world_size == 1 or comm._LOCAL_PROCESS_GROUP is not None:
         return
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world_size))
@@ -46,7 +47,7 @@ def join_detectron2(processes: Processes) -> None:
 
 
 def check_hardware(config: DetectionConfig, processes: Processes) -> None:
-    """Raises `UserError` where these processes can't do what the solver asks for."""
+    """Raises `UserError` if these processes can't run the solver's settings."""
     batch = schedule_of(config.solver).batch
     if batch % processes.world_size:
         raise UserError(
@@ -57,56 +58,77 @@ def check_hardware(config: DetectionConfig, processes: Processes) -> None:
 
 
 def clear_run(folder: Path) -> None:
-    """Removes what an earlier run would be continued from."""
+    """Removes the state of an earlier run and its logs."""
     for name in (state.FILE, BROKEN_FILE, "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run: its folder, its identity, and the state it resumes from."""
+
+    folder: Path
+    """Receives states and the list of broken images."""
+    identity: dict[str, Any]
+    """Values that a state must share to be resumed."""
+    saved: dict[str, Any] | None
+    """State to resume from."""
+    started: float
+    """time.time() at the start, less the seconds of earlier parts of the run."""
+
+    @property
+    def done(self) -> int:
+        """Steps in the saved state."""
+        return int(self.saved["step"]) if self.saved else 0
+
+    def save(self, step: int, detector: nn.Module, trainer: Any, scheduler: Any) -> None:
+        """Writes the state after `step` steps."""
+        content = {
+            "step": step,
+            "seconds": time.time() - self.started,
+            "model": detector.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "trainer": trainer.state_dict(),
+        }
+        state.save(self.folder, self.identity, content)
 
 
 def train(
     cfg: CfgNode,
     config: DetectionConfig,
     detector: nn.Module,
-    data_name: str,
     data: DetectionSet,
-    seed: int,
-    processes: Processes,
-    workers: int,
-    folder: Path,
-    identity: dict[str, Any],
-    saved: dict[str, Any] | None,
-    started: float,
+    context: RunContext,
+    run: Training,
     log: Callable[[int, dict[str, Any]], None],
 ) -> list[str]:
-    """Trains `detector` in place, on from `saved` where that is given; names the broken images.
+    """Trains `detector` in place, from `run.saved` where there is a state; returns the names of broken images.
 
-    `data_name` is what `data` is called in Detectron2's catalogue. `folder` gets the states, with the seconds since
-    `started` (time.time()) in them; `log` takes the step and plain values every `solver.log_every` steps. Every rank
-    ends with equal parameters and buffers. Raises `UserError` for a loss that is not finite and for too many broken
-    images; the last state stays on disk.
+    `log` receives the step and plain values every `solver.log_every` steps. Every rank ends with equal parameters and
+    buffers. Raises `UserError` for a loss that is not finite and for too many broken images; the last state stays on
+    disk.
     """
-    optim, scheduler = optimiser.build(cfg, config.solver, detector)
+    processes, solver = context.processes, config.solver
+    optim, scheduler = optimiser.build(cfg, solver, detector)
     model: nn.Module = detector
     if processes.world_size > 1:
         ids = [processes.device.index] if processes.device.type == "cuda" else None
         model = DistributedDataParallel(detector, device_ids=ids, broadcast_buffers=False)
-    images = len(data.records)
-    done, last = (saved["step"] if saved else 0), cfg.SOLVER.MAX_ITER
-    if saved:
-        detector.load_state_dict(saved["model"])
+    report, done, last = run.folder / BROKEN_FILE, run.done, cfg.SOLVER.MAX_ITER
+    if run.saved:
+        detector.load_state_dict(run.saved["model"])
     if done >= last:
-        return _broken(folder, images, config)
+        return _broken(report, data, config)
     if not done and processes.is_main:
         # A run that ended before its first state has left its own.
-        (folder / BROKEN_FILE).unlink(missing_ok=True)
+        report.unlink(missing_ok=True)
     wait_for_all()
-    seed_all_rng(_stream(seed, processes.rank, done))
-    batches = training_batches(
-        cfg, data_name, config.data.large_scale_jitter, seed, done, processes.world_size, workers, folder / BROKEN_FILE
-    )
-    trainer = (AMPTrainer if config.solver.amp else SimpleTrainer)(model, batches, optim)
-    if saved:
-        trainer.load_state_dict(saved["trainer"])
-        scheduler.load_state_dict(saved["scheduler"])
+    seed_all_rng(_stream(context.seed, processes.rank, done))
+    batches = training_batches(cfg, config.data, data, context, done, report)
+    trainer = (AMPTrainer if solver.amp else SimpleTrainer)(model, batches, optim)
+    if run.saved:
+        trainer.load_state_dict(run.saved["trainer"])
+        scheduler.load_state_dict(run.saved["scheduler"])
     progress = _Progress(done, last)
     with EventStorage(done) as storage:
         for step in range(done, last):
@@ -115,45 +137,30 @@ def train(
                 trainer.run_step()
             except FloatingPointError:
                 raise UserError(
-                    f"the loss of step {step + 1} is not finite; the last state stays in {folder}, lower solver.lr"
+                    f"the loss of step {step + 1} is not finite; the last state stays in {run.folder}, lower solver.lr"
                 ) from None
             rate = max(group["lr"] for group in optim.param_groups)
             scheduler.step()
-            if processes.is_main and ((step + 1) % config.solver.log_every == 0 or step + 1 == last):
-                losses = {
-                    k: float(v.median(config.solver.log_every)) for k, v in storage.histories().items() if "loss" in k
-                }
+            if processes.is_main and ((step + 1) % solver.log_every == 0 or step + 1 == last):
+                losses = {k: float(v.median(solver.log_every)) for k, v in storage.histories().items() if "loss" in k}
                 log(step + 1, {"lr": rate, **losses})
                 print(progress.line(step + 1, rate, losses, processes.device), flush=True)
-                _broken(folder, images, config)
-            if step + 1 < last and (step + 1) % config.solver.checkpoint_every == 0 and processes.is_main:
-                _save(folder, identity, step + 1, time.time() - started, detector, trainer, scheduler)
-        if config.solver.precise_bn:
-            _precise_statistics(model, trainer, config.solver.precise_bn, processes.is_main)
-    # Plain batch norms have seen other images on each rank.
+                _broken(report, data, config)
+            if step + 1 < last and (step + 1) % solver.checkpoint_every == 0 and processes.is_main:
+                run.save(step + 1, detector, trainer, scheduler)
+        if solver.precise_bn:
+            _precise_statistics(model, trainer, solver.precise_bn, processes.is_main)
+    # Plain batch norms have seen different images on each rank.
     broadcast_weights(detector)
     if processes.is_main:
-        _save(folder, identity, last, time.time() - started, detector, trainer, scheduler)
+        run.save(last, detector, trainer, scheduler)
     wait_for_all()
-    return _broken(folder, images, config)
+    return _broken(report, data, config)
 
 
 def _stream(seed: int, rank: int, done: int) -> int:
-    """The seed of a rank's random numbers from step `done` on, below 2³²: another after a resume, whose are used up."""
+    """Seed below 2³² of a rank's random numbers from step `done` on; a resumed run gets fresh numbers."""
     return int(np.random.SeedSequence((seed, rank, done)).generate_state(1)[0])
-
-
-def _save(
-    folder: Path,
-    identity: dict[str, Any],
-    step: int,
-    seconds: float,
-    detector: nn.Module,
-    trainer: Any,
-    scheduler: Any,
-) -> None:
-    content = {"step": step, "seconds": seconds, "model": detector.state_dict(), "scheduler": scheduler.state_dict()}
-    state.save(folder, identity, {**content, "trainer": trainer.state_dict()})
 
 
 def _precise_statistics(model: nn.Module, trainer: Any, batches: int, main: bool) -> None:
@@ -166,17 +173,15 @@ def _precise_statistics(model: nn.Module, trainer: Any, batches: int, main: bool
         update_bn_stats(model, itertools.islice(trainer._data_loader_iter, batches), batches)
 
 
-def _broken(folder: Path, images: int, config: DetectionConfig) -> list[str]:
-    """Broken training images that loader processes have named so far."""
-    file = folder / BROKEN_FILE
-    account = BrokenImages(images, config.data.broken_share)
-    if file.exists():
-        account.add(file.read_text(encoding="utf-8", errors="replace").splitlines())
+def _broken(report: Path, data: DetectionSet, config: DetectionConfig) -> list[str]:
+    """Broken training images that loader processes have listed so far. Raises `UserError` for too many."""
+    account = BrokenImages(len(data.records), config.data.broken_share)
+    account.add(read_lines(report))
     return account.names
 
 
 class _Progress:
-    """Lines with losses, speed and the time left."""
+    """Progress lines with losses, speed and time left."""
 
     def __init__(self, done: int, last: int) -> None:
         self.begun, self.first, self.last = time.monotonic(), done, last

@@ -1,4 +1,4 @@
-"""The state of a detector's training on disk: written atomically, read without unpickling, tied to one run."""
+"""State of a detector's training on disk: written atomically, read without unpickling, tied to one run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FILE = "detector.pt"
 
 
 def save(folder: Path, identity: dict[str, Any], content: dict[str, Any]) -> None:
-    """Replaces `folder`/detector.pt; `identity` says of which run, `content` holds tensors and plain values."""
+    """Replaces `folder`/detector.pt. `identity` names the run; `content` holds tensors and plain values."""
     document = {"format": FORMAT, "identity": identity, **content}
     write_atomically(folder / FILE, lambda partial: torch.save(document, partial))
 
 
 def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that a run of this identity left in `folder`; None where there is none.
+    """State of the run of this identity in `folder`; None if there is no state.
 
     Raises `UserError` for a damaged file and for the state of another run.
     """
@@ -35,7 +35,7 @@ def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         or document.get("format") != FORMAT
         or not isinstance(document.get("identity"), dict)
     ):
-        raise UserError(f"{path} is no state of a detector's training; choose another folder with --out")
+        raise UserError(f"{path} is not the state of a detector's training; choose another folder with --out")
     theirs = document["identity"]
     different = [key for key in identity if theirs.get(key) != identity[key]]
     if different:

@@ -10,7 +10,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from core.errors import BrokenImage, UserError
-from evaluate.segmentation.data.broken_file import note_broken
+from evaluate.common.broken_file import note_broken
 from evaluate.segmentation.data.layouts import Split, list_split
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from core.backbones import Backbone
 from core.distributed import Processes
 from core.errors import UserError
-from evaluate.segmentation.data.broken_file import BROKEN_FILE
+from evaluate.common.broken_file import BROKEN_FILE
 from evaluate.segmentation.data.layouts import Split
 from evaluate.segmentation.engine.scaling import batch_per_process
 from evaluate.segmentation.model.network_settings import model_settings

@@ -20,8 +20,8 @@ from core.coverage import load_completely
 from core.distributed import Processes, gather_objects, wait_for_all
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
+from evaluate.common.broken_file import BROKEN_FILE, read_lines
 from evaluate.common.protocol import flat
-from evaluate.segmentation.data.broken_file import BROKEN_FILE, read_lines
 
 ENGINE_FOLDER = "engine"
 """Below the result's folder: the engine's checkpoints and its resolved config, while training."""

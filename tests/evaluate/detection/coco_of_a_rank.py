@@ -19,12 +19,12 @@ if __name__ == "__main__":
     from evaluate.detection.metrics import inference
 
     digests = Path(sys.argv.pop(1))
-    find = inference.find
+    run_inference = inference.run_inference
 
-    def find_and_tell(cfg: Any, detector: Any, split: Any, processes: Any, *more: Any) -> Any:
-        found = find(cfg, detector, split, processes, *more)
-        (digests / str(processes.rank)).write_text(tensors_digest(detector.state_dict()))
+    def run_and_record(cfg: Any, detector: Any, split: Any, context: Any, share: float) -> Any:
+        found = run_inference(cfg, detector, split, context, share)
+        (digests / str(context.processes.rank)).write_text(tensors_digest(detector.state_dict()))
         return found
 
-    inference.find = find_and_tell
+    inference.run_inference = run_and_record
     run_entry_point(main)

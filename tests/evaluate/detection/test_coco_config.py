@@ -208,6 +208,6 @@ def test_an_unknown_protocol_is_answered_with_the_known() -> None:
     ],
 )
 def test_the_protocol_follows_the_data_where_none_is_named(data: str | None, protocol: str) -> None:
-    from evaluate.coco import _default_protocol
+    from evaluate.detection.run import _default_protocol
 
     assert _default_protocol(data) == protocol

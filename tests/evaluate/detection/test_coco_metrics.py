@@ -141,7 +141,7 @@ def test_what_was_tolerated_does_not_reach_the_evaluation(tmp_path: Path, by: st
     document["annotations"][0]["bbox"] = [1, 2, 0, 10]
     document["annotations"] += [{**document["annotations"][2], "id": 4, "segmentation": [[5, 5]]}]
     split = open_coco(write(tmp_path, small(), document), "val", masks, "polygon", 0.5)
-    assert len(split.left_out) == (2 if masks else 1)
+    assert len(split.excluded) == (2 if masks else 1)
     truth = [
         {"image_id": record["image_id"], "score": 1.0, "category_id": one["category_id"], "bbox": one["bbox"]}
         | ({"segmentation": coco_mask.frPyObjects(one["segmentation"], 30, 40)[0]} if masks else {})

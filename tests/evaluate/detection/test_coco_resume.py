@@ -59,15 +59,15 @@ def run_until(last: int, monkeypatch: pytest.MonkeyPatch, *given: str) -> None:
     """Runs until the state after step `last` is written."""
     from evaluate.detection.training import loop
 
-    save = loop._save
+    save = loop.Training.save
 
-    def save_or_stop(folder: Path, identity: Any, step: int, *rest: Any) -> None:
-        save(folder, identity, step, *rest)
+    def save_or_stop(training: loop.Training, step: int, *rest: Any) -> None:
+        save(training, step, *rest)
         if step == last:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save_or_stop)
+        patch.setattr(loop.Training, "save", save_or_stop)
         with pytest.raises(KeyboardInterrupt):
             run(patch, *given)
 

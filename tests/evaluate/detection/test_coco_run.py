@@ -130,17 +130,17 @@ def test_mixed_precision_as_far_as_a_cpu_goes(
     monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda: torch.amp.GradScaler("cpu", init_scale=8.0))
     monkeypatch.setattr(torch.nn.functional, "linear", seen_linear)
     given = arguments(place, tmp_path, "solver.amp=true", "solver.iterations=4", "solver.steps=[3]")
-    save = loop._save
+    save = loop.Training.save
 
-    def save_or_stop(folder: Path, identity: Any, step: int, *rest: Any) -> None:
-        save(folder, identity, step, *rest)
+    def save_or_stop(training: loop.Training, step: int, *rest: Any) -> None:
+        save(training, step, *rest)
         if step == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_save", save_or_stop)
+    monkeypatch.setattr(loop.Training, "save", save_or_stop)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *given)
-    monkeypatch.setattr(loop, "_save", save)
+    monkeypatch.setattr(loop.Training, "save", save)
     saved = read_tensors(tmp_path / "detector.pt")
     assert saved["trainer"]["grad_scaler"]["scale"] == 8.0
     assert {tensor.dtype for tensor in saved["model"].values() if tensor.is_floating_point()} == {torch.float32}

@@ -142,7 +142,7 @@ def test_images_and_objects_that_were_left_out_do_not_count(tmp_path: Path) -> N
     outside = tmp_path / "VOC2007" / "Annotations" / "second.xml"
     outside.write_text(outside.read_text().replace("<xmax>20", "<xmax>200"))
     val = open_voc(tmp_path, "val", 0.5)
-    assert "second.xml, object 0: box" in val.left_out[0]
+    assert "second.xml, object 0: box" in val.excluded[0]
     assert voc_metrics(val, Detections([dog], ["2007_test", "second"], []))["box_ap50"] == 5.0
 
 

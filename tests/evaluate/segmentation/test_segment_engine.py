@@ -32,22 +32,22 @@ from core.backbones import Backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import BrokenImage, UserError
+from evaluate.common.broken_file import note_broken, read_lines
 from evaluate.common.protocol import protocol_file
-from evaluate.segmentation.data.broken_file import note_broken, read_lines
 from evaluate.segmentation.data.transforms import RandomScale, ReadImage, ReadLabels
 from evaluate.segmentation.engine import layer_decay  # noqa: F401, what the settings name is registered here
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.hooks import PlainCheckpointHook
 from evaluate.segmentation.engine.metric import ConfusionMetric, scores
 from evaluate.segmentation.model.segmentor import build_segmentor
-from evaluate.segmentation.protocol import SegmentConfig
+from evaluate.segmentation.protocol import KINDS, SegmentConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 TINY_VIT = "timm:vit_small_patch16_224(img_size=64, depth=12, embed_dim=48, num_heads=3)"
 
 
 def _config(name: str, *overrides: str) -> SegmentConfig:
-    return load_config(SegmentConfig, protocol_file(name, "segmentation"), overrides)
+    return load_config(SegmentConfig, protocol_file(name, *KINDS), overrides)
 
 
 def _build(config: SegmentConfig, backbone: Backbone) -> tuple[Any, str, dict[str, Any]]:

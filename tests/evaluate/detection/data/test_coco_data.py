@@ -73,7 +73,7 @@ def changed(change: Callable[[Document], object]) -> Document:
 
 def test_records_are_detectron2s(tmp_path: Path) -> None:
     split = open_coco(write(tmp_path, small()), "train", True, "polygon", 0.0)
-    assert (split.classes, split.category_ids, split.left_out) == (("ball", "cup"), (1, 3), ())
+    assert (split.classes, split.category_ids, split.excluded) == (("ball", "cup"), (1, 3), ())
     first = split.records[0]
     assert (first["file_name"], first["image_id"], first["height"]) == (str(tmp_path / "train2017" / "a.png"), 7, 30)
     assert [(one["bbox"], one["category_id"]) for one in first["annotations"]] == [
@@ -155,8 +155,8 @@ def test_a_few_bad_ones_among_many_are_left_out_and_named(tmp_path: Path) -> Non
     document["annotations"][0]["bbox"] = [1, 2, 0, 10]
     document["annotations"][1]["bbox"] = [-1.5, 5, 20, 20]  # a rounding error
     split = open_coco(write(tmp_path, small(), document), "val", True, "polygon", 0.01)
-    assert len(split.left_out) == 1
-    assert "annotation 1: box [1, 2, 0, 10] " in split.left_out[0]
+    assert len(split.excluded) == 1
+    assert "annotation 1: box [1, 2, 0, 10] " in split.excluded[0]
     assert [len(record["annotations"]) for record in split.records] == [1, 501]
     # What is measured against has the same objects, and is otherwise as published.
     assert split.truth == {**document, "annotations": document["annotations"][1:]}

@@ -95,6 +95,6 @@ def test_a_polygon_of_less_than_three_points_counts_as_impossible(tmp_path: Path
         with pytest.raises(UserError, match=rf"1 of 3 .*polygon.* {count} numbers"):
             masked(tmp_path, polygons)
         split = masked(tmp_path, polygons, 0.5)
-        assert len(split.left_out) == 1
+        assert len(split.excluded) == 1
         assert [one["id"] for one in split.truth["annotations"]] == [2, 3]
         assert [len(record["annotations"]) for record in split.records] == [1, 1]

@@ -1,7 +1,11 @@
-"""Parts that Detectron2 0.6 lacks: ResNets of any width, C4's extra norm after res5, heads with layer norm."""
+"""Layers that Detectron2 0.6 lacks: layer norms, ResNets of any width, C4's extra norm, heads with layer norm.
+
+Names of norms are resolved here, too, because SyncBN depends on the hardware.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from detectron2.layers import ShapeSpec, get_norm
@@ -13,7 +17,31 @@ from detectron2.modeling.roi_heads.roi_heads import Res5ROIHeads
 
 from converters.engines.detectron2_resnet import detectron2_resnet
 from core.backbones import BackboneConfig, build_backbone
-from evaluate.detection.model.norms import norm_of
+from core.distributed import Processes
+
+
+def norm_of(name: str) -> Any:
+    """Argument for Detectron2's `get_norm`: its own names unchanged, `LN` as a layer norm over channels."""
+    if name != "LN":
+        return name
+    from timm.layers import LayerNorm2d
+
+    return partial(LayerNorm2d, eps=1e-6)
+
+
+def norm_here(name: str, processes: Processes, heads: bool = False) -> str:
+    """Name of the norm layer that implements `name` on these processes.
+
+    SyncBN is torch's on GPUs, Detectron2's own version among CPU processes (torch has none), and plain BN on a single
+    process. Heads see a different number of regions on each rank; naiveSyncBN_N weights by it.
+    """
+    if name != "SyncBN":
+        return name
+    if processes.world_size == 1:
+        return "BN"
+    if processes.device.type == "cuda":
+        return "SyncBN"
+    return "naiveSyncBN_N" if heads else "naiveSyncBN"
 
 
 @BACKBONE_REGISTRY.register()
