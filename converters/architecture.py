@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +42,21 @@ _VITS = {
 _SIZES = {"layers", "cardinality", "base_width", "patch_size", "embed_dim", "depth"}
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What the family of a file says about an architecture beyond its weights."""
+
+    family: str = ""
+    """Its name, for messages."""
+    padded_stem: bool = False
+    """3×3 stems have a border of 2 pixels instead of 1."""
+    heads: Mapping[int, int] = field(default_factory=dict)
+    """Width of a ViT -> its number of attention heads, where it is not width / 64."""
+
+
+NO_HINTS = Hints()
+
+
 def parse_architecture(text: str) -> BackboneConfig:
     """`NAME` or `NAME(key=value, …)`, as `core.backbones.describe` prints it; values are YAML, `stem` sets the stem."""
     match = re.fullmatch(r"([\w.]+)\s*(?:\((.*)\))?", text.strip(), re.DOTALL)
@@ -56,7 +72,7 @@ def parse_architecture(text: str) -> BackboneConfig:
     return from_dict(BackboneConfig, {"name": match[1], "args": args, "stem": stem})
 
 
-def agree(config: BackboneConfig, arch: str | None, source: str) -> None:
+def check_consistent(config: BackboneConfig, arch: str | None, source: str) -> None:
     """Raises `UserError` where `arch` contradicts the architecture that `source` is known to have."""
     if arch is None:
         return
@@ -66,15 +82,15 @@ def agree(config: BackboneConfig, arch: str | None, source: str) -> None:
 
 
 def resolve(
-    tensors: Mapping[str, Tensor], arch: str | None, source: str, padded_stem: bool = False
+    tensors: Mapping[str, Tensor], arch: str | None, source: str, hints: Hints = NO_HINTS
 ) -> tuple[BackboneConfig, str]:
     """The architecture of weights under timm's names, and a note on what had to be assumed ("" for nothing).
 
-    `arch` decides what the weights can't show, and must fit them. `padded_stem`: 3×3 stems have a border of 2.
+    `arch` decides what the weights do not show, and must fit them. `hints`: of the file's family.
     Raises `UserError` where it doesn't fit, and where there is none and the shapes don't tell.
     """
     try:
-        inferred, note = infer(tensors, source, padded_stem)
+        inferred, note = infer(tensors, source, hints)
     except UserError:
         if arch is None:
             raise
@@ -95,17 +111,17 @@ def resolve(
     return wanted, f"--arch {arch}"
 
 
-def infer(tensors: Mapping[str, Tensor], source: str, padded_stem: bool = False) -> tuple[BackboneConfig, str]:
+def infer(tensors: Mapping[str, Tensor], source: str, hints: Hints = NO_HINTS) -> tuple[BackboneConfig, str]:
     """`resolve` without an `arch`."""
     try:
         if "patch_embed.proj.weight" in tensors:
-            return _infer_vit(tensors, source)
-        return _infer_resnet(tensors, source, padded_stem)
+            return _infer_vit(tensors, source, hints)
+        return _infer_resnet(tensors, source, hints)
     except (IndexError, ZeroDivisionError) as error:  # tensors without the dimensions of a convolution
         raise UserError(f"{source} holds tensors whose shapes no known network has ({error}); give --arch") from None
 
 
-def _infer_resnet(tensors: Mapping[str, Tensor], source: str, padded_stem: bool) -> tuple[BackboneConfig, str]:
+def _infer_resnet(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tuple[BackboneConfig, str]:
     stem = tensors.get("conv1.weight")
     if stem is None or stem.shape[:2] != (64, 3) or stem.shape[2:] not in ((7, 7), (3, 3)):
         shape = "a deep stem" if stem is None else f"a stem of shape {list(stem.shape)}"
@@ -144,12 +160,12 @@ def _infer_resnet(tensors: Mapping[str, Tensor], source: str, padded_stem: bool)
         args["channels"] = channels
     if stem.shape[2] == 7:
         return BackboneConfig(name, args), ""
-    kind, border = ("small_padded", 2) if padded_stem else ("small", 1)
+    kind, border = ("small_padded", 2) if hints.padded_stem else ("small", 1)
     note = f"3×3 stem: stride 1, border {border}, no max pooling assumed"
     return BackboneConfig(name, args, kind), note  # type: ignore[arg-type]
 
 
-def _infer_vit(tensors: Mapping[str, Tensor], source: str) -> tuple[BackboneConfig, str]:
+def _infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tuple[BackboneConfig, str]:
     patches = tensors["patch_embed.proj.weight"]
     if patches.ndim != 4 or patches.shape[1] != 3 or patches.shape[2] != patches.shape[3]:
         raise UserError(f"{source} holds a ViT with patches of shape {list(patches.shape)}; known are square RGB ones")

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from converters.detectron2_file import resnet_name, write_detectron2
+from converters.detectron2_file import write_detectron2
+from converters.key_maps import detectron2, torchvision
 from converters.key_table import KeyTable
 from converters.mmseg_backbone import backbone_settings, mmseg_names
-from converters.torchvision_model import torchvision_model, vit_name
+from converters.torchvision_model import torchvision_model
 from core.backbones import Backbone, RawPixels, describe, is_vit
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
@@ -96,13 +97,14 @@ def _names(backbone: Backbone, to: Destination) -> dict[str, str]:
         return mmseg_names(backbone.config, backbone.model)
     if to == "torchvision":
         torchvision_model(backbone.config, backbone.model)  # refuses what torchvision doesn't have
-        found = {name: vit_name(name) if is_vit(backbone.model) else name for name in state}
+        key_map = torchvision.VIT if is_vit(backbone.model) else torchvision.RESNET
     else:
         if backbone.config.stem != "imagenet":
             raise UserError(
                 f"Detectron2's ResNets have a 7×7 stem with max pooling, {describe(backbone.config)} differs from that"
             )
-        found = {name: resnet_name(name) for name in state}
+        key_map = detectron2.RESNET
+    found = {name: key_map.from_timm(name) for name in state}
     left = [name for name, new in found.items() if new is None]
     if left:
         raise UserError(

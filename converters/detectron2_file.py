@@ -17,29 +17,6 @@ from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from core.untrusted.plain_values import plain
 
-_RULES = (
-    (r"conv1\.weight", "stem.conv1.weight"),
-    (r"bn1\.(\w+)", r"stem.conv1.norm.\1"),
-    *(
-        (rf"layer{stage}\.(\d+)\.{ours}", rf"res{stage + 1}.\1.{theirs}")
-        for stage in (1, 2, 3, 4)
-        for ours, theirs in (
-            (r"conv(\d)\.weight", r"conv\2.weight"),
-            (r"bn(\d)\.(\w+)", r"conv\2.norm.\3"),
-            (r"downsample\.0\.weight", r"shortcut.weight"),
-            (r"downsample\.1\.(\w+)", r"shortcut.norm.\2"),
-        )
-    ),
-)
-
-
-def resnet_name(name: str) -> str | None:
-    """Detectron2's name of a ResNet tensor that timm calls `name`; None where it has no place for it."""
-    for pattern, replacement in _RULES:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return None
-
 
 def write_detectron2(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors under Detectron2's names as a `.pkl` that any version of Python 3 and NumPy reads.

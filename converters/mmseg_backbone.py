@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,31 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from converters.engines.openmmlab import import_mmseg
+from converters.key_maps.mmseg import VIT
 from core.backbones import BackboneConfig, architecture_args, describe, is_vit
 from core.errors import UserError
 
-_VIT_RULES = (
-    (r"cls_token", "cls_token"),
-    (r"pos_embed", "pos_embed"),
-    (r"patch_embed\.proj\.(\w+)", r"patch_embed.projection.\1"),
-    (r"blocks\.(\d+)\.norm([12])\.(\w+)", r"layers.\1.ln\2.\3"),
-    (r"blocks\.(\d+)\.attn\.qkv\.(\w+)", r"layers.\1.attn.attn.in_proj_\2"),
-    (r"blocks\.(\d+)\.attn\.proj\.(\w+)", r"layers.\1.attn.attn.out_proj.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"layers.\1.ffn.layers.0.0.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.ffn.layers.1.\2"),
-    (r"norm\.(\w+)", r"ln1.\1"),
-)
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 FINAL_NORM = ("ln1.weight", "ln1.bias")
 """Names of a ViT's norm after the last block, which segmentation heads do without unless asked for."""
-
-
-def vit_name(name: str) -> str | None:
-    """MMSegmentation's name of a ViT tensor that timm calls `name`; None where it has no place for it."""
-    for pattern, replacement in _VIT_RULES:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return None
 
 
 def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
@@ -44,7 +25,7 @@ def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
     state = model.state_dict()
     if not is_vit(model):
         return {name: name for name in state}
-    found = {name: vit_name(name) for name in state}
+    found = {name: VIT.from_timm(name) for name in state}
     left = [name for name, new in found.items() if new is None]
     if left:
         raise UserError(_refusal(config, f"it has no place for {len(left)} tensors, e.g. {left[0]}"))
@@ -82,7 +63,7 @@ def _vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
         raise UserError(
             _refusal(config, "its ViT has one class token with a position embedding, and an MLP of a whole ratio")
         )
-    left = [name for name in model.state_dict() if vit_name(name) is None]
+    left = [name for name in model.state_dict() if VIT.from_timm(name) is None]
     if left:
         raise UserError(_refusal(config, f"its ViT has no place for {left[0]}"))
     if block.attn.qkv.bias is None or patches.proj.bias is None or not isinstance(model.norm, nn.LayerNorm):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from converters.engines.openmmlab import import_mmseg
-from converters.families import recognise
 from converters.mmseg_backbone import backbone_settings, mmseg_model
+from converters.recognise import recognise
 from core.backbones import Backbone, build_backbone, describe, is_vit
 from core.checkpoints import read_tensors
 from core.coverage import load_completely

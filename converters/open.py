@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.architecture import agree, parse_architecture, resolve
+from converters.architecture import check_consistent, parse_architecture, resolve
 from converters.detectron2_file import read_detectron2
-from converters.families import Network, recognise
+from converters.families import Network
 from converters.key_table import KeyTable
+from converters.recognise import recognise
 from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
 from core.checkpoints import (
     EXPORTS,
@@ -43,7 +44,7 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
       `timm:resnet18(channels=[16,32,64,128], stem=small)`; `timm:NAME.TAG`: the weights that timm released;
     - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
     - `pixels`: the flattened image itself;
-    - a file of another project (see converters/families/__init__.py): the family is found from its keys.
+    - a file of another project (see converters/families): the family is found from its keys.
 
     `network`: which of two networks, where there are two. `arch` (as after `timm:`) decides what foreign weights don't
     show, and must not contradict them. Raises `UserError` for everything that can't be opened completely.
@@ -67,7 +68,7 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         return Backbone(BackboneConfig("pixels"), RawPixels(), "raw pixels", {"network": "none"}), None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
-        agree(backbone.config, arch, ckpt)
+        check_consistent(backbone.config, arch, ckpt)
         return backbone, None
     if ckpt.startswith("random:"):
         like = open_backbone(ckpt.removeprefix("random:"), network, arch)
@@ -108,7 +109,7 @@ def _in_folder(folder: Path, network: Network) -> Path:
 
 def _exported(path: Path, network: Network, arch: str | None) -> Backbone:
     backbone = load_exported(path)
-    agree(backbone.config, arch, str(path))
+    check_consistent(backbone.config, arch, str(path))
     held = backbone.origin.get("network", network)
     # `online` is what a call without a wish asks for, so only a wish for the target can be disappointed by a file.
     if network == "target" and held != "target":
@@ -129,7 +130,7 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
         facts = {"method": settings["objective"]["name"], "epoch": state["epoch"], "step": state["step"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is a damaged training state ({error}); take an older one") from None
-    agree(config, arch, str(path))
+    check_consistent(config, arch, str(path))
     model, coverage = build_and_load(config, tensors, str(path))
     origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), "network": network}
     origin["coverage"] = coverage.summary()
@@ -139,7 +140,7 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
 
 def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
     found = recognise(document, str(path), network)
-    config, note = resolve(found.tensors, arch, str(path), found.padded_stem)
+    config, note = resolve(found.tensors, arch, str(path), found.hints)
     model, coverage = build_and_load(config, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
     notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])

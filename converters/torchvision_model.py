@@ -1,35 +1,14 @@
-"""torchvision's ResNet or ViT for a backbone: its names for the tensors, and the model itself."""
+"""torchvision's ResNet or ViT for a backbone."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import nn
 
+from converters.key_maps.torchvision import VIT
 from core.backbones import BackboneConfig, architecture_args, describe
 from core.errors import UserError
-
-_LAYER = r"encoder.layers.encoder_layer_\1."
-_VIT_RULES = (
-    (r"cls_token", "class_token"),
-    (r"pos_embed", "encoder.pos_embedding"),
-    (r"patch_embed\.proj\.(\w+)", r"conv_proj.\1"),
-    (r"blocks\.(\d+)\.norm([12])\.(\w+)", _LAYER + r"ln_\2.\3"),
-    (r"blocks\.(\d+)\.attn\.qkv\.(\w+)", _LAYER + r"self_attention.in_proj_\2"),
-    (r"blocks\.(\d+)\.attn\.proj\.(\w+)", _LAYER + r"self_attention.out_proj.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", _LAYER + r"mlp.0.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", _LAYER + r"mlp.3.\2"),
-    (r"norm\.(\w+)", r"encoder.ln.\1"),
-)
-
-
-def vit_name(name: str) -> str | None:
-    """torchvision's name of a ViT tensor that timm calls `name`; None where it has no place for it."""
-    for pattern, replacement in _VIT_RULES:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return None
 
 
 def torchvision_model(config: BackboneConfig, model: Any) -> nn.Module:
@@ -72,7 +51,7 @@ def _vit(config: BackboneConfig, timm_model: Any) -> nn.Module:
         mlp_dim=block.mlp.fc1.out_features,
     )
     model.heads = nn.Sequential()
-    wanted = {vit_name(name): tensor.shape for name, tensor in timm_model.state_dict().items()}
+    wanted = {VIT.from_timm(name): tensor.shape for name, tensor in timm_model.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in model.state_dict().items()}:
         raise UserError(
             f"torchvision's ViT has square images, a class token, biases and a final norm and nothing more; "

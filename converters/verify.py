@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
 from converters.engines import detectron2_compat
-from converters.families import recognise
 from converters.mmseg_verify import VIT_TOLERANCE, verify_mmseg
+from converters.recognise import recognise
 from converters.torchvision_model import torchvision_model
 from core.backbones import Backbone, build_backbone, describe, is_vit
 from core.checkpoints import read_safetensors, read_tensors

@@ -15,7 +15,8 @@ import pytest
 import timm
 import torch
 
-from converters.detectron2_file import read_detectron2, resnet_name, write_detectron2
+from converters.detectron2_file import read_detectron2, write_detectron2
+from converters.key_maps.detectron2 import RESNET
 from converters.open import open_backbone, open_with_account
 from core.errors import UserError
 
@@ -38,11 +39,11 @@ _RECONSTRUCT = np.zeros(1).__reduce__()[0]
     ],
 )
 def test_names(timm_name: str, detectron2_name: str | None) -> None:
-    assert resnet_name(timm_name) == detectron2_name
+    assert RESNET.from_timm(timm_name) == detectron2_name
 
 
 def test_a_resnet50_has_318_names_and_they_differ() -> None:
-    names = [resnet_name(name) for name in timm.create_model("resnet50", num_classes=0).state_dict()]
+    names = [RESNET.from_timm(name) for name in timm.create_model("resnet50", num_classes=0).state_dict()]
     assert len(set(names)) == 318
     assert None not in names
 
@@ -171,7 +172,7 @@ def test_a_document_that_is_no_dictionary_is_named(tmp_path: Path) -> None:
 def test_a_trained_detector_gives_its_backbone(tmp_path: Path) -> None:
     source = timm.create_model("resnet18", num_classes=0).eval()
     state = {
-        f"backbone.bottom_up.{resnet_name(name)}": tensor
+        f"backbone.bottom_up.{RESNET.from_timm(name)}": tensor
         for name, tensor in source.state_dict().items()
         if not name.endswith("num_batches_tracked")  # its frozen batch norm has none
     }
@@ -185,7 +186,7 @@ def test_a_trained_detector_gives_its_backbone(tmp_path: Path) -> None:
 
 
 def _as_detectron2(source: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-    return {f"{prefix}{resnet_name(name)}": tensor for name, tensor in source.state_dict().items()}
+    return {f"{prefix}{RESNET.from_timm(name)}": tensor for name, tensor in source.state_dict().items()}
 
 
 def test_a_c4_detector_gives_the_whole_backbone(tmp_path: Path) -> None:

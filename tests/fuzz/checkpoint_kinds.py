@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from converters.detectron2_file import resnet_name, write_detectron2
+from converters.detectron2_file import write_detectron2
+from converters.key_maps.detectron2 import RESNET
 from converters.open import open_backbone
 from core.backbones import Backbone, BackboneConfig, build_backbone
 from core.checkpoints import TRAINING_FORMAT, export_backbone, save_training_state, tensors_digest
@@ -43,7 +44,7 @@ def _originals(folder: Path) -> tuple[dict[str, Path], dict[str, torch.Tensor]]:
     export_backbone(files["export.safetensors"], state, _TINY, {"method": "byol", "epoch": 1, "network": "online"})
     torch.save({"state_dict": state, "epoch": 3, "args": {"lr": 0.1}}, files["plain.pth"])
     torch.save(state, files["legacy.pth"], _use_new_zipfile_serialization=False)
-    write_detectron2(files["detectron2.pkl"], {str(resnet_name(name)): tensor for name, tensor in state.items()})
+    write_detectron2(files["detectron2.pkl"], {str(RESNET.from_timm(name)): tensor for name, tensor in state.items()})
     save_file(state, files["bare.safetensors"])
     training = {
         "config": {"backbone": to_dict(_TINY), "objective": {"name": "byol"}}, "epoch": 1, "data": {"images": 4},

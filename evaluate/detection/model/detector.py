@@ -12,7 +12,7 @@ from torch import nn
 
 import evaluate.detection.model.detectron2_layers
 import evaluate.detection.model.vit  # noqa: F401
-from converters.detectron2_file import resnet_name
+from converters.key_maps.detectron2 import RESNET
 from core.backbones import Backbone
 from core.coverage import Coverage
 from core.distributed import Processes
@@ -162,7 +162,7 @@ def load_backbone(detector: nn.Module, backbone: Backbone) -> Coverage:
 def _place(name: str, own: Mapping[str, Any]) -> str | None:
     """Where the detector keeps the tensor that timm calls `name`."""
     candidates = [f"backbone.bottom_up.vit.{name}"]
-    if (theirs := resnet_name(name)) is not None:
+    if (theirs := RESNET.from_timm(name)) is not None:
         candidates += [f"backbone.bottom_up.{theirs}", f"backbone.{theirs}", f"roi_heads.{theirs}"]
     return next((candidate for candidate in candidates if candidate in own), None)
 

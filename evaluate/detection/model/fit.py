@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from converters.detectron2_file import resnet_name
+from converters.key_maps.detectron2 import RESNET
 from core.backbones import Backbone, BackboneConfig, RawPixels, architecture_args, describe, is_vit
 from core.errors import UserError
 from evaluate.detection.settings import DetectionConfig
@@ -52,7 +52,7 @@ def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
             f"{what} can't be a Detectron2 backbone: it has {other}, and Detectron2's ResNet would compute "
             f"other features from its weights; take the plain ResNet"
         )
-    unknown = [name for name in model.state_dict() if resnet_name(name) is None]
+    unknown = [name for name in model.state_dict() if RESNET.from_timm(name) is None]
     if unknown:
         raise UserError(f"{what}: Detectron2's ResNet has no place for {len(unknown)} tensors, e.g. {unknown[0]}")
 

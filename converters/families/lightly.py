@@ -1,0 +1,11 @@
+"""lightly: its examples and benchmarks."""
+
+from converters.families.base import Family
+
+FAMILY = Family(
+    "lightly",
+    ("backbone.", "student_backbone."),
+    ("backbone_momentum.", "teacher_backbone."),
+    mark=r"backbone\.\d|(projection|prediction)_head|student_|teacher_|backbone_momentum\.",
+    rank=30,
+)

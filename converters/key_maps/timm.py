@@ -1,0 +1,45 @@
+"""Key maps of timm's ViT names, which DINO, MAE, MoCo v3 and many others use too, and of DINOv2's variants of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from converters.key_maps.base import IDENTITY, MASKED, ON_TOP, KeyMap
+
+_OUTSIDE = {**ON_TOP, **MASKED}
+_REGISTERS = ("reg_token", "register_tokens")
+
+
+def fold_class_position(tensors: dict[str, Tensor]) -> None:
+    """Adds the class token's position embedding to the class token where DINOv2's registers have no position.
+
+    timm's network of that kind gives positions to patches alone (`no_embed_class`). Tensors: cls_token [1, 1, D],
+    pos_embed [1, 1 + s², D], reg_token [1, R, D].
+    """
+    if {"reg_token", "cls_token", "pos_embed"} <= tensors.keys():
+        positions = tensors["pos_embed"]
+        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+        tensors["pos_embed"] = positions[:, 1:].clone()
+
+
+VIT = KeyMap("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_OUTSIDE)
+
+DINOV2_REGISTERS = KeyMap(
+    "DINOv2's ViT with registers",
+    "register_tokens",
+    "blocks.0.attn.qkv.",
+    templates=(_REGISTERS, *IDENTITY),
+    heads=_OUTSIDE,
+    adapt=fold_class_position,
+)
+
+DINOV2_CHUNKS = KeyMap(
+    "DINOv2's ViT in chunks of blocks",
+    "blocks.0.0.attn.qkv.weight",
+    "patch_embed.proj.",
+    templates=(_REGISTERS, ("blocks.{n}.{*}", "blocks.{-}.{n}.{*}"), *IDENTITY),
+    heads=_OUTSIDE,
+    adapt=fold_class_position,
+)
+
+KEY_MAPS = (VIT, DINOV2_REGISTERS, DINOV2_CHUNKS)
