@@ -69,11 +69,11 @@ def _convert(ckpt: str, to: str, out: str) -> dict[str, float]:
     import torchvision  # noqa: F401
 
     from converters.destinations import write_for
-    from converters.open import open_with_account
+    from converters.open import open_with_report
     from converters.verify import verify
 
     before, started = reset_peak(), time.perf_counter()
-    backbone, table = open_with_account(ckpt, "online", None)
+    backbone, table = open_with_report(ckpt, "online", None)
     write_for(backbone, table, to, Path(out))  # type: ignore[arg-type]
     taken, most = time.perf_counter() - started, peak() - before
     started = time.perf_counter()

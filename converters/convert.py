@@ -38,10 +38,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from converters.destinations import usage, write_for
-    from converters.open import open_with_account
+    from converters.open import open_with_report
     from converters.verify import verify
 
-    backbone, table = open_with_account(arguments.ckpt, arguments.network, arguments.arch)
+    backbone, table = open_with_report(arguments.ckpt, arguments.network, arguments.arch)
     # What stands at --out stays until the new file is proved.
     unproved = arguments.out.with_name(f".{arguments.out.stem}.unproved{arguments.out.suffix}")
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from converters.architecture import check_consistent, parse_architecture, resolve
 from converters.detectron2_file import read_detectron2
-from converters.families import Network
+from converters.families import STAND_INS, Network
 from converters.key_table import KeyTable
 from converters.recognise import recognise
 from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
@@ -49,10 +49,10 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
     `network`: which of two networks, where there are two. `arch` (as after `timm:`) decides what foreign weights don't
     show, and must not contradict them. Raises `UserError` for everything that can't be opened completely.
     """
-    return open_with_account(ckpt, network, arch, seed)[0]
+    return open_with_report(ckpt, network, arch, seed)[0]
 
 
-def open_with_account(
+def open_with_report(
     ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0
 ) -> tuple[Backbone, KeyTable]:
     """`open_backbone`, and what became of every tensor in the file."""
@@ -89,7 +89,7 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         return _foreign(path, tensors, network, arch)
     if path.suffix == ".pkl":
         return _foreign(path, read_detectron2(path), network, arch)
-    document = read_tensors(path)
+    document = read_tensors(path, STAND_INS, foreign=True)
     if is_training_state(document):
         return _training_state(path, document, network, arch), None
     return _foreign(path, document, network, arch)

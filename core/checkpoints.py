@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from core.coverage import build_and_load
 from core.errors import UserError, first_line
 from core.files.atomic_file import write_atomically
 from core.untrusted.plain_values import plain
-from core.untrusted.stand_ins import SAFE_GLOBALS
+from core.untrusted.stand_ins import SAFE_GLOBALS, SafeGlobal, unlisted_globals, unlisted_outside_optimisers
 from core.untrusted.zip_archives import find_fault, is_zip
 
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
@@ -34,10 +34,11 @@ _ABOUT_THE_FILE = ("format", "backbone", "sha256", _HEADER_DIGEST)
 _STATE_NAME = re.compile(r"step_(\d{9})\.pt")
 
 
-def read_tensors(path: Path) -> Any:
-    """What `torch.save` wrote to `path`, on the CPU, without ever running code from the file.
+def read_tensors(path: Path, stand_ins: Sequence[SafeGlobal] = (), foreign: bool = False) -> Any:
+    """Contents of a file of `torch.save`, on the CPU, without ever running code from the file.
 
-    Bookkeeping of other projects comes as inert placeholders (core/untrusted/stand_ins.py). Raises `UserError` for a
+    Bookkeeping of other projects comes as inert placeholders (core/untrusted/stand_ins.py), as do `stand_ins` and, in a
+    `foreign` file, classes and functions of any name below its optimisers and schedulers. Raises `UserError` for a
     missing, damaged or non-checkpoint file, and for one that holds other objects than tensors and plain values. Every
     byte is checked against the file's checksums, where it has them (all that torch writes since version 1.6).
     """
@@ -45,10 +46,14 @@ def read_tensors(path: Path) -> Any:
     try:
         if is_zip(path) and (fault := find_fault(path)):
             raise UserError(f"{path} is not a readable checkpoint ({fault})")
-        with torch.serialization.safe_globals(list(SAFE_GLOBALS)), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*SAFE_GLOBALS, *stand_ins]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about what a file asks of it
-            document = torch.load(path, map_location="cpu", weights_only=True)
-        return plain(document, str(path))
+            with torch.serialization.safe_globals(list(unlisted_globals(path) if foreign else ())):
+                document = torch.load(path, map_location="cpu", weights_only=True)
+        document = plain(document, str(path))
+        if foreign and (name := unlisted_outside_optimisers(document)):
+            raise UserError(_more_than_tensors(path, name))
+        return document
     except UserError:
         raise
     except FileNotFoundError:
@@ -59,10 +64,7 @@ def read_tensors(path: Path) -> Any:
         # torch names the refused object in one of two sentences; the rest of its text is advice we don't follow.
         blocked = re.search(r"(?:nsupported GLOBAL|GLOBAL|nsupported class) ([\w.]+)", str(error))
         if blocked:
-            raise UserError(
-                f"{path} holds more than tensors and plain values ({blocked.group(1)}) and such files are not "
-                f"executed; save its state dict alone with torch.save and pass that"
-            ) from None
+            raise UserError(_more_than_tensors(path, blocked.group(1))) from None
         raise UserError(
             f"{path} is not a readable checkpoint (its pickled part is damaged or not a checkpoint)"
         ) from None
@@ -71,6 +73,13 @@ def read_tensors(path: Path) -> Any:
             ImportError, struct.error) as error:  # fmt: skip
         # A truncated or foreign file can trip the reader anywhere.
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from None
+
+
+def _more_than_tensors(path: Path, name: str) -> str:
+    return (
+        f"{path} holds more than tensors and plain values ({name[:100]}) and such files are not executed; save its "
+        f"state dict alone with torch.save and pass that"
+    )
 
 
 def save_training_state(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:

@@ -6,8 +6,9 @@ import importlib
 import pkgutil
 
 from converters.families.base import Family, Network
+from core.untrusted.stand_ins import stand_ins
 
-__all__ = ["FAMILIES", "Family", "Network", "known_families"]
+__all__ = ["FAMILIES", "STAND_INS", "Family", "Network", "known_families"]
 
 FAMILIES: tuple[Family, ...] = tuple(
     sorted(
@@ -20,6 +21,12 @@ FAMILIES: tuple[Family, ...] = tuple(
     )
 )
 """All families in the order in which they are tried."""
+
+STAND_INS = stand_ins(
+    [name for family in FAMILIES for name in family.stand_ins],
+    [name for family in FAMILIES for name in family.dictionaries],
+)
+"""For `core.checkpoints.read_tensors`: the classes and functions of all families."""
 
 
 def known_families() -> str:

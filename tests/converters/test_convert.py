@@ -16,7 +16,7 @@ import torchvision
 from converters.convert import main
 from converters.destinations import Destination, write_for
 from converters.engines import detectron2_compat
-from converters.open import open_backbone, open_with_account
+from converters.open import open_backbone, open_with_report
 from converters.verify import feature_maps, verify
 from core.backbones import build_backbone
 from core.checkpoints import read_tensors
@@ -80,14 +80,14 @@ def test_to_detectron2_and_back(
 def test_detectron2s_own_model_gives_the_same_maps(tmp_path: Path, name: str) -> None:
     detectron2_compat.install_hook()
     pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
-    backbone, table = open_with_account(f"timm:{name}")
+    backbone, table = open_with_report(f"timm:{name}")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")
     assert verify(backbone, "detectron2", tmp_path / "x.pkl").startswith("verified: Detectron2")
 
 
 def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)  # makes its import fail
-    backbone, table = open_with_account("timm:resnet18(channels=[8,16,24,32])")
+    backbone, table = open_with_report("timm:resnet18(channels=[8,16,24,32])")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")
     said = verify(backbone, "detectron2", tmp_path / "x.pkl")
     assert said.startswith("verified: ")
@@ -99,7 +99,7 @@ def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, m
     ["wide_resnet50_2", "resnet18(stem=small)", "resnet18(stem=small_padded)", "resnet18(zero_init_last=false)"],
 )
 def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
-    backbone, table = open_with_account(f"timm:{name}")
+    backbone, table = open_with_report(f"timm:{name}")
     written = write_for(backbone, table, "torchvision", tmp_path / "x.safetensors")
     assert not written.renamed
     said = verify(backbone, "torchvision", tmp_path / "x.safetensors")
@@ -107,7 +107,7 @@ def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
 
 
 def test_a_vit_to_torchvision(tmp_path: Path) -> None:
-    backbone, table = open_with_account("timm:vit_small_patch16_224(depth=2, img_size=64, num_heads=12)")
+    backbone, table = open_with_report("timm:vit_small_patch16_224(depth=2, img_size=64, num_heads=12)")
     written = write_for(backbone, table, "torchvision", tmp_path / "x.pth")
     assert ("blocks.1.attn.qkv.bias", "encoder.layers.encoder_layer_1.self_attention.in_proj_bias") in written.renamed
     assert len(written.renamed) == len(backbone.model.state_dict())
@@ -120,14 +120,14 @@ def test_a_vit_to_torchvision(tmp_path: Path) -> None:
 
 
 def test_a_vit_for_detectron2_keeps_timms_names(tmp_path: Path) -> None:
-    backbone, table = open_with_account("timm:vit_tiny_patch16_224(depth=1, img_size=64, num_heads=6)")
+    backbone, table = open_with_report("timm:vit_tiny_patch16_224(depth=1, img_size=64, num_heads=6)")
     assert not write_for(backbone, table, "detectron2", tmp_path / "x.pkl").renamed
     assert "ViT" in verify(backbone, "detectron2", tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timms_own_loader_takes_the_file(tmp_path: Path, suffix: str) -> None:
-    backbone, table = open_with_account("timm:resnet18", seed=3)
+    backbone, table = open_with_report("timm:resnet18", seed=3)
     out = tmp_path / f"x{suffix}"
     write_for(backbone, table, "timm", out)
     assert verify(backbone, "timm", out).startswith("verified: ")
@@ -145,7 +145,7 @@ def test_feature_maps_are_timms() -> None:
 
 @pytest.mark.parametrize("to", ["timm", "torchvision"])
 def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
-    backbone, table = open_with_account("timm:resnet18")
+    backbone, table = open_with_report("timm:resnet18")
     write_for(backbone, table, to, tmp_path / "x.pth")
     state = read_tensors(tmp_path / "x.pth")
     state["layer3.0.downsample.0.weight"] = state["layer3.0.downsample.0.weight"].flip(0)
@@ -180,7 +180,7 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
 def test_what_a_library_lacks_is_refused_and_nothing_written(
     tmp_path: Path, ckpt: str, to: Destination, out: str, message: str
 ) -> None:
-    backbone, table = open_with_account(ckpt)
+    backbone, table = open_with_report(ckpt)
     with pytest.raises(UserError, match=message):
         write_for(backbone, table, to, tmp_path / out)
     assert not list(tmp_path.iterdir())

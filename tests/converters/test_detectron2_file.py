@@ -17,7 +17,7 @@ import torch
 
 from converters.detectron2_file import read_detectron2, write_detectron2
 from converters.key_maps.detectron2 import RESNET
-from converters.open import open_backbone, open_with_account
+from converters.open import open_backbone, open_with_report
 from core.errors import UserError
 
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
@@ -198,7 +198,7 @@ def test_a_c4_detector_gives_the_whole_backbone(tmp_path: Path) -> None:
     }
     state |= {"roi_heads.res5.norm.weight": torch.ones(512), "roi_heads.box_predictor.cls_score.weight": torch.ones(2)}
     torch.save({"model": state}, tmp_path / "c4.pth")
-    backbone, table = open_with_account(str(tmp_path / "c4.pth"))
+    backbone, table = open_with_report(str(tmp_path / "c4.pth"))
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(backbone.model.forward_features(images), source.forward_features(images))
     assert ("model.roi_heads.res5.0.conv1.weight", "layer4.0.conv1.weight") in table.renamed
@@ -212,7 +212,7 @@ def test_what_public_scripts_put_behind_the_stem_is_a_head(tmp_path: Path) -> No
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
     document = {"model": arrays, "__author__": "x", "matching_heuristics": True}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(document))
-    backbone, table = open_with_account(str(tmp_path / "x.pkl"))
+    backbone, table = open_with_report(str(tmp_path / "x.pkl"))
     assert torch.equal(backbone.model.conv1.weight, source.conv1.weight)
     assert dict(table.dropped) == {
         "model.stem.fc.0.weight": "head or projector on top of the backbone",

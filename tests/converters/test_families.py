@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from converters.architecture import infer
-from converters.open import open_backbone, open_with_account
+from converters.open import open_backbone, open_with_report
 from core.backbones import BackboneConfig
 from core.errors import UserError
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
@@ -224,7 +224,7 @@ def test_small_stems_have_the_border_of_their_family(
 
 def test_every_tensor_is_accounted_for(tmp_path: Path, resnets: list[nn.Module]) -> None:
     torch.save(_moco_v2(*resnets), tmp_path / "moco.pth.tar")
-    _, table = open_with_account(str(tmp_path / "moco.pth.tar"))
+    _, table = open_with_report(str(tmp_path / "moco.pth.tar"))
     assert not table.matched
     assert ("state_dict.module.encoder_q.conv1.weight", "conv1.weight") in table.renamed
     assert len(table.renamed) == 120
@@ -240,7 +240,7 @@ def test_every_tensor_is_accounted_for(tmp_path: Path, resnets: list[nn.Module])
 def test_absent_batch_counters_become_zero_and_are_named(tmp_path: Path, resnets: list[nn.Module]) -> None:
     state = {name: t for name, t in resnets[0].state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
-    backbone, table = open_with_account(str(tmp_path / "old.pth"))
+    backbone, table = open_with_report(str(tmp_path / "old.pth"))
     assert re.search("20 .*num_batches_tracked", backbone.source)
     assert len(table.filled) == 20
     assert int(backbone.model.bn1.num_batches_tracked) == 0

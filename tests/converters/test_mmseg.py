@@ -19,7 +19,7 @@ from converters.destinations import usage, write_for
 from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import backbone_settings, mmseg_model, resize_positions
 from converters.mmseg_verify import dilate
-from converters.open import open_backbone, open_with_account
+from converters.open import open_backbone, open_with_report
 from converters.verify import verify
 from core.checkpoints import read_tensors
 from core.errors import UserError
@@ -64,7 +64,7 @@ def test_a_resnets_maps_are_torchvisions_to_the_last_bit(tmp_path: Path, name: s
     options = {"replace_stride_with_dilation": [False, True, True]} if dilated else {}
     source = _trained_like(getattr(torchvision.models, name)(**options))
     torch.save(source.state_dict(), tmp_path / "source.pth")
-    backbone, table = open_with_account(str(tmp_path / "source.pth"))
+    backbone, table = open_with_report(str(tmp_path / "source.pth"))
     account = write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert not account.renamed
     assert {name for name, _ in account.dropped} == {"fc.weight", "fc.bias"}
@@ -80,7 +80,7 @@ def test_a_resnets_maps_are_torchvisions_to_the_last_bit(tmp_path: Path, name: s
 
 @needs_mmseg
 def test_a_vits_maps_at_another_image_size(tmp_path: Path) -> None:
-    backbone, table = open_with_account("timm:vit_small_patch16_224(depth=4)", seed=1)
+    backbone, table = open_with_report("timm:vit_small_patch16_224(depth=4)", seed=1)
     torch.nn.init.normal_(backbone.model.pos_embed, std=0.5)  # type: ignore[arg-type]
     account = write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert ("blocks.1.attn.qkv.weight", "layers.1.attn.attn.in_proj_weight") in account.renamed
@@ -118,7 +118,7 @@ def test_positions_stay_as_they_are_on_their_own_grid() -> None:
     "name", ["resnet18(channels=[16,32,64,128])", "vit_tiny_patch16_224(depth=2, img_size=64, num_heads=3)"]
 )
 def test_there_and_back_and_what_usage_says_works(tmp_path: Path, name: str) -> None:
-    backbone, table = open_with_account(f"timm:{name}", seed=2)
+    backbone, table = open_with_report(f"timm:{name}", seed=2)
     out = tmp_path / "x.pth"
     write_for(backbone, table, "mmseg", out)
     again = open_backbone(str(out))
@@ -140,7 +140,7 @@ def test_there_and_back_and_what_usage_says_works(tmp_path: Path, name: str) -> 
 
 @needs_mmseg
 def test_the_proof_can_fail(tmp_path: Path) -> None:
-    backbone, table = open_with_account("timm:resnet18")
+    backbone, table = open_with_report("timm:resnet18")
     write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     document = read_tensors(tmp_path / "x.pth")
     document["state_dict"]["layer3.0.downsample.0.weight"] *= 1 + 1e-6
@@ -158,7 +158,7 @@ def test_without_mmsegmentation_the_tensors_are_compared(tmp_path: Path, monkeyp
         raise UserError("MMSegmentation is missing")
 
     monkeypatch.setattr("converters.mmseg_verify.import_mmseg", absent)
-    backbone, table = open_with_account("timm:resnet18(channels=[8,16,32,64])")
+    backbone, table = open_with_report("timm:resnet18(channels=[8,16,32,64])")
     write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert "MMSegmentation is missing" in verify(backbone, "mmseg", tmp_path / "x.pth")
     document = read_tensors(tmp_path / "x.pth")
@@ -187,7 +187,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_it_lacks_is_refused_and_nothing_written(tmp_path: Path, ckpt: str, message: str) -> None:
-    backbone, table = open_with_account(ckpt)
+    backbone, table = open_with_report(ckpt)
     with pytest.raises(UserError, match=message):
         write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert not list(tmp_path.iterdir())
