@@ -15,13 +15,13 @@ def main() -> None:
     arguments = _arguments()
     started = time.time()
 
+    from converters.engines.detectron2_compat import check_detectron2
     from core.config import load_config, to_dict
     from core.distributed import init_distributed, raise_on_all_ranks, rank_zero_first
     from core.result import Result, write_result
     from core.run_folder import RunFolder, drop_metrics_after
     from evaluate.common.context import RunContext
     from evaluate.common.protocol import conflicting_result
-    from evaluate.detection.imports import check_detectron2
     from evaluate.detection.settings import DetectionConfig, find_protocol
 
     file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))

@@ -1,4 +1,4 @@
-"""converters/engines/detectron2_compat.py: each mend alone, in place where something is missing and only there."""
+"""converters/engines/detectron2_compat.py: each fix alone, applied where something is missing and only there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pkg_resources", ModuleType("before"))
     monkeypatch.setattr(PIL.Image, "LINEAR", None, raising=False)
     monkeypatch.delattr(PIL.Image, "LINEAR")
-    for name in ("int", "float", "str", "object"):
+    for name in ("int", "float", "str"):
         monkeypatch.setattr(np, name, None, raising=False)
         monkeypatch.delattr(np, name)
 
@@ -58,7 +58,7 @@ def test_pillows_linear_is_bilinear() -> None:
 def test_numpys_names_are_pythons_types() -> None:
     setup_environment()
     names: Any = np
-    assert [getattr(names, kind.__name__) for kind in (int, float, str, object)] == [int, float, str, object]
+    assert [getattr(names, kind.__name__) for kind in (int, float, str)] == [int, float, str]
     assert np.bool is np.bool_  # NumPy 2 has it, so it is left alone
 
 

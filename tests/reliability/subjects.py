@@ -234,7 +234,7 @@ SUBJECTS = {
         Subject(
             "coco", _coco, _prepare_coco, _outcome_of_coco, "a valid result after the same steps",
             (
-                "converters.open", "evaluate.coco", "evaluate.detection.imports:check_detectron2",
+                "converters.open", "evaluate.coco", "converters.engines.detectron2_compat:check_detectron2",
                 "evaluate.detection.training.loop", "evaluate.detection.metrics.coco_metrics",
                 "evaluate.detection.metrics.inference",
             ),

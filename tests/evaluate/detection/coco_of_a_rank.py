@@ -8,9 +8,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from converters.engines.detectron2_compat import check_detectron2
 from core.errors import run_entry_point
 from evaluate.coco import main
-from evaluate.detection.imports import check_detectron2
 
 if __name__ == "__main__":
     check_detectron2()

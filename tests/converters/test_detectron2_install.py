@@ -1,4 +1,4 @@
-"""evaluate/install_detectron2.py: whole or not at all, nothing outside its folder, an installation left alone."""
+"""converters/engines/detectron2_install.py: installs completely or not at all, keeps an existing installation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from converters.engines import detectron2_install
+from converters.engines.detectron2_install import SHA256, download, main, unpack
 from core.errors import UserError
-from evaluate import install_detectron2
-from evaluate.install_detectron2 import SHA256, download, main, unpack
 from tests.torchrun import ROOT, python
 
 TOP = "pb1-detectron2-0.6"
@@ -83,14 +83,14 @@ def test_stopped_half_way_it_leaves_nothing(
 ) -> None:
     target = tmp_path / "site"
     target.mkdir()
-    rename = install_detectron2.os.rename
+    rename = detectron2_install.os.rename
 
     def stop(source: Path, destination: Path) -> None:
         if destination.name == stopped_at:
             raise error
         rename(source, destination)
 
-    monkeypatch.setattr(install_detectron2.os, "rename", stop)
+    monkeypatch.setattr(detectron2_install.os, "rename", stop)
     with pytest.raises((UserError, KeyboardInterrupt)):
         unpack(whole(tmp_path), target)
     assert list(target.iterdir()) == []
@@ -99,7 +99,7 @@ def test_stopped_half_way_it_leaves_nothing(
 def test_a_python_that_unpacks_unsafely_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "site"
     target.mkdir()
-    monkeypatch.delattr(install_detectron2.tarfile, "data_filter")
+    monkeypatch.delattr(detectron2_install.tarfile, "data_filter")
     with pytest.raises(UserError, match=r"3\.11\.4"):
         unpack(whole(tmp_path), target)
     assert list(target.iterdir()) == []
@@ -120,7 +120,7 @@ def test_pip_is_told_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.Mo
         seen.extend(command)
         return SimpleNamespace(returncode=1, stderr="WARNING: x\nERROR: No matching distribution\n")
 
-    monkeypatch.setattr(install_detectron2.subprocess, "run", run)
+    monkeypatch.setattr(detectron2_install.subprocess, "run", run)
     with pytest.raises(UserError, match=r"pb1-detectron2==0\.6 \(No matching distribution\)"):
         download(tmp_path)
     assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(seen)
@@ -131,7 +131,7 @@ def test_pip_is_told_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.skipif(importlib.util.find_spec("detectron2") is None, reason="needs Detectron2")
 def test_an_installation_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
-    monkeypatch.setattr(install_detectron2, "download", lambda _: pytest.fail("nothing is to be fetched"))
+    monkeypatch.setattr(detectron2_install, "download", lambda _: pytest.fail("nothing is to be fetched"))
     main()
     said = capsys.readouterr().out
     assert "Detectron2" in said
