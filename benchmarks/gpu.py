@@ -24,7 +24,9 @@ from benchmarks.step import five_views, make_step, parity_rows, speed_row, synch
 from core.backbones import BackboneConfig
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
-from pretrain.views.dataset import PhotometricConfig, Sample, View, ViewConfig, collate, draw_photometric
+from pretrain.views.collate import Sample, View, collate
+from pretrain.views.config import PhotometricConfig, ViewConfig
+from pretrain.views.dataset import draw_photometric
 
 PARTS = ("parity", "step, fp32", "step, bf16", "augmentation", "k-NN", "step, bf16, compiled")
 

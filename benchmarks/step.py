@@ -30,7 +30,7 @@ from pretrain.config import ComputeConfig, PretrainConfig
 from pretrain.heads import HeadConfig
 from pretrain.method import Method
 from pretrain.optimisers import build_optimiser, set_learning_rate
-from pretrain.views.dataset import ViewConfig
+from pretrain.views.config import ViewConfig
 
 PARITY_STEPS = 50
 LR = 0.1

@@ -27,7 +27,9 @@ from core.backbones import IMAGENET_MEAN, IMAGENET_STD
 from core.data.folder import Folder
 from core.data.scenes.photographs import PHOTOGRAPHS, data_folder
 from pretrain.views.augment import augment
-from pretrain.views.dataset import PhotometricConfig, Resampler, ViewConfig, Views, collate
+from pretrain.views.collate import collate
+from pretrain.views.config import PhotometricConfig, Resampler, ViewConfig
+from pretrain.views.dataset import Views
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 BATCHES = 3

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,6 +199,9 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
     )
     place = "on the command line" if from_command_line else f"in {file}" if file else "in the defaults"
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        new = _renamed_at(kind, location[:-1]).get(location[-1])
+        if new is not None:
+            return f"{key} {place} is now called {'.'.join([*location[:-1], new])}; use the new name"
         allowed = _keys_at(kind, location[:-1])
         close = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -209,8 +212,36 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
     return f"{key + ' ' if key else ''}{place}: {message}{given}"
 
 
+def rename_keys(kind: Any, values: Any) -> Any:
+    """Values of an older resolved config under today's keys: a copy of `values` with each class's `RENAMED` applied.
+
+    A config class lists its former keys as `RENAMED: ClassVar[Mapping[str, str]] = {"old": "new"}`. Stored configs of
+    finished runs are read through this function; in YAML files and on the command line an old key is an error that
+    names the new one.
+    """
+    if isinstance(values, dict) and dataclasses.is_dataclass(kind):
+        hints, renamed = typing.get_type_hints(kind), getattr(kind, "RENAMED", {})
+        named = {str(renamed.get(key, key)): value for key, value in values.items()}
+        return {key: rename_keys(_without_none(hints.get(key)), value) for key, value in named.items()}
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(values, dict) and origin is dict:
+        return {key: rename_keys(_without_none(arguments[1]), value) for key, value in values.items()}
+    if isinstance(values, list) and origin is tuple:
+        return [rename_keys(_without_none(arguments[0]), value) for value in values]
+    return values
+
+
+def _renamed_at(kind: Any, location: Sequence[str]) -> Mapping[str, str]:
+    return getattr(_kind_at(kind, location), "RENAMED", {})
+
+
 def _keys_at(kind: Any, location: Sequence[str]) -> list[str]:
     """Field names of the dataclass found by following `location` from `kind`, through dict values."""
+    found = _kind_at(kind, location)
+    return [field.name for field in dataclasses.fields(found)] if dataclasses.is_dataclass(found) else []
+
+
+def _kind_at(kind: Any, location: Sequence[str]) -> Any:
     for part in location:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is dict:
@@ -219,6 +250,11 @@ def _keys_at(kind: Any, location: Sequence[str]) -> list[str]:
             kind = arguments[0]
         elif dataclasses.is_dataclass(kind):
             kind = typing.get_type_hints(kind).get(part)
-        if (options := typing.get_args(kind)) and type(None) in options:  # X | None
-            kind = next(option for option in options if option is not type(None))
-    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        kind = _without_none(kind)
+    return kind
+
+
+def _without_none(kind: Any) -> Any:
+    """X of `X | None`; anything else unchanged."""
+    options = typing.get_args(kind)
+    return next(option for option in options if option is not type(None)) if type(None) in options else kind

@@ -40,7 +40,7 @@ class Result:
     seed: int
     """Seed of everything random."""
     settings: dict[str, Any]
-    """The resolved protocol."""
+    """The resolved protocol; its `kind` and `scaled_down` stand in the document's first level too."""
     started: float
     """time.time() at the start, for the wall time."""
     device: torch.device
@@ -52,6 +52,8 @@ def write_result(path: Path, result: Result) -> dict[str, Any]:
     document = {
         "format": FORMAT,
         "protocol": result.protocol,
+        "kind": result.settings["kind"],
+        "scaled_down": result.settings["scaled_down"],
         "metrics": result.metrics,
         "backbone": describe(result.backbone.config),
         "checkpoint": {

@@ -37,13 +37,14 @@ def main() -> None:
     from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
     from evaluate.common.resumable import ProbeState
     from evaluate.probes.finetune.labelled_subset import labelled_part
-    from evaluate.probes.finetune.protocol import PERFORMANCE_KEYS, FinetuneConfig
+    from evaluate.probes.finetune.probe import PROBE
+    from evaluate.probes.finetune.protocol import FinetuneConfig
     from evaluate.probes.finetune.training import finetune
     from evaluate.probes.linear.summary import summary, table
 
     file = arguments.config or protocol_file(arguments.protocol, "finetune")
     config = load_config(FinetuneConfig, file, arguments.overrides)
-    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    protocol = full_name(config, file, PROBE.performance_keys)
     processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)

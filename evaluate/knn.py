@@ -39,8 +39,8 @@ def main() -> None:
     from evaluate.common.labelled import facts
     from evaluate.common.matplotlib_style import check_matplotlib
     from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
+    from evaluate.probes.knn.probe import PROBE
     from evaluate.probes.knn.protocol import (
-        PERFORMANCE_KEYS,
         KnnConfig,
         accuracies,
         class_accuracies,
@@ -53,7 +53,7 @@ def main() -> None:
         check_matplotlib("--draw")
     file = arguments.config or protocol_file(arguments.protocol, "knn")
     config = load_config(KnnConfig, file, arguments.overrides)
-    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    protocol = full_name(config, file, PROBE.performance_keys)
     processes = init_distributed(arguments.device)
     engine = open_engine(processes, all_gpus=processes.world_size == 1 and ":" not in arguments.device)
     with rank_zero_first():

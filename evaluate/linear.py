@@ -47,13 +47,14 @@ def main() -> None:
     from evaluate.probes.features.head_inputs import plan_head_inputs
     from evaluate.probes.features.standardise import build_standardiser
     from evaluate.probes.linear.head_grid import HeadGrid
-    from evaluate.probes.linear.protocol import PERFORMANCE_KEYS, LinearConfig
+    from evaluate.probes.linear.probe import PROBE
+    from evaluate.probes.linear.protocol import LinearConfig
     from evaluate.probes.linear.summary import summary, table
     from evaluate.probes.linear.training import augmented_batches, cached_batches, steps_of, train_grid
 
     file = arguments.config or protocol_file(arguments.protocol, "linear")
     config = load_config(LinearConfig, file, arguments.overrides)
-    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    protocol = full_name(config, file, PROBE.performance_keys)
     processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)

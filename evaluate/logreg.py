@@ -37,11 +37,12 @@ def main() -> None:
     from evaluate.common.resumable import ProbeState
     from evaluate.probes.features.cache import cached_features
     from evaluate.probes.features.head_inputs import plan_head_inputs
-    from evaluate.probes.logreg.protocol import PERFORMANCE_KEYS, LogregConfig, best_of, fit_all, solver_of
+    from evaluate.probes.logreg.probe import PROBE
+    from evaluate.probes.logreg.protocol import LogregConfig, best_of, fit_all, solver_of
 
     file = arguments.config or protocol_file(arguments.protocol, "logreg")
     config = load_config(LogregConfig, file, arguments.overrides)
-    protocol = full_name(config, file, PERFORMANCE_KEYS)
+    protocol = full_name(config, file, PROBE.performance_keys)
     processes = init_distributed(arguments.device)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)

@@ -55,9 +55,9 @@ def main() -> None:
         train_and_test,
     )
     from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
-    from evaluate.segmentation.protocol import KINDS, PERFORMANCE_KEYS, SegmentConfig, measured_settings
+    from evaluate.segmentation.protocol import PERFORMANCE_KEYS, SegmentConfig, measured_settings
 
-    file = arguments.config or protocol_file(arguments.protocol, *KINDS)
+    file = arguments.config or protocol_file(arguments.protocol, "segmentation")
     config = load_config(SegmentConfig, file, arguments.overrides)
     import_mmseg()
     processes = init_distributed(arguments.device)

@@ -27,9 +27,9 @@ def main() -> None:
     arguments = _arguments()
     suite = open_suite(arguments.suite)
     places = {**suite.places, **{name: getattr(arguments, name) for name in DATA_ROOTS if getattr(arguments, name)}}
-    evaluations = [each.at(places) for each in suite.evaluations if not each.needs(places)]
+    evaluations = [each.resolve(places) for each in suite.evaluations if not each.missing_roots(places)]
     for evaluation in suite.evaluations:
-        if missing := evaluation.needs(places):
+        if missing := evaluation.missing_roots(places):
             print(f"left out  {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
     if not evaluations:
         raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")

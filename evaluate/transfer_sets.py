@@ -45,7 +45,8 @@ def main() -> None:
     from evaluate.common.protocol import full_name, protocol_file
     from evaluate.probes.features.head_inputs import plan_head_inputs
     from evaluate.probes.knn.search import open_engine
-    from evaluate.probes.transfer.protocol import PERFORMANCE_KEYS, TransferConfig, metric_of
+    from evaluate.probes.transfer.probe import PROBE
+    from evaluate.probes.transfer.protocol import TransferConfig, metric_of
 
     file = arguments.config or protocol_file(arguments.protocol, "transfer")
     config = load_config(TransferConfig, file, arguments.overrides)
@@ -53,7 +54,7 @@ def main() -> None:
     if not sources:
         raise UserError("no sets to measure; name them, e.g. --sets cifar10:/data,pets:/data")
     # Which sets are measured is no part of what is measured on each of them.
-    protocol = full_name(config, file, PERFORMANCE_KEYS | {"sets"})
+    protocol = full_name(config, file, PROBE.performance_keys)
     try:
         data = [config.of(source) for source in sources]
     except ValueError as error:

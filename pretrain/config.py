@@ -12,7 +12,7 @@ from core.schedules import ScheduleConfig
 from pretrain.heads import HeadConfig
 from pretrain.objectives import ObjectiveConfig
 from pretrain.optimisers import OptimConfig
-from pretrain.views.dataset import Resampler, ViewConfig
+from pretrain.views.config import Resampler, ViewConfig
 
 GLOBAL = "global"
 

@@ -13,7 +13,9 @@ from core.data.order import epoch_order
 from core.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
-from pretrain.views.dataset import Batch, ViewConfig, Views, collate
+from pretrain.views.collate import Batch, collate
+from pretrain.views.config import ViewConfig
+from pretrain.views.dataset import Views
 
 CELL = 128
 """Least height and width of the largest view on the sheet, in pixels; smaller views keep their proportion to it."""

@@ -26,14 +26,15 @@ from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
-from pretrain.collapse import CollapseWatch, spread
 from pretrain.config import PretrainConfig
-from pretrain.log import Report, StepMetrics
 from pretrain.method import Method
+from pretrain.metrics import CollapseWatch, Report, StepMetrics, spread
 from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
 from pretrain.views.augment import augment
-from pretrain.views.dataset import Batch, View, ViewConfig, Views, collate
+from pretrain.views.collate import Batch, View, collate
+from pretrain.views.config import ViewConfig
+from pretrain.views.dataset import Views
 
 
 class Stopped(Exception):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LOWER = "↓"
+"""Mark of a column in which lower is better."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -31,9 +34,6 @@ class Metric:
 
     @property
     def head(self) -> str:
-        """Title, with the unit where it is not a percentage."""
-        return self.title if self.unit in ("%", "") else f"{self.title} ({self.unit})"
-
-    def best(self, values: list[float]) -> float:
-        """The best of at least one value."""
-        return max(values) if self.better == "higher" else min(values)
+        """Title, with the unit if it is not a percentage and a mark if lower is better."""
+        unit = "" if self.unit in ("%", "") else f" ({self.unit})"
+        return self.title + unit + (f" {LOWER}" if self.better == "lower" else "")

@@ -7,27 +7,59 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.config import load_config, to_dict
+from core.config import load_config, read_yaml, to_dict
 from core.errors import UserError
 from core.project import CONFIGS
+from evaluate.common.registry import extra_folders
 
 FOLDER = CONFIGS / "evaluate"
+LABELS = frozenset({"name", "kind", "scaled_down"})
+"""Settings that name a protocol and decide nothing."""
 _USERS_COPY = ("folder", "webdataset")
 
 
-def protocol_file(name: str, *kinds: str) -> Path:
-    """configs/evaluate/NAME.yaml; `UserError` with the names of these kinds (`knn`, …) where there is none."""
-    path = FOLDER / f"{name}.yaml"
-    known = sorted(file.stem for kind in kinds for file in FOLDER.glob(f"{kind}_*.yaml"))
-    if name in known:
-        return path
+def protocol_file(name: str, kind: str) -> Path:
+    """File of a protocol of this kind, NAME.yaml. Raises `UserError` with the names of the kind if there is none."""
+    file = _file_of(name)
+    if file is not None and kind_of_file(file) == kind:
+        return file
+    known = [file.stem for file in list_protocols(kind)]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    there = f"{hint}there are: {', '.join(known)} (or give a file to --config)"
-    raise UserError(f"no protocol {name!r} of {', '.join(kinds)}; {there}")
+    existing = f"{hint}existing ones: {', '.join(known)} (or give a file to --config)"
+    raise UserError(f"no protocol {name!r} of kind {kind}; {existing}")
+
+
+def list_protocols(kind: str) -> list[Path]:
+    """Files of all protocols of this kind, by name."""
+    files = [file for folder in _folders() for file in folder.glob("*.yaml")]
+    return sorted((file for file in files if kind_of_file(file) == kind), key=lambda file: file.stem)
+
+
+def kind_of_protocol(name: str) -> str:
+    """Kind of the protocol with this name, which may end in ` (modified: …)`; empty if no file has it."""
+    file = _file_of(name.partition(" ")[0])
+    return "" if file is None else kind_of_file(file)
+
+
+@cache
+def kind_of_file(file: Path) -> str:
+    """The `kind` that a protocol file states; empty if none."""
+    kind = read_yaml(file).get("kind")
+    return kind if isinstance(kind, str) else ""
+
+
+def _folders() -> list[Path]:
+    return [FOLDER, *extra_folders()]
+
+
+def _file_of(name: str) -> Path | None:
+    files = (folder / f"{name}.yaml" for folder in _folders())
+    return next((file for file in files if file.is_file()), None)
 
 
 def check_name(name: str) -> None:
@@ -41,15 +73,17 @@ def check_name(name: str) -> None:
 def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
     """The protocol's name; with ` (modified: key=value, …)` behind it where the config departs from the protocol.
 
-    The protocol is what configs/evaluate holds under the config's name, or else `file` itself. `neutral`: keys such
-    as `features.batch` that change speed or memory but not what is measured. Another place of the user's own data
-    (`folder:…`, `webdataset:…`) is the same data; the result names it and holds its digest.
+    The protocol is what configs/evaluate holds under the config's name and kind, or else `file` itself. `neutral`:
+    keys such as `features.batch` that change speed or memory but not what is measured. Another place of the user's own
+    data (`folder:…`, `webdataset:…`) is the same data; the result names it and holds its digest.
     """
-    own = FOLDER / f"{config.name}.yaml"
-    reference = flat(to_dict(load_config(type(config), own if own.is_file() else file)))
+    own = _file_of(config.name)
+    if own is None or kind_of_file(own) != config.kind:  # another kind's protocol may have the name of the user's own
+        own = file
+    reference = flat(to_dict(load_config(type(config), own)))
     changes = []
     for key, value in flat(to_dict(config)).items():
-        if key in neutral or key == "name" or value == reference.get(key):
+        if key in neutral or key in LABELS or value == reference.get(key):
             continue
         if key == "data.source" and _kind(value) == _kind(reference[key]):
             continue
@@ -57,12 +91,12 @@ def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
     return config.name + (f" (modified: {', '.join(changes)})" if changes else "")
 
 
-def result_folder(protocol: str, backbone_sha256: str, seed: int) -> Path:
-    """results/PROTOCOL/DIGEST-seedN; a modified protocol has a folder of its own."""
+def result_folder(protocol: str, backbone_sha256: str, seed: int, root: Path = Path("results")) -> Path:
+    """ROOT/PROTOCOL/DIGEST-seedN; a modified protocol has a folder of its own."""
     name, modified, _ = protocol.partition(" (modified")
     if modified:
         name += f"-modified-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
-    return Path("results") / name / f"{backbone_sha256[:12]}-seed{seed}"
+    return root / name / f"{backbone_sha256[:12]}-seed{seed}"
 
 
 def conflicting_result(path: Path, protocol: str, backbone_sha256: str, seed: int, data_digests: list[str]) -> str:

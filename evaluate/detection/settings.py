@@ -8,18 +8,18 @@ from typing import Literal
 
 from core.data.scenes.render import ScenesConfig
 from evaluate.common.protocol import check_name, protocol_file
+from evaluate.detection.probe import PROBE
 
-PERFORMANCE_KEYS = frozenset({"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"})
+PERFORMANCE_KEYS = PROBE.performance_keys
 """Settings that change neither training nor measurement; what follows from `solver.processes` is in `global_batch`."""
 
 Norm = Literal["", "BN", "SyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
-_KINDS = ("scenes_maskrcnn", "voc_frcnn", "coco")
 
 
 def find_protocol(name: str) -> Path:
     """File of a detection protocol. Raises `UserError` with the known names."""
-    return protocol_file(name, next((kind for kind in _KINDS if name.startswith(kind)), _KINDS[-1]))
+    return protocol_file(name, PROBE.kind)
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,10 @@ class SolverConfig:
 class DetectionConfig:
     name: str = "coco_maskrcnn_r50_fpn_1x_mulan"
     """The protocol's name, under which results are compared."""
+    kind: Literal["detection"] = "detection"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
     """Images and boxes."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)

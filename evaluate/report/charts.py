@@ -86,7 +86,8 @@ def bar_chart(name: str, text: str, names: Sequence[str], groups: Sequence[Bars]
             )
         axes.set_yticks(range(len(names)), [cut(one) for one in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        if all((value or 0) >= 0 for group in groups for value in group.values):
+            axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(x_label)
         return _inline(figure, name, text)

@@ -15,6 +15,7 @@ from evaluate.report.page_parts import class_charts, curve_panels, picture_shelv
 from evaluate.report.page_table import table_parts
 from evaluate.report.provenance import provenance
 from evaluate.report.style import look, variables
+from evaluate.tables.renderers import units
 from evaluate.tables.results import StoredResult
 from evaluate.tables.transfer_table import TransferTable
 
@@ -47,6 +48,7 @@ def write_page(table: TransferTable, results: Sequence[StoredResult], folder: Pa
         light=variables(dark=False),
         dark=variables(dark=True),
         table=table,
+        units=units(table).removeprefix("all numbers ").capitalize(),
         looks=[look(row) for row in range(len(table.rows))],
         left_out=_left_out(measured, results),
         **table_parts(table, measured),

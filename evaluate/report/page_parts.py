@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluate.common.metrics import Metric
 from evaluate.common.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
 from evaluate.report.charts import Line, bar_chart, line_chart
 from evaluate.report.curves import MONITOR, VIEW, Run, find_run
@@ -108,16 +109,17 @@ def _class_chart(table: TransferTable, group: Group, one: PerClass, name: str) -
         said.append("Whiskers: one standard deviation over seeds.")
     if one.missing:
         said.append(f"Not in the results of {_named(table, one.missing)}.")
-    text = f"Bars, {one.title}, of {_named(table, rows)}; the numbers stand below in a table."
+    title = one.metric.head
+    text = f"Bars, {one.metric.head}, of {_named(table, rows)}; the numbers stand below in a table."
     lines = [
-        {"name": class_name, "values": [_number(bars.values[place]) for bars in one.groups]}
+        {"name": class_name, "values": [_number(bars.values[place], one.metric) for bars in one.groups]}
         for place, class_name in enumerate(one.names)
     ]
     return {
         "protocol": group.protocol,
         "data": group.data,
-        "title": one.title[0].upper() + one.title[1:],
-        "chart": bar_chart(name, text, one.names, one.groups, "%"),
+        "title": title[0].upper() + title[1:],
+        "chart": bar_chart(name, text, one.names, one.groups, one.metric.unit),
         "sentence": " ".join(said),
         "rows": rows,
         "lines": lines,
@@ -150,5 +152,5 @@ def _named(table: TransferTable, rows: Iterable[int]) -> str:
     return ", ".join(table.rows[row].name for row in rows)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _number(value: float | None, metric: Metric) -> str:
+    return "–" if value is None else metric.text(value)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from evaluate.common.metrics import Metric
 from evaluate.report.grouping import Measured
 from evaluate.tables.renderers import MODIFIED, SCALED_DOWN
-from evaluate.tables.results import TITLES
 from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
 _SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"
@@ -26,7 +26,9 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
             "source": row.source,
             "published": row.published,
             "cited": cited.get(y),
-            "cells": [_cell(y, table.cells.get((y, x)), numbers) for x in range(len(table.columns))],
+            "cells": [
+                _cell(y, table.cells.get((y, x)), column.metric, numbers) for x, column in enumerate(table.columns)
+            ],
         }
         for y, row in enumerate(table.rows)
     ]
@@ -51,7 +53,7 @@ def _heads(columns: Sequence[Column]) -> tuple[list[dict[str, str]], list[dict[s
     for column in columns:
         kind = (column.protocol, column.data)
         if kind == before:
-            heads[-1]["metrics"].append(TITLES[column.metric])
+            heads[-1]["metrics"].append(column.metric.head)
             continue
         before = kind
         name, _, changes = column.protocol.partition(" (modified: ")
@@ -67,11 +69,11 @@ def _heads(columns: Sequence[Column]) -> tuple[list[dict[str, str]], list[dict[s
             }  # fmt: skip
             own.append(marks.setdefault(column.protocol, changed))
         data = column.data if len(states[column.protocol]) > 1 else ""
-        heads.append({"pieces": name.split("_"), "data": data, "marks": own, "metrics": [TITLES[column.metric]]})
+        heads.append({"pieces": name.split("_"), "data": data, "marks": own, "metrics": [column.metric.head]})
     return list(marks.values()), heads
 
 
-def _cell(row: int, cell: Cell | None, numbers: dict[tuple[int, Any], int]) -> dict[str, Any] | None:
+def _cell(row: int, cell: Cell | None, metric: Metric, numbers: dict[tuple[int, Any], int]) -> dict[str, Any] | None:
     if cell is None:
         return None
     published = cell.published
@@ -82,12 +84,12 @@ def _cell(row: int, cell: Cell | None, numbers: dict[tuple[int, Any], int]) -> d
         {"target": f"#result-{numbers[row, path]}", "text": text} for path, text in zip(cell.paths, said, strict=True)
     ]
     return {
-        "mean": f"{cell.mean:.1f}",
-        "std": "" if cell.std is None else f"{cell.std:.1f}",
+        "mean": metric.text(cell.mean),
+        "std": "" if cell.std is None else metric.text(cell.std),
         "counted": f"{cell.counted[0]} {cell.counted[1]}",
         "links": links or [{"target": url, "text": ""}],
-        "delta": "" if cell.delta is None else f"{cell.delta:+.1f}".replace("-", "−"),
-        "published": "" if published is None else f"{published.value:.1f}",
+        "delta": "" if cell.delta is None else metric.signed(cell.delta).replace("-", "−"),
+        "published": "" if published is None else metric.text(published.value),
         "url": url,
     }
 

@@ -7,16 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evaluate.common.metrics import Metric
 from evaluate.report.charts import Bars
 from evaluate.report.grouping import Group, Measured
 
-TITLES = {
-    "top1_per_class": "top-1 accuracy of each class",
-    "box_ap_per_class": "box AP of each class",
-    "mask_ap_per_class": "mask AP of each class",
-    "IoU": "IoU of each class",
-}
-"""Keys of metrics that hold one percentage for each class."""
 _MOST_CLASSES = 20
 _Scores = Mapping[str, float | None]
 
@@ -25,7 +19,8 @@ _Scores = Mapping[str, float | None]
 class PerClass:
     """One chart."""
 
-    title: str
+    metric: Metric
+    """What each class has a number of."""
     names: tuple[str, ...]
     """The classes shown."""
     groups: tuple[Bars, ...]
@@ -39,10 +34,10 @@ class PerClass:
 def per_class(group: Group) -> list[PerClass]:
     """The charts of one protocol, one for each kind of score that at least one result has."""
     charts = []
-    for key, title in TITLES.items():
+    for metric in group.members[0].result.description.class_metrics:
         found: dict[int, dict[str, list[_Scores]]] = {}
         for member in group.members:
-            if scores := _scores(member, key):
+            if scores := _scores(member, metric.key):
                 network = member.result.document["checkpoint"]["backbone_sha256"]
                 found.setdefault(member.row, {}).setdefault(network, []).append(scores)
         if not found:
@@ -54,7 +49,7 @@ def per_class(group: Group) -> list[PerClass]:
         kept = _most_different(list(means.values()), len(names))
         bars = tuple(Bars(row, [means[row][i] for i in kept], [spreads[row][i] for i in kept]) for row in sorted(runs))
         missing = tuple(sorted({member.row for member in group.members} - runs.keys()))
-        charts.append(PerClass(title, tuple(names[i] for i in kept), bars, len(names), missing))
+        charts.append(PerClass(metric, tuple(names[i] for i in kept), bars, len(names), missing))
     return charts
 
 

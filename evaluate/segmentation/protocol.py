@@ -7,15 +7,12 @@ from typing import Any, Literal
 
 from core.config import to_dict
 from core.data.scenes.render import ScenesConfig
-from evaluate.common.protocol import check_name, flat
+from evaluate.common.protocol import LABELS, check_name, flat
+from evaluate.segmentation.probe import PROBE
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Numbers of classes of the layouts that fix it."""
-KINDS = ("ade20k", "cityscapes", "scenes_fcn", "voc_fcn")
-"""What the names of the protocols in configs/evaluate begin with."""
-PERFORMANCE_KEYS = frozenset(
-    {"data.root", "data.broken_share", "inference.batch", "log_every", "checkpoint_every", "schedule.processes"}
-)
+PERFORMANCE_KEYS = PROBE.performance_keys
 """Settings that change a place, speed or memory, not the protocol."""
 
 
@@ -198,6 +195,10 @@ class InferenceConfig:
 class SegmentConfig:
     name: str = "ade20k_upernet_r50_160k"
     """The protocol's name, under which results are compared."""
+    kind: Literal["segmentation"] = "segmentation"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: SegmentDataConfig = field(default_factory=SegmentDataConfig)
     """What is segmented."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -239,4 +240,6 @@ class SegmentConfig:
 
 def measured_settings(config: SegmentConfig) -> dict[str, Any]:
     """Every setting by its whole key (`optim.lr`), without the neutral ones: what equal measurements have in common."""
-    return {key: value for key, value in flat(to_dict(config)).items() if key not in PERFORMANCE_KEYS}
+    return {
+        key: value for key, value in flat(to_dict(config)).items() if key not in PERFORMANCE_KEYS | LABELS - {"name"}
+    }

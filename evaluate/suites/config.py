@@ -7,23 +7,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from core.errors import UserError
 from core.project import CONFIGS
+from evaluate.common.description import Description
+from evaluate.common.registry import descriptions
 
 FOLDER = CONFIGS / "suites"
 DATA_ROOTS = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
 """Data sets on the user's disk that a suite can ask for."""
 _PLACE = re.compile(r"\{(\w+)\}")
 
-Entry = Literal["knn", "linear", "logreg", "finetune", "transfer_sets", "coco", "segment"]
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    run: Entry
-    """The entry point: evaluate/RUN.py."""
+    run: str
+    """Front door, evaluate/RUN.py; of a kind without one of its own, the kind."""
     protocol: str
     """A name in configs/evaluate."""
     data: str = ""
@@ -35,6 +34,8 @@ class Evaluation:
     """Further arguments of the entry point, e.g. `--draw`, `6`."""
 
     def __post_init__(self) -> None:
+        if self.run not in runs():
+            raise ValueError(f"run {self.run!r} is none of {', '.join(runs())}")
         if wrong := [setting for setting in self.settings if "=" not in setting]:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if self.arguments and not self.arguments[0].startswith("--"):
@@ -42,13 +43,23 @@ class Evaluation:
         if unknown := sorted(set(_PLACE.findall(self.data)) - set(DATA_ROOTS)):
             raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(DATA_ROOTS)}")
 
-    def needs(self, places: Mapping[str, str]) -> list[str]:
-        """The data sets that it asks for and that have no place."""
+    @property
+    def description(self) -> Description:
+        """The kind of evaluation that it runs."""
+        return runs()[self.run]
+
+    def missing_roots(self, places: Mapping[str, str]) -> list[str]:
+        """Data sets that it asks for and that have no place."""
         return [name for name in _PLACE.findall(self.data) if name not in places]
 
-    def at(self, places: Mapping[str, str]) -> Evaluation:
+    def resolve(self, places: Mapping[str, str]) -> Evaluation:
         """The evaluation with its data's places filled in."""
         return dataclasses.replace(self, data=_PLACE.sub(lambda found: places[found[1]], self.data))
+
+
+def runs() -> dict[str, Description]:
+    """Kinds of evaluation by what a suite calls them: the front door, or the kind where it has none of its own."""
+    return {each.kind if each.door == "probe" else each.door: each for each in descriptions().values()}
 
 
 @dataclass(frozen=True)

@@ -66,17 +66,18 @@ class Run:
 
     def script(self) -> Path:
         """The entry point."""
-        return ROOT / "evaluate" / f"{self.evaluation.run}.py"
+        return ROOT / "evaluate" / self.evaluation.description.command()[0]
 
     def arguments(self) -> list[str]:
         """What the entry point gets, without device and workers."""
-        evaluation = self.evaluation
+        evaluation, description = self.evaluation, self.evaluation.description
         arguments = [
+            *description.command()[1:],
             *("--ckpt", self.ckpt, "--protocol", evaluation.protocol, "--network", self.network),
             *("--seed", str(self.seed), "--out", str(self.folder)),
         ]
         if evaluation.data:
-            arguments += ["--sets" if evaluation.run == "transfer_sets" else "--data", evaluation.data]
+            arguments += [description.data_option, evaluation.data]
         return [*arguments, *evaluation.arguments, *evaluation.settings]
 
 
@@ -126,9 +127,9 @@ def plan_runs(
             for seed in seeds:
                 ckpt = checkpoint.given.replace("{seed}", str(seed))
                 digest, row = backbones[ckpt, seed]
-                if first.setdefault(digest, seed) != seed and not measured.drawn:
+                if first.setdefault(digest, seed) != seed and not measured.seed_matters:
                     continue
-                where = folder / result_folder(protocol, digest, seed).relative_to("results")
+                where = result_folder(protocol, digest, seed, folder)
                 found, complete = _found(evaluation, protocol, digest, seed, measured.place, stored)
                 run = Run(
                     evaluation, protocol, ckpt, checkpoint.name or ckpt, bool(checkpoint.name), seed, network, digest,
@@ -167,13 +168,13 @@ def _found(
     evaluation: Evaluation, protocol: str, digest: str, seed: int, place: str, stored: Sequence[StoredResult]
 ) -> tuple[tuple[Path, ...], bool]:
     same = [result for result in stored if run_of(result.document) == (digest, seed)]
-    if evaluation.run == "transfer_sets":  # one result for each set, named after it
+    if evaluation.description.data_key == "sets":  # one result for each set, named after it
         found = {
             source: [result.path for result in same if _is_of_set(result.document["protocol"], protocol, source)]
             for source in place.split(",")
         }
         return tuple(path for paths in found.values() for path in paths), all(found.values())
-    key = "root" if evaluation.run == "segment" else "source"
+    key = evaluation.description.data_key.rpartition(".")[2]
     paths = tuple(
         result.path
         for result in same

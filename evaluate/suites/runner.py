@@ -14,7 +14,7 @@ from pathlib import Path
 from core.errors import UserError
 from evaluate.suites.plan import Run, python_command
 from evaluate.suites.progress import Progress
-from evaluate.tables.results import TITLES, headlines, read_result
+from evaluate.tables.results import read_result
 
 _PATIENCE = 20.0  # seconds that an interrupted run gets to write its state
 
@@ -145,6 +145,8 @@ def _numbers(run: Run) -> str:
     """What was measured; `UserError` where a result can't be read or holds what is no number."""
     found = []
     for path in sorted(run.folder.rglob("result.json")):
-        measured = headlines(read_result(path).document)
-        found += [f"{TITLES[metric]} {value:.1f}" for metric, value in measured.items()]
+        result = read_result(path)
+        for key, value in result.headline_metrics().items():
+            metric = result.description.metric(key)
+            found.append(f"{metric.head} {metric.text(value)}")
     return ", ".join(found)

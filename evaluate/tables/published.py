@@ -21,9 +21,9 @@ class Published:
     protocol: str
     """Our name of the protocol it was measured under."""
     metric: str
-    """A key of `results.TITLES`."""
+    """Key of one of the metrics of the protocol's kind."""
     value: float
-    """In percent."""
+    """In the metric's unit."""
     paper: str
     """The paper the number stands in, which need not be the one that proposes the method."""
     table: str

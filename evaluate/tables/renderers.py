@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from evaluate.common.metrics import LOWER, Metric
 from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable
 
 SCALED_DOWN, MODIFIED = "†", "‡"
@@ -19,7 +20,7 @@ _MARKS = {
 _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
     *("std_over", "runs"),
-    *("values", "seeds", "published_value", "delta", "published_source", "note", "results"),
+    *("values", "seeds", "published_value", "delta", "published_source", "note", "results", "unit", "better"),
 )
 
 
@@ -34,8 +35,10 @@ def markdown(table: TransferTable, place: Path) -> str:
     head = ["backbone", *(_marked(column) for column in table.columns)]
     lines = [_pipes(head), "|---" * len(head) + "|"]
     for y, row in enumerate(table.rows):
-        cells = (table.cells.get((y, x)) for x in range(len(table.columns)))
-        lines.append(_pipes([_named(row), *(_markdown_cell(cell, place) for cell in cells)]))
+        cells = [
+            _markdown_cell(table.cells.get((y, x)), column.metric, place) for x, column in enumerate(table.columns)
+        ]
+        lines.append(_pipes([_named(row), *cells]))
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(table))])
 
 
@@ -47,13 +50,14 @@ def as_csv(table: TransferTable, place: Path) -> str:
     for (y, x), cell in sorted(table.cells.items()):
         row, column, theirs = table.rows[y], table.columns[x], cell.published
         writer.writerow([
-            row.name, row.published, row.source, column.protocol, column.metric, column.data, column.scaled_down,
+            row.name, row.published, row.source, column.protocol, column.metric.key, column.data, column.scaled_down,
             column.modified, round(cell.mean, 4), "" if cell.std is None else round(cell.std, 4),
             "" if cell.std is None else " ".join(map(str, cell.counted)),
             len(cell.paths), " ".join(f"{value:g}" for value in cell.values), " ".join(map(str, cell.seeds)),
             "" if theirs is None else theirs.value, "" if cell.delta is None else round(cell.delta, 4),
             "" if theirs is None else theirs.source, "" if theirs is None else theirs.note,
             " ".join(quote(os.fsencode(_relative(path, place))) for path in cell.paths),
+            column.metric.unit, column.metric.better,
         ])  # fmt: skip
     return text.getvalue().rstrip("\n")
 
@@ -71,7 +75,8 @@ def latex(table: TransferTable, place: Path) -> str:
         if row.published and (y == 0 or not table.rows[y - 1].published) and y:
             lines.append("\\midrule")
         cells = [table.cells.get((y, x)) for x in range(len(table.columns))]
-        lines.append(" & ".join([_tex(row.name), *(_tex(_number(cell)) for cell in cells)]) + r" \\")
+        numbers = [_number(cell, column.metric) for cell, column in zip(cells, table.columns, strict=True)]
+        lines.append(" & ".join([_tex(row.name), *map(_tex, numbers)]) + r" \\")
         lines += [
             f"% {column.title}: {_origin(cell, place)}"
             for column, cell in zip(table.columns, cells, strict=True)
@@ -84,7 +89,7 @@ def latex(table: TransferTable, place: Path) -> str:
 def notes(table: TransferTable) -> list[str]:
     """What must be known to read the table: marks, deltas, sources of the published rows."""
     said = [
-        "all numbers in percent; mean ± standard deviation over what the brackets count: networks of other weights "
+        f"{units(table)}; mean ± standard deviation over what the brackets count: networks of other weights "
         "(each the mean of its runs), or runs of one network with other seeds"
     ]
     marks = "".join(_marked(column) for column in table.columns)
@@ -95,7 +100,12 @@ def notes(table: TransferTable) -> list[str]:
             "or runs of other seeds do are not ranked by it"
         )
     if any(cell.delta is not None for cell in table.cells.values()):
-        said.append("in brackets with a sign: difference to the published number of the same row and protocol")
+        lower = any(cell.delta is not None and table.columns[x].metric.better == "lower"
+                    for (_, x), cell in table.cells.items())  # fmt: skip
+        said.append(
+            "in brackets with a sign: difference to the published number of the same row and protocol"
+            + (f"; under {LOWER} a minus is an improvement" if lower else "")
+        )
     for y, row in enumerate(table.rows):
         if row.published:
             found = [table.cells[y, x].published for x in range(len(table.columns)) if (y, x) in table.cells]
@@ -105,28 +115,36 @@ def notes(table: TransferTable) -> list[str]:
     return said
 
 
-def _markdown_cell(cell: Cell | None, place: Path) -> str:
+def units(table: TransferTable) -> str:
+    """The units of the numbers, as a clause."""
+    if all(column.metric.unit == "%" for column in table.columns):
+        return "all numbers in percent"
+    lower = any(column.metric.better == "lower" for column in table.columns)
+    return "numbers in percent, or in the unit of their column" + (f"; {LOWER}: lower is better" if lower else "")
+
+
+def _markdown_cell(cell: Cell | None, metric: Metric, place: Path) -> str:
     if cell is None or not cell.paths:
-        return _number(cell)
+        return _number(cell, metric)
     links = [quote(os.fsencode(_relative(path, place))) for path in cell.paths]
     if cell.std is None:
-        return f"[{cell.mean:.1f}]({links[0]}){_delta(cell)}"
+        return f"[{metric.text(cell.mean)}]({links[0]}){_delta(cell, metric)}"
     count, kind = cell.counted
     distinct = len(set(cell.seeds)) == len(cell.seeds)
     said = cell.seeds if distinct else range(1, len(links) + 1)
     linked = ", ".join(f"[{number}]({link})" for number, link in zip(said, links, strict=True))
-    return f"{cell.mean:.1f} ± {cell.std:.1f} ({count} {kind}: {linked}){_delta(cell)}"
+    return f"{metric.text(cell.mean)} ± {metric.text(cell.std)} ({count} {kind}: {linked}){_delta(cell, metric)}"
 
 
-def _number(cell: Cell | None) -> str:
+def _number(cell: Cell | None, metric: Metric) -> str:
     if cell is None:
         return "–"
-    spread = "" if cell.std is None else f" ± {cell.std:.1f} ({' '.join(map(str, cell.counted))})"
-    return f"{cell.mean:.1f}{spread}{_delta(cell)}"
+    spread = "" if cell.std is None else f" ± {metric.text(cell.std)} ({' '.join(map(str, cell.counted))})"
+    return f"{metric.text(cell.mean)}{spread}{_delta(cell, metric)}"
 
 
-def _delta(cell: Cell) -> str:
-    return "" if cell.delta is None else f" ({cell.delta:+.1f})"
+def _delta(cell: Cell, metric: Metric) -> str:
+    return "" if cell.delta is None else f" ({metric.signed(cell.delta)})"
 
 
 def _marked(column: Column) -> str:
@@ -153,6 +171,13 @@ def _relative(path: Path, place: Path) -> str:
 def _tex(text: str) -> str:
     for sign in "\\&%$#_{}":
         text = text.replace(sign, "\\textbackslash " if sign == "\\" else f"\\{sign}")
-    for sign, command in (("±", r"$\pm$"), ("†", r"$\dagger$"), ("‡", r"$\ddagger$"), ("–", "--"), ("×", r"$\times$")):
+    for sign, command in (
+        ("±", r"$\pm$"),
+        ("†", r"$\dagger$"),
+        ("‡", r"$\ddagger$"),
+        ("–", "--"),
+        ("×", r"$\times$"),
+        (LOWER, r"$\downarrow$"),
+    ):
         text = text.replace(sign, command)
     return text

@@ -13,23 +13,12 @@ import yaml
 
 from core.config import read_yaml
 from core.errors import UserError
+from evaluate.common.description import Description
+from evaluate.common.registry import find_description
+from evaluate.tables.older_results import kind_of, scaled_down
 
 RESULT_FORMAT = "ssl-transfer/result/1"
 NAMES_FILE = "names.yaml"
-
-TITLES = {
-    "top1": "top-1",
-    "box_ap50": "box AP50",
-    "box_ap": "box AP",
-    "box_ap75": "box AP75",
-    "mask_ap": "mask AP",
-    "mIoU": "mIoU",
-    "knn_top1": "k-NN top-1",
-    "knn_mean_per_class": "k-NN mean per class",
-    "linear_top1": "linear top-1",
-    "linear_mean_per_class": "linear mean per class",
-}
-"""Metrics that get a column, with the column's title; all are percentages."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,26 @@ class StoredResult:
     path: Path
     """The result.json."""
     document: dict[str, Any]
-    """What it holds."""
+    """Its content."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the evaluation, also of results written before they stated it."""
+        return kind_of(self.document)
+
+    @property
+    def description(self) -> Description:
+        """The evaluation that measured it. Raises `UserError` for an unknown one."""
+        return find_description(self.kind)
+
+    @property
+    def scaled_down(self) -> bool:
+        """True if its protocol was made for small machines."""
+        return scaled_down(self.document)
+
+    def headline_metrics(self) -> dict[str, float]:
+        """The numbers that stand for the protocol, by the keys of the description's metrics."""
+        return self.description.headline_metrics(self.document)
 
 
 def read_results(folder: Path) -> list[StoredResult]:
@@ -69,9 +77,10 @@ def read_result(path: Path) -> StoredResult:
             raise ValueError(f"its format is {document['format']!r}")
         _check_types(document)
         row_of(document), data_of(document), run_of(document)
-        measured = headlines(document)
+        result = StoredResult(path, document)
+        measured = result.headline_metrics()
         if not measured:
-            raise ValueError(f"its metrics have none of {', '.join(TITLES)}")
+            raise ValueError(f"its metrics have none of {', '.join(each.key for each in result.description.metrics)}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path} is not a result of this project ({error}); move it away") from None
     if wrong := [key for key, value in measured.items() if not math.isfinite(value)]:
@@ -79,7 +88,7 @@ def read_result(path: Path) -> StoredResult:
             f"{path} measured a {wrong[0]} of {measured[wrong[0]]}, so training or the features diverged; look into "
             f"the log, then move it away or measure again with a lower learning rate"
         )
-    return StoredResult(path, document)
+    return result
 
 
 def _check_types(document: dict[str, Any]) -> None:
@@ -131,21 +140,6 @@ def data_of(document: dict[str, Any]) -> str:
 def run_of(document: dict[str, Any]) -> tuple[str, int]:
     """Digest of the weights and seed: two results that agree in both (and in the cell) are the same run."""
     return document["checkpoint"]["backbone_sha256"], int(document["seed"])
-
-
-def headlines(document: dict[str, Any]) -> dict[str, float]:
-    """The metrics that stand for the protocol, by their keys in `TITLES`, in percent.
-
-    One for a classifier, mask AP beside box AP where there are masks, all three APs for Pascal VOC. A transfer set has
-    its k-NN and linear accuracy in the metric that is usual for it, which is part of the key.
-    """
-    metrics = document["metrics"]
-    if "knn" in metrics and "linear" in metrics:
-        return {f"{probe}_{metrics['metric']}": float(metrics[probe]) for probe in ("linear", "knn")}
-    keys = ["top1", "box_ap", "mask_ap", "mIoU"]
-    if str(document["protocol"]).startswith("voc_"):
-        keys[1:2] = ["box_ap50", "box_ap", "box_ap75"]
-    return {key: float(metrics[key]) for key in keys if metrics.get(key) is not None}
 
 
 def read_names(folder: Path) -> dict[str, str]:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.errors import UserError
+from evaluate.common.metrics import Metric
+from evaluate.common.protocol import kind_of_protocol
+from evaluate.common.registry import descriptions, find_description
 from evaluate.tables.published import Published
-from evaluate.tables.results import TITLES, StoredResult, data_of, headlines, row_of, run_of, short_row_of
+from evaluate.tables.results import StoredResult, data_of, row_of, run_of, short_row_of
 
-_SMALL = re.compile(r"(?:^|_)(?:scenes|fashion_mnist|small|tiny)(?:_|$)")
+
+class _Key(NamedTuple):
+    """What tells a column from every other one."""
+
+    kind: str
+    protocol: str
+    """The protocol's full name."""
+    metric: str
+    """The metric's key."""
+    data: str
+    """As in `Column`."""
 
 
 @dataclass(frozen=True)
 class Column:
     protocol: str
     """The protocol's full name, with ` (modified: …)` where it was changed."""
-    metric: str
-    """A key of `results.TITLES`."""
+    metric: Metric
+    """What its numbers are."""
     title: str
-    """For people; tells the column from every other one."""
+    """Display name, different from that of every other column."""
     data: str
     """The first digits of the data's digests; empty where there are published numbers only."""
     scaled_down: bool
-    """Made to run on a small machine: its name says so, and no paper has numbers of it."""
+    """Made for small machines: no paper has numbers of it."""
 
     @property
     def modified(self) -> bool:
@@ -37,7 +50,7 @@ class Column:
 @dataclass(frozen=True)
 class Cell:
     values: tuple[float, ...]
-    """In percent, one of each run."""
+    """One of each run, in the metric's unit."""
     seeds: tuple[int, ...]
     """The runs' seeds; empty in a published row."""
     paths: tuple[Path, ...]
@@ -46,8 +59,8 @@ class Cell:
     """The number itself in a published row; in a row of ours, the number that was published for the same."""
     networks: tuple[str, ...] = ()
     """For each run the digest of its backbone's weights; empty: all are of one network."""
-    drawn: bool = True
-    """Whether the runs' seed decides something beside the weights."""
+    seed_matters: bool = True
+    """True if the result depends on the seed for fixed weights."""
 
     @property
     def network_means(self) -> tuple[float, ...]:
@@ -72,7 +85,7 @@ class Cell:
         networks = len(self.network_means)
         if networks > 1:
             return networks, "networks"
-        if not self.drawn and len(set(self.values)) == 1:
+        if not self.seed_matters and len(set(self.values)) == 1:
             return 1, "measurement"
         return len(self.values), "seeds" if len(set(self.seeds)) == len(self.values) else "runs"
 
@@ -86,7 +99,7 @@ class Cell:
 
     @property
     def delta(self) -> float | None:
-        """Mean minus the published number, in points; None in a published row and where there is no such number."""
+        """Mean minus the published number; None in a published row and where there is no such number."""
         return self.mean - self.published.value if self.published is not None and self.paths else None
 
 
@@ -122,25 +135,30 @@ def build_table(
     compared with the published row of its name, and a random initialisation with that of its architecture.
     """
     names = dict(names or {})
-    runs: dict[tuple[str, tuple[str, str, str]], dict[tuple[str, int], tuple[float, StoredResult]]] = {}
-    images: dict[tuple[str, str, str], int] = {}
+    runs: dict[tuple[str, _Key], dict[tuple[str, int], tuple[float, StoredResult]]] = {}
+    images: dict[_Key, int] = {}
+    small: set[_Key] = set()
     backbones: dict[str, str] = {}
     short: dict[str, str] = {}
     for result in results:
         document = result.document
         row = row_of(document)
         backbones[row], short[row] = document["backbone"], short_row_of(document)
-        for metric, value in headlines(document).items():
-            column = (document["protocol"], metric, data_of(document))
+        for metric, value in result.headline_metrics().items():
+            column = _Key(result.kind, document["protocol"], metric, data_of(document))
             images[column] = _test_images(document)
+            small |= {column} if result.scaled_down else set()
             runs.setdefault((row, column), {})[run_of(document)] = (value, result)
     if results:
         known = {column: _fitting(column, images[column], published) for column in images}
     else:
         known = {}
         for number in published:
-            known.setdefault((number.protocol, number.metric, ""), []).append(number)
-    keys = sorted(known, key=lambda key: (_place(key[0], key[1]), key[0], key[2], list(TITLES).index(key[1])))
+            key = _Key(kind_of_protocol(number.protocol), number.protocol, number.metric, "")
+            known.setdefault(key, []).append(number)
+    metrics = {key: _metric(key) for key in known}
+    order = list(descriptions())
+    keys = sorted(known, key=lambda key: (order.index(key.kind), key.protocol, key.data, _place(key)))
     clear = {row: one if list(short.values()).count(one) == 1 else row for row, one in short.items()}
     keyed = {row: row if row in names else one for row, one in clear.items()}
     given = list(names)
@@ -161,7 +179,7 @@ def build_table(
                     tuple(result.path for _, result in found),
                     _counterpart(shown[y], row, backbones[row], known[key]),
                     tuple(run_of(result.document)[0] for _, result in found),
-                    any(_draws(result.document) for _, result in found),
+                    any(_seed_matters(result) for _, result in found),
                 )
     rows = [
         Row(f"{name} ({row})" if shown.count(name) > 1 else name, False, row)
@@ -175,33 +193,39 @@ def build_table(
                     cells[y, x] = Cell((number.value,), (), (), number)
                     sources.append(number.table)
         rows.append(Row(name, True, ", ".join([paper, *dict.fromkeys(sources)])))
-    return TransferTable(tuple(rows), _columns(keys), cells)
+    return TransferTable(tuple(rows), _columns(keys, metrics, small), cells)
 
 
-def _columns(keys: Sequence[tuple[str, str, str]]) -> tuple[Column, ...]:
-    kinds = [(protocol, metric) for protocol, metric, _ in keys]
+def _columns(keys: Sequence[_Key], metrics: Mapping[_Key, Metric], small: Collection[_Key]) -> tuple[Column, ...]:
+    named = [(key.protocol, key.metric) for key in keys]
     return tuple(
         Column(
-            protocol,
-            metric,
-            f"{protocol}, {TITLES[metric]}" + (f", data {data}" if kinds.count((protocol, metric)) > 1 else ""),
-            data,
-            _SMALL.search(protocol.partition(" ")[0]) is not None,
+            key.protocol,
+            metrics[key],
+            f"{key.protocol}, {metrics[key].head}"
+            + (f", data {key.data}" if named.count((key.protocol, key.metric)) > 1 else ""),
+            key.data,
+            key in small,
         )
-        for protocol, metric, data in keys
+        for key in keys
     )
 
 
-def _fitting(column: tuple[str, str, str], images: int, published: Sequence[Published]) -> list[Published]:
-    return [n for n in published if (n.protocol, n.metric, n.images) == (column[0], column[1], images)]
+def _metric(key: _Key) -> Metric:
+    try:
+        return find_description(key.kind).metric(key.metric)
+    except (KeyError, UserError):
+        raise UserError(
+            f"no evaluation of ours measures {key.metric} under {key.protocol}, which has a number"
+        ) from None
 
 
-def _draws(document: dict[str, Any]) -> bool:
-    """Whether the seed decides something beside the weights: all but k-NN with the whole bank trains, or samples."""
-    settings = document.get("settings", {})
-    data = settings.get("data")
-    limit = data.get("limit") if isinstance(data, dict) else None
-    return settings.get("shots") is not None or limit is not None or not str(document["protocol"]).startswith("knn_")
+def _fitting(column: _Key, images: int, published: Sequence[Published]) -> list[Published]:
+    return [n for n in published if (n.protocol, n.metric, n.images) == (column.protocol, column.metric, images)]
+
+
+def _seed_matters(result: StoredResult) -> bool:
+    return result.description.seed_matters(result.document.get("settings", {}))
 
 
 def _test_images(document: dict[str, Any]) -> int:
@@ -220,8 +244,6 @@ def _rank(row: str) -> int:
     return 0 if row == "raw pixels" else 1 if row.endswith(", random initialisation") else 2
 
 
-def _place(protocol: str, metric: str) -> int:
-    """Cheap probes first, then detection, then segmentation."""
-    kinds = ("knn", "linear", "logreg", "finetune", "transfer")
-    probe = next((i for i, kind in enumerate(kinds) if protocol.startswith(f"{kind}_")), None)
-    return probe if probe is not None else len(kinds) + (metric == "mIoU")
+def _place(key: _Key) -> int:
+    """Place of the metric among those of its kind."""
+    return [metric.key for metric in descriptions()[key.kind].metrics].index(key.metric)

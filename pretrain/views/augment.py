@@ -14,7 +14,7 @@ import torch
 from pretrain import transforms
 from pretrain.views.blur import blur, gaussian
 from pretrain.views.colour import brightness_, contrast_, greyscale_, hue_, saturation_, solarise_
-from pretrain.views.dataset import ViewConfig
+from pretrain.views.config import ViewConfig
 from pretrain.views.masked_apply import masked_apply
 
 JITTER = ((brightness_, 1.0), (contrast_, 1.0), (saturation_, 1.0), (hue_, 0.0))

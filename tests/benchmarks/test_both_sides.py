@@ -14,7 +14,8 @@ from benchmarks import knn, views
 from benchmarks.probes import HEADS, _products
 from benchmarks.step import loss_curves
 from core.data.folder import Folder
-from pretrain.views.dataset import Views, collate
+from pretrain.views.collate import collate
+from pretrain.views.dataset import Views
 
 ASKED = argparse.Namespace(width=24, classes=30)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
-from core.config import Setting, config_digest, from_dict, load_config, save_config, to_dict
+from core.config import Setting, config_digest, from_dict, load_config, rename_keys, save_config, to_dict
 from core.errors import UserError
 
 
@@ -162,3 +163,38 @@ def test_numbers_that_are_not_finite_are_refused_in_free_dictionaries(tmp_path: 
         load_config(Loose, write(tmp_path / "c.yaml", f"values: {{x: {value}}}\n"))
     with pytest.raises(UserError, match=r"values\.x"):
         from_dict(Loose, {"values": {"x": float("nan")}})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    RENAMED: ClassVar[Mapping[str, str]] = {"rate": "lr"}
+    lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class Whole:
+    RENAMED: ClassVar[Mapping[str, str]] = {"recipe": "optim"}
+    optim: Recipe | None = None
+    parts: tuple[Recipe, ...] = ()
+    named: dict[str, Recipe] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("override", "old", "new"),
+    [
+        ("recipe.lr=1", "recipe", "optim"),
+        ("optim.rate=1", "optim.rate", "optim.lr"),
+        ("named.a.rate=1", "named.a.rate", "named.a.lr"),
+    ],
+)
+def test_a_former_key_is_an_error_that_names_the_new_one(override: str, old: str, new: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(old)} on the command line .*\b{re.escape(new)}\b"):
+        load_config(Whole, None, [override])
+
+
+def test_stored_configs_are_read_under_todays_keys() -> None:
+    stored = {"recipe": {"rate": 1.0}, "parts": [{"rate": 2.0}], "named": {"rate": {"rate": 3.0}}}
+    read = from_dict(Whole, rename_keys(Whole, stored))
+    assert read == Whole(Recipe(1.0), (Recipe(2.0),), {"rate": Recipe(3.0)})
+    assert stored["recipe"] == {"rate": 1.0}, "the values given stay as they are"
+    assert rename_keys(Whole, to_dict(read)) == to_dict(read)

@@ -80,12 +80,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_result_says_everything_needed_to_compare_it(tmp_path: Path) -> None:
     backbone = Backbone(CONFIG, build_backbone(CONFIG), "somewhere", {"family": "test", "epoch": "3"})
+    settings = {"kind": "knn", "scaled_down": True, "k": 20}
     result = Result(
-        "knn_x", {"top1": 50.0}, backbone, {"bank": {"digest": "d"}}, 4, {"k": 20}, 1000.0, torch.device("cpu")
+        "knn_x", {"top1": 50.0}, backbone, {"bank": {"digest": "d"}}, 4, settings, 1000.0, torch.device("cpu")
     )
     write_result(tmp_path / "r/result.json", result)
     written = json.loads((tmp_path / "r/result.json").read_text())
-    assert written["protocol"] == "knn_x"
+    assert (written["protocol"], written["kind"], written["scaled_down"]) == ("knn_x", "knn", True)
     assert written["metrics"] == {"top1": 50.0}
     assert written["checkpoint"] == {
         "given": "somewhere",
@@ -93,7 +94,7 @@ def test_a_result_says_everything_needed_to_compare_it(tmp_path: Path) -> None:
         "family": "test",
         "epoch": "3",
     }
-    assert (written["seed"], written["data"], written["settings"]) == (4, {"bank": {"digest": "d"}}, {"k": 20})
+    assert (written["seed"], written["data"], written["settings"]) == (4, {"bank": {"digest": "d"}}, settings)
     assert written["libraries"]["torch"] == torch.__version__.partition("+")[0]
     assert written["date"] == "1970-01-01T00:16:40Z"
     assert {"device", "git_revision", "wall_seconds", "backbone"} <= written.keys()

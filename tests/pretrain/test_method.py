@@ -17,7 +17,7 @@ from pretrain.config import ComputeConfig, PretrainConfig, TargetConfig, pairs
 from pretrain.heads import HeadConfig
 from pretrain.method import Method
 from pretrain.objectives import ObjectiveConfig, byol, mocov3, simsiam
-from pretrain.views.dataset import PhotometricConfig, ViewConfig
+from pretrain.views.config import PhotometricConfig, ViewConfig
 
 COUNTS = {"global": 2, "local": 2, "cutout": 1}
 WEIGHTS = {"global": 1.0, "local": 0.5, "cutout": 2.0}

@@ -11,7 +11,7 @@ from core.backbones import build_backbone, feature_width
 from core.config import load_config
 from pretrain.config import PretrainConfig
 from pretrain.heads import HeadConfig, build_head
-from pretrain.views.dataset import PhotometricConfig
+from pretrain.views.config import PhotometricConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs/pretrain"
 PUBLISHED = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("demo"))

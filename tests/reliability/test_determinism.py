@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from core.data.open import open_images
 from core.data.order import GlobalBatches
 from evaluate.probes.training_views import TrainingViewConfig, view_batches
-from pretrain.views.dataset import Views, collate
+from pretrain.views.collate import collate
+from pretrain.views.dataset import Views
 from tests.reliability.tiny_runs import ALONE, last_state, metrics, run_here, same_bits, tiny, write_recipe
 from tests.torchrun import python
 

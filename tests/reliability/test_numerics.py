@@ -13,8 +13,8 @@ import torch
 from core.checkpoints import training_states
 from core.errors import UserError
 from core.sync_norm import synchronise_norms
-from pretrain.collapse import COLLAPSED, CollapseWatch, spread
 from pretrain.method import Method
+from pretrain.metrics import COLLAPSED, CollapseWatch, spread
 from tests.reliability.tiny_runs import metrics, run_here, tiny
 
 

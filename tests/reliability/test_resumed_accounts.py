@@ -79,7 +79,7 @@ def test_the_time_of_checkpoints_does_not_count_as_training(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that only a checkpoint moves, by an hour: the steps after it are not slow."""
-    from pretrain import log, state
+    from pretrain import metrics, state
 
     class Clock:
         now = 0.0
@@ -95,7 +95,7 @@ def test_the_time_of_checkpoints_does_not_count_as_training(
         save(*given)  # type: ignore[arg-type]
         Clock.now += 3600
 
-    monkeypatch.setattr(log, "time", Clock)
+    monkeypatch.setattr(metrics, "time", Clock)
     monkeypatch.setattr(state, "save", slow)
     run_here(tiny(image_folder), tmp_path)
     assert min(line["images_per_second"] for line in metrics(tmp_path)) > 100

@@ -16,14 +16,15 @@ from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name
 from evaluate.probes.training_views import TrainingViewConfig
 
-PERFORMANCE_KEYS = frozenset({"features.batch"})
-"""Settings that change speed and memory, not the protocol."""
-
 
 @dataclass(frozen=True)
 class FinetuneConfig:
     name: str = "finetune_mulan_r50"
     """The protocol's name, under which results are compared."""
+    kind: Literal["finetune"] = "finetune"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: DataConfig = field(default_factory=DataConfig)
     """Trained on its train split; the best learning rate is chosen, and all are reported, on its val split."""
     share: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,15 @@ from evaluate.common.protocol import check_name
 from evaluate.probes.knn.search import Engine, Neighbours, nearest_over_ranks, open_engine
 from evaluate.probes.knn.vote import vote_accuracy, weighted_hits
 
-PERFORMANCE_KEYS = frozenset({"features.batch", "bank_chunk"})
-"""Settings that change speed and memory, not the protocol."""
-
 
 @dataclass(frozen=True)
 class KnnConfig:
     name: str = "knn_dino"
     """The protocol's name, under which results are compared."""
+    kind: Literal["knn"] = "knn"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: DataConfig = field(default_factory=DataConfig)
     """Its train split is the bank, its val split the queries."""
     features: FeatureConfig = field(default_factory=FeatureConfig)

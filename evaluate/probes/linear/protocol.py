@@ -15,14 +15,15 @@ from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.linear.head_grid import HeadOptimConfig
 from evaluate.probes.training_views import TrainingViewConfig
 
-PERFORMANCE_KEYS = frozenset({"features.batch"})
-"""Settings that change speed and memory, not the protocol."""
-
 
 @dataclass(frozen=True)
 class LinearConfig:
     name: str = "linear_mulan_r50"
     """The protocol's name, under which results are compared."""
+    kind: Literal["linear"] = "linear"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: DataConfig = field(default_factory=DataConfig)
     """Heads are trained on its train split; the best one is chosen, and all are reported, on its val split."""
     train_limit: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,6 @@ from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.standardise import moments
 from evaluate.probes.logreg.solver import Fit, Solver, fit_sklearn, fit_torch
 
-PERFORMANCE_KEYS = frozenset({"features.batch", "solver"})
-"""Settings that change speed and memory, not the protocol."""
 _ROWS = 65536
 
 
@@ -29,6 +28,10 @@ _ROWS = 65536
 class LogregConfig:
     name: str = "logreg_dinov2"
     """The protocol's name, under which results are compared."""
+    kind: Literal["logreg"] = "logreg"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     data: DataConfig = field(default_factory=DataConfig)
     """Fitted on its train split; C is chosen, and all are reported, on its val split."""
     train_limit: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from evaluate.probes.knn.search import Engine, nearest
 from evaluate.probes.knn.vote import ranks_of_truth
 from evaluate.probes.linear.protocol import LinearConfig
 
-PERFORMANCE_KEYS = frozenset({"features.batch"})
-"""Settings that change speed and memory, not the protocol."""
-
 
 @dataclass(frozen=True)
 class TransferConfig:
     name: str = "transfer_small"
     """The protocol's name, under which results are compared."""
+    kind: Literal["transfer"] = "transfer"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
     sets: tuple[str, ...] = ()
     """Sources as in `data.source`: `cifar10:/data`, `folder:/data/birds`, ….; none: those of the command line."""
     data: DataConfig = field(default_factory=lambda: DataConfig("scenes"))

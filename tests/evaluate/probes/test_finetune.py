@@ -21,7 +21,8 @@ from evaluate.common.resumable import ProbeState
 from evaluate.finetune import main
 from evaluate.probes.finetune import training
 from evaluate.probes.finetune.labelled_subset import labelled_part
-from evaluate.probes.finetune.protocol import PERFORMANCE_KEYS, FinetuneConfig, parameter_groups
+from evaluate.probes.finetune.probe import PROBE
+from evaluate.probes.finetune.protocol import FinetuneConfig, parameter_groups
 from tests.torchrun import ROOT, torchrun
 
 
@@ -151,7 +152,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     assert set(files) >= {"finetune_mulan_r50_1pct", "finetune_mulan_r50_10pct", "finetune_mulan_r50", "finetune_vit"}
     for name, file in files.items():
         config = load_config(FinetuneConfig, file)
-        assert name == config.name == full_name(config, file, PERFORMANCE_KEYS)
+        assert name == config.name == full_name(config, file, PROBE.performance_keys)
     one = load_config(FinetuneConfig, files["finetune_mulan_r50_1pct"])
     assert (one.share, one.lrs, one.batch, one.epochs) == (0.01, (0.005, 0.01, 0.02, 0.05, 0.1), 1024, 50)
 

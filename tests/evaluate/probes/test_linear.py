@@ -21,7 +21,8 @@ from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.linear import main
 from evaluate.probes.accuracy import Accuracies
-from evaluate.probes.linear.protocol import PERFORMANCE_KEYS, LinearConfig
+from evaluate.probes.linear.probe import PROBE
+from evaluate.probes.linear.protocol import LinearConfig
 from evaluate.probes.linear.summary import summary
 from tests.torchrun import ROOT, python, torchrun
 
@@ -169,7 +170,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     }
     configs = {file.stem: load_config(LinearConfig, file) for file in files}
     for file in files:
-        assert configs[file.stem].name == file.stem == full_name(configs[file.stem], file, PERFORMANCE_KEYS)
+        assert configs[file.stem].name == file.stem == full_name(configs[file.stem], file, PROBE.performance_keys)
         assert protocol_file(file.stem, "linear") == file
     grid = configs["linear_dinov2_grid"]
     assert len(grid.lrs) * len(grid.blocks) * len(grid.poolings) == 52
@@ -177,7 +178,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     mulan = configs["linear_mulan_r50"]
     assert (mulan.used_lrs(), mulan.batch, mulan.epochs, mulan.standardise) == ((0.005,), 512, 100, "train")
     assert configs["linear_simsiam"].used_lrs() == pytest.approx((0.32,))
-    assert full_name(mulan, protocol_file("linear_mulan_r50", "linear"), PERFORMANCE_KEYS) == "linear_mulan_r50"
+    assert full_name(mulan, protocol_file("linear_mulan_r50", "linear"), PROBE.performance_keys) == "linear_mulan_r50"
 
 
 def test_help_is_quick() -> None:

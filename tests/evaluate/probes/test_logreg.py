@@ -15,7 +15,8 @@ from core.errors import run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.logreg import main
 from evaluate.probes.logreg import protocol
-from evaluate.probes.logreg.protocol import PERFORMANCE_KEYS, LogregConfig, best_of
+from evaluate.probes.logreg.probe import PROBE
+from evaluate.probes.logreg.protocol import LogregConfig, best_of
 from evaluate.probes.logreg.solver import fit_sklearn, fit_torch
 from tests.torchrun import ROOT, python, torchrun
 
@@ -59,7 +60,7 @@ def test_dinov2s_values_of_c() -> None:
     assert (cs[0], cs[22], cs[44]) == pytest.approx((1e-6, 10**-0.5, 1e5))
     assert config.max_iter == 1000
     for file in ROOT.glob("configs/evaluate/logreg_*.yaml"):
-        assert full_name(load_config(LogregConfig, file), file, PERFORMANCE_KEYS) == file.stem
+        assert full_name(load_config(LogregConfig, file), file, PROBE.performance_keys) == file.stem
     assert best_of([{"C": 1, "top1": 5}, {"C": 2, "top1": 7}, {"C": 3, "top1": 7}])["C"] == 2
 
 

@@ -19,7 +19,8 @@ from evaluate.common.protocol import full_name
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.knn.search import open_engine
 from evaluate.probes.linear import training
-from evaluate.probes.transfer.protocol import PERFORMANCE_KEYS, TransferConfig, knn_scores, metric_of
+from evaluate.probes.transfer.probe import PROBE
+from evaluate.probes.transfer.protocol import TransferConfig, knn_scores, metric_of
 from evaluate.transfer_sets import main
 from tests.small_sets import make_eurosat, make_pets
 from tests.torchrun import ROOT, torchrun
@@ -119,7 +120,7 @@ def test_knn_scores_equal_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_protocol_loads_under_its_own_name() -> None:
     for file in ROOT.glob("configs/evaluate/transfer_*.yaml"):
-        assert full_name(load_config(TransferConfig, file), file, PERFORMANCE_KEYS) == file.stem
+        assert full_name(load_config(TransferConfig, file), file, PROBE.performance_keys) == file.stem
     means = ("flowers102", "pets", "aircraft", "caltech101")
     assert all(metric_of(f"{kind}:/data") == "mean_per_class" for kind in means)
     assert {metric_of(source) for source in ("food101:/data", "folder:/data", "scenes")} == {"top1"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import PIL.Image
 
+from evaluate.common.metrics import Metric
 from evaluate.common.pictures import save_picture
 from evaluate.tables.published import Published
 from evaluate.tables.results import StoredResult
@@ -60,9 +61,13 @@ def small_table(folder: Path, name: str = "ours", **checkpoint: Any) -> tuple[Tr
     ]  # fmt: skip
     paths = [result.path for result in results]
     columns = (
-        Column("knn_small", "top1", "knn_small, top-1", "d1 d2", True),
-        Column("coco_a (modified: lr=2)", "box_ap", "coco_a (modified: lr=2), box AP", "d1 d2", False),
-        Column("coco_a (modified: lr=2)", "mask_ap", "coco_a (modified: lr=2), mask AP", "d1 d2", False),
+        Column("knn_small", Metric("top1", "top-1"), "knn_small, top-1", "d1 d2", True),
+        Column(
+            "coco_a (modified: lr=2)", Metric("box_ap", "box AP"), "coco_a (modified: lr=2), box AP", "d1 d2", False
+        ),
+        Column(
+            "coco_a (modified: lr=2)", Metric("mask_ap", "mask AP"), "coco_a (modified: lr=2), mask AP", "d1 d2", False
+        ),
     )
     rows = (
         Row("base", False, "resnet18, random initialisation"),

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from core.errors import UserError
+from evaluate.common.metrics import Metric
 from evaluate.common.pictures import DETECTIONS, MAP
 from evaluate.report.page import write_page
 from evaluate.tables.published import Published
@@ -129,7 +130,7 @@ def test_text_of_results_stays_text(tmp_path: Path) -> None:
 
 
 def test_addresses_that_a_browser_would_run_are_none(tmp_path: Path) -> None:
-    number = Published("BYOL", "p", "top1", 1.0, "paper", "", "javascript:alert(1)", "resnet50", 1)
+    number = Published("BYOL", "knn_dino", "top1", 1.0, "paper", "", "javascript:alert(1)", "resnet50", 1)
     table = build_table([], [number])
     text = write_page(table, [], tmp_path).read_text()
     assert "javascript:" not in text
@@ -173,7 +174,7 @@ def test_a_repeated_run_is_said_to_be_left_out(tmp_path: Path) -> None:
 
 def test_two_states_of_the_data_are_told_apart(tmp_path: Path) -> None:
     table, results = small_table(tmp_path)
-    columns = (table.columns[0], Column("knn_small", "top1", "knn_small, top-1, data e", "e", True))
+    columns = (table.columns[0], Column("knn_small", Metric("top1", "top-1"), "knn_small, top-1, data e", "e", True))
     cells = {(0, 0): table.cells[0, 0], (1, 1): table.cells[1, 0]}
     page = read_page(
         write_page(TransferTable((Row("a", False, "a"), Row("b", False, "b")), columns, cells), results, tmp_path)
@@ -197,7 +198,16 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: p
 def test_rows_of_one_paper_share_its_source(tmp_path: Path) -> None:
     numbers = [
         Published(
-            f"row {n}", "p", "top1", 50.0 + n, paper, "Table 1", f"https://example.org/{paper}", "resnet50", 1, note
+            f"row {n}",
+            "knn_dino",
+            "top1",
+            50.0 + n,
+            paper,
+            "Table 1",
+            f"https://example.org/{paper}",
+            "resnet50",
+            1,
+            note,
         )
         for n, (paper, note) in enumerate([("A", ""), ("B", ""), ("A", ""), ("A", "other data")])
     ]

@@ -23,7 +23,8 @@ from tests.evaluate.report.small_report import add_pictures, small_table
 
 def member(number: int, row: int, seed: int, folder: Path = Path(), **metrics: Any) -> Measured:
     network = metrics.pop("network", "a")
-    document = {"seed": seed, "metrics": metrics, "checkpoint": {"backbone_sha256": network}}
+    kind = "detection" if "box_ap_per_class" in metrics else "segmentation"
+    document = {"kind": kind, "seed": seed, "metrics": metrics, "checkpoint": {"backbone_sha256": network}}
     return Measured(number, row, (0,), StoredResult(folder / f"{number}" / "result.json", document))
 
 
@@ -53,7 +54,7 @@ def test_scores_of_classes_are_means_over_seeds() -> None:
         member(4, 1, 0, top1=3.0, IoU="no mapping"),
     )
     (chart,) = per_class(Group("p", "", members))
-    assert (chart.title, chart.names, chart.total, chart.missing) == (
+    assert (chart.metric.title, chart.names, chart.total, chart.missing) == (
         "IoU of each class",
         ("cat", "dog", "cow"),
         3,

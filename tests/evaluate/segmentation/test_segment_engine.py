@@ -40,14 +40,14 @@ from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.hooks import PlainCheckpointHook
 from evaluate.segmentation.engine.metric import ConfusionMetric, scores
 from evaluate.segmentation.model.segmentor import build_segmentor
-from evaluate.segmentation.protocol import KINDS, SegmentConfig
+from evaluate.segmentation.protocol import SegmentConfig
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 TINY_VIT = "timm:vit_small_patch16_224(img_size=64, depth=12, embed_dim=48, num_heads=3)"
 
 
 def _config(name: str, *overrides: str) -> SegmentConfig:
-    return load_config(SegmentConfig, protocol_file(name, *KINDS), overrides)
+    return load_config(SegmentConfig, protocol_file(name, "segmentation"), overrides)
 
 
 def _build(config: SegmentConfig, backbone: Backbone) -> tuple[Any, str, dict[str, Any]]:

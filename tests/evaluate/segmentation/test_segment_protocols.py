@@ -12,19 +12,18 @@ from converters.open import open_backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
-from core.project import CONFIGS
-from evaluate.common.protocol import full_name, protocol_file
+from evaluate.common.protocol import full_name, list_protocols, protocol_file
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
-from evaluate.segmentation.protocol import KINDS, PERFORMANCE_KEYS, SegmentConfig
+from evaluate.segmentation.protocol import PERFORMANCE_KEYS, SegmentConfig
 from evaluate.tables.published import read_published
 
-FILES = sorted(file for kind in KINDS for file in (CONFIGS / "evaluate").glob(f"{kind}_*"))
+FILES = list_protocols("segmentation")
 FOUR_GPUS = Processes(0, 4, torch.device("cuda", 0))
 
 
 def _config(name: str, *overrides: str) -> SegmentConfig:
-    return load_config(SegmentConfig, protocol_file(name, *KINDS), overrides)
+    return load_config(SegmentConfig, protocol_file(name, "segmentation"), overrides)
 
 
 def _engine(name: str, processes: Processes = FOUR_GPUS, *overrides: str) -> dict[str, Any]:
@@ -47,10 +46,10 @@ def test_all_load_under_their_own_names() -> None:
     for file in FILES:
         config = load_config(SegmentConfig, file)
         assert config.name == file.stem == full_name(config, file, PERFORMANCE_KEYS)
-        assert protocol_file(file.stem, *KINDS) == file
+        assert protocol_file(file.stem, "segmentation") == file
         assert file.read_text().startswith(("# python evaluate/segment.py", "# torchrun"))
     with pytest.raises(UserError, match=r"voc_fcn_r50_30k_moc\b.*voc_fcn_r50_30k_moco\b"):
-        protocol_file("voc_fcn_r50_30k_moc", *KINDS)
+        protocol_file("voc_fcn_r50_30k_moc", "segmentation")
 
 
 def test_a_file_promises_a_published_score_only_where_the_network_is_the_published_one() -> None:
@@ -213,7 +212,7 @@ def test_the_linear_rule() -> None:
     assert scale_to_batch(config, 16, 1) == (config, "")
     stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8, 1)
     assert (stepped.optim.lr, stepped.schedule.iterations, stepped.schedule.steps) == (0.0015, 60_000, (42_000, 54_000))
-    file = protocol_file("voc_fcn_r50_30k_moco", *KINDS)
+    file = protocol_file("voc_fcn_r50_30k_moco", "segmentation")
     assert full_name(stepped, file, PERFORMANCE_KEYS) == (
         "voc_fcn_r50_30k_moco (modified: optim.lr=0.0015, schedule.iterations=60000, "
         "schedule.steps=[42000,54000], batch=8)"
@@ -225,7 +224,9 @@ def test_the_linear_rule() -> None:
     alone, why = scale_to_batch(config, None, 1)
     assert (alone.batch, alone.optim.lr, alone.schedule.iterations) == (2, 3.75e-6, 1_280_000)
     assert all(part in why for part in ("16 -> 2 (1 process ", "× 0.125 = 3.75e-06")), why
-    assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", *KINDS), PERFORMANCE_KEYS).endswith("batch=2)")
+    assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", "segmentation"), PERFORMANCE_KEYS).endswith(
+        "batch=2)"
+    )
     scenes = _config("scenes_fcn_r18_400it")
     assert scale_to_batch(scenes, None, 1) == scale_to_batch(scenes, None, 4) == (scenes, "")
     assert batch_per_process(16, 4) == 4

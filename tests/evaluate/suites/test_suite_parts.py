@@ -48,7 +48,7 @@ def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_suite_names_protocols_that_exist(file: Path) -> None:
     assert file.read_text().startswith("# python evaluate/suite.py --ckpts ")
     for evaluation in open_suite(file.stem).evaluations:
-        placed = evaluation.at({name: f"/data/{name}" for name in evaluation.needs({})})
+        placed = evaluation.resolve({name: f"/data/{name}" for name in evaluation.missing_roots({})})
         meant = measurement_of(placed, 64)  # as many processes as any protocol is for
         assert meant.protocol == evaluation.protocol, "a suite measures protocols as they are"
         assert "{" not in placed.data
@@ -88,7 +88,8 @@ def python_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RESULT = json.dumps({
-    "format": "ssl-transfer/result/1", "protocol": "p", "metrics": {"top1": 12.34}, "backbone": "resnet18", "seed": 0,
+    "format": "ssl-transfer/result/1", "protocol": "p", "kind": "knn", "metrics": {"top1": 12.34},
+    "backbone": "resnet18", "seed": 0,
     "checkpoint": {"given": "x", "backbone_sha256": "d"}, "data": {"val": {"digest": "e"}}, "settings": {},
 })  # fmt: skip
 WRITE = f"import pathlib; pathlib.Path(FOLDER, 'result.json').write_text('{RESULT}')"

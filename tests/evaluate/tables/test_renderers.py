@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+from evaluate.common.metrics import Metric
 from evaluate.tables.published import Published
 from evaluate.tables.renderers import as_csv, latex, markdown
 from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable
@@ -20,8 +21,10 @@ PUBLISHED = Published(
 TABLE = TransferTable(
     (Row("ours & co", False, "resnet50, ours"), Row("BYOL", True, "Li, A paper, Table 4")),
     (
-        Column("coco_x", "box_ap", "coco_x, box AP", "d", False),
-        Column("knn_scenes (modified: ks=[1])", "top1", "knn_scenes (modified: ks=[1]), top-1", "e", True),
+        Column("coco_x", Metric("box_ap", "box AP"), "coco_x, box AP", "d", False),
+        Column(
+            "knn_scenes (modified: ks=[1])", Metric("top1", "top-1"), "knn_scenes (modified: ks=[1]), top-1", "e", True
+        ),
     ),
     {
         (0, 0): Cell((40.0, 44.0), (0, 3), (Path("r/a b/result.json"), Path("r/c/result.json")), PUBLISHED),
@@ -51,7 +54,7 @@ def test_markdown() -> None:
 def test_what_a_spread_is_over_is_said() -> None:
     paths = (Path("r/1/result.json"), Path("r/2/result.json"), Path("r/3/result.json"))
     networks = Cell((40.0, 42.0, 50.0), (0, 1, 0), paths, None, ("a", "a", "b"))
-    still = Cell((40.0, 40.0, 40.0), (0, 1, 2), paths, None, ("a", "a", "a"), drawn=False)
+    still = Cell((40.0, 40.0, 40.0), (0, 1, 2), paths, None, ("a", "a", "a"), seed_matters=False)
     table = dataclasses.replace(TABLE, cells={**TABLE.cells, (0, 0): networks, (0, 1): still})
     assert markdown(table, Path("r")).splitlines()[2] == (
         "| ours & co | 45.5 ± 6.4 (2 networks: [1](1/result.json), [2](2/result.json), [3](3/result.json)) "

@@ -151,7 +151,11 @@ def test_detection_segmentation_and_transfer_sets_have_their_own_columns() -> No
         "transfer_t on pets": {"metric": "mean_per_class", "top1": 1.0, "linear": 90.0, "knn": 80.0},
         "transfer_t on cifar10": {"metric": "top1", "top1": 95.0, "linear": 95.0, "knn": 85.0},
     }
-    table = build_table([changed(result(0, protocol=name), metrics=values) for name, values in metrics.items()])
+    voc = {"voc_z": {"data": {"source": "voc:/data"}}}
+    table = build_table([
+        changed(result(0, protocol=name), metrics=values, settings=voc.get(name, {}))
+        for name, values in metrics.items()
+    ])  # fmt: skip
     assert [(column.title, table.cells[0, x].mean) for x, column in enumerate(table.columns)] == [
         ("transfer_t on cifar10, k-NN top-1", 85.0),
         ("transfer_t on cifar10, linear top-1", 95.0),

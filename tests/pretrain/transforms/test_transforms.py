@@ -12,7 +12,8 @@ from scipy import stats
 import pretrain.transforms
 from pretrain.transforms import configure, find, names, rotate, shuffle
 from pretrain.views.augment import augment
-from pretrain.views.dataset import PhotometricConfig, ViewConfig, draw_photometric
+from pretrain.views.config import PhotometricConfig, ViewConfig
+from pretrain.views.dataset import draw_photometric
 
 PLAIN = PhotometricConfig(flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
 

@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode
 from pretrain.transforms import find
 from pretrain.views import augment as module
 from pretrain.views.augment import augment
-from pretrain.views.dataset import PhotometricConfig, ViewConfig, draw_photometric
+from pretrain.views.config import PhotometricConfig, ViewConfig
+from pretrain.views.dataset import draw_photometric
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The threshold 0.5 makes solarisation continuous (1 − 0.5 = 0.5), so that a rounding error can't flip a pixel by much.

@@ -20,7 +20,9 @@ from torchvision.transforms import InterpolationMode
 from core.config import from_dict, to_dict
 from core.data.crop import draw_crop
 from core.errors import BrokenImage, UserError
-from pretrain.views.dataset import PhotometricConfig, Resampler, Sample, ViewConfig, Views, collate, draw_photometric
+from pretrain.views.collate import Sample, collate
+from pretrain.views.config import PhotometricConfig, Resampler, ViewConfig
+from pretrain.views.dataset import Views, draw_photometric
 
 VIEWS = {
     "global": ViewConfig(

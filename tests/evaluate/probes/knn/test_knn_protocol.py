@@ -16,7 +16,8 @@ from core.distributed import Processes
 from core.errors import UserError
 from core.project import CONFIGS
 from evaluate.common.protocol import conflicting_result, full_name, protocol_file, result_folder
-from evaluate.probes.knn.protocol import PERFORMANCE_KEYS, KnnConfig, knn_accuracy, open_bank_and_queries
+from evaluate.probes.knn.probe import PROBE
+from evaluate.probes.knn.protocol import KnnConfig, knn_accuracy, open_bank_and_queries
 from tests.evaluate.probes.knn.unit_features import features, unit_rows
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -85,7 +86,7 @@ def test_every_protocol_of_the_repository_loads_under_its_own_name() -> None:
     assert {file.stem for file in files} >= {"knn_dino", "knn_dino_1shot", "knn_scenes_64px", "knn_fashion_mnist_32px"}
     for file in files:
         config = load_config(KnnConfig, file)
-        assert config.name == file.stem == full_name(config, file, PERFORMANCE_KEYS)
+        assert config.name == file.stem == full_name(config, file, PROBE.performance_keys)
         assert protocol_file(file.stem, "knn") == file
     dino = load_config(KnnConfig, protocol_file("knn_dino", "knn"))
     assert dino == KnnConfig()  # the defaults are the published protocol
@@ -97,7 +98,7 @@ def test_a_modified_protocol_loses_the_bare_name(tmp_path: Path) -> None:
     file = protocol_file("knn_dino", "knn")
 
     def name(*overrides: str, file: Path = file) -> str:
-        return full_name(load_config(KnnConfig, file, overrides), file, PERFORMANCE_KEYS)
+        return full_name(load_config(KnnConfig, file, overrides), file, PROBE.performance_keys)
 
     assert name("ks=[1,20]", "features.transform.crop=96") == (
         "knn_dino (modified: features.transform.crop=96, ks=[1,20])"
