@@ -1,10 +1,10 @@
-"""Pictures of test images beside their truth and their prediction."""
+"""Pictures of test images next to their ground truth and prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -12,15 +12,28 @@ import torch
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from core.data.decode import FORMATS
+from core.data.decode import decode_rgb
 from core.data.scenes.palette import COLOURS
-from evaluate.common.pictures import LABEL_MAPS, save_picture
+from evaluate.common.pictures import FOLDER, LABEL_MAPS, save_picture
 from evaluate.segmentation.data.labels import IGNORED, read_label
 from evaluate.segmentation.protocol import SegmentDataConfig
 
+if TYPE_CHECKING:
+    from evaluate.segmentation.setup import Setup
+
 _HEIGHT, _GAP, _LINE = 160, 4, 16
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
-_MOST_NAMED = 5
+_MAX_NAMED = 5
+
+
+def draw_test_images(setup: Setup, skipped: Sequence[int], model: Any, count: int) -> None:
+    """Draws `count` test images of a run next to its result.json. `skipped`: positions of the broken ones."""
+    from evaluate.segmentation.engine.data_pipeline import test_set
+
+    seen = [pair for position, pair in enumerate(setup.samples["val"].pairs) if position not in set(skipped)]
+    dataset, folder = test_set(setup.engine, skipped), setup.out / FOLDER
+    paths = draw_predictions(folder, model, dataset, seen, setup.config.data, setup.names, count)
+    print(f"pictures: {len(paths)} in {folder} (image, ground truth, prediction)")
 
 
 def draw_predictions(
@@ -32,9 +45,9 @@ def draw_predictions(
     names: Sequence[str],
     count: int,
 ) -> list[Path]:
-    """Writes a PNG for each of `count` test images, evenly spread: image, truth, prediction, and what colours mean.
+    """Writes a PNG for each of `count` evenly spaced test images: image, ground truth, prediction, legend.
 
-    `dataset`: the engine's, whose items belong to `pairs` in order. Ignored pixels are white in the truth.
+    `dataset`: the engine's data set, whose items correspond to `pairs` in order. Ignored pixels are white.
     """
     paths = []
     model.eval()
@@ -45,18 +58,17 @@ def draw_predictions(
         predicted = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
         image, label = pairs[index]
         truth = read_label(label, config)
-        with PIL.Image.open(image, formats=FORMATS) as picture:
-            panels = [_fit(picture.convert("RGB"))]
+        panels = [_fit(decode_rgb(image, str(image)))]
         panels += [_fit(PIL.Image.fromarray(colours(classes))) for classes in (truth, predicted)]
         present = [int(one) for one in np.union1d(truth, predicted) if one != IGNORED]
-        caption = f"{image.stem}: there {_shares(truth, names)}; predicted {_shares(predicted, names)}"
+        caption = f"{image.stem}: ground truth {_shares(truth, names)}; predicted {_shares(predicted, names)}"
         paths.append(folder / f"{image.stem}.png")
         save_picture(paths[-1], _sheet(panels, present, names), LABEL_MAPS, caption)
     return paths
 
 
 def colours(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A colour for each class, white for ignored: [H, W] -> [H, W, 3]. The first nine are those of the scenes."""
+    """Colour of each pixel's class, white for ignored: [H, W] -> [H, W, 3] uint8; the first nine are the scenes'."""
     table = np.random.default_rng(7).integers(30, 226, (256, 3)).astype(np.uint8)
     table[: len(COLOURS)] = COLOURS
     table[IGNORED] = 255
@@ -69,7 +81,7 @@ def _fit(panel: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _sheet(panels: Sequence[PIL.Image.Image], present: Sequence[int], names: Sequence[str]) -> PIL.Image.Image:
-    """The panels side by side, and below them a square of its colour in front of the name of each class."""
+    """Panels side by side, above a legend of colour squares and class names."""
     width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
     font = ImageFont.load_default(11)
     places: list[tuple[int, int]] = []
@@ -94,7 +106,7 @@ def _sheet(panels: Sequence[PIL.Image.Image], present: Sequence[int], names: Seq
 
 
 def _shares(classes: NDArray[np.uint8], names: Sequence[str]) -> str:
-    """`background 80 %, disc 20 %`: the largest shares of the pixels that are not ignored."""
+    """Largest shares of the pixels that are not ignored, e.g. `background 80 %, disc 20 %`."""
     counts = np.bincount(classes[classes != IGNORED], minlength=len(names))
-    largest = [one for one in np.argsort(-counts, kind="stable")[:_MOST_NAMED] if counts[one]]
+    largest = [one for one in np.argsort(-counts, kind="stable")[:_MAX_NAMED] if counts[one]]
     return ", ".join(f"{names[one]} {100 * counts[one] / counts.sum():.0f} %" for one in largest) or "nothing"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from core.config import to_dict
 from core.data.scenes.render import ScenesConfig
@@ -11,54 +12,58 @@ from evaluate.common.protocol import LABELS, check_name, flat
 from evaluate.segmentation.probe import PROBE
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
-"""Numbers of classes of the layouts that fix it."""
+"""Number of classes of the layouts that fix it."""
 PERFORMANCE_KEYS = PROBE.performance_keys
-"""Settings that change a place, speed or memory, not the protocol."""
+"""Settings that change a location, speed or memory, but not the measurement."""
 
 
 @dataclass(frozen=True)
 class SegmentDataConfig:
     layout: Literal["scenes", "ade20k", "voc12aug", "cityscapes"] = "ade20k"
-    """How the files lie; `scenes` are rendered on first use and lie as ADE20K's."""
+    """Directory layout. `scenes` are rendered on first use in ADE20K's layout."""
     root: str = ""
-    """The data set's folder: ADEChallengeData2016, VOCdevkit (or VOC2012 in it), cityscapes; none for scenes."""
+    """Folder of the data set: ADEChallengeData2016, VOCdevkit (or VOC2012 in it), cityscapes; empty for scenes."""
     classes: int = 150
     """Number of classes, without the ignored label."""
+    first_label: Literal[0, 1] | None = None
+    """Label of the first class in layout `ade20k`: 1 (0 means "no label") or 0; null: 1, as in ADE20K."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
-    """How the built-in scenes look; of no effect on other layouts."""
+    """Appearance of the built-in scenes; no effect on other layouts."""
     broken_share: float = 0.001
-    """Largest share of the images of a split that may be undecodable, or have labels that are."""
+    """Largest share of a split's samples that may have an image or label that can't be decoded."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.classes <= 254:
             raise ValueError(f"classes must be 2 … 254, not {self.classes}")
         if self.classes != CLASSES.get(self.layout, self.classes):
             raise ValueError(f"classes must be {CLASSES[self.layout]} for the layout {self.layout}, not {self.classes}")
+        if self.first_label is not None and self.layout != "ade20k":
+            raise ValueError(f"first_label applies to the layout ade20k; the layout {self.layout} fixes its labels")
         if not 0 <= self.broken_share < 1:
             raise ValueError(f"broken_share must be 0 … 1, not {self.broken_share}")
 
     @property
-    def zero_is_nothing(self) -> bool:
-        """Whether label 0 stands for "no label" and class c is stored as c + 1, as in ADE20K."""
-        return self.layout in ("ade20k", "scenes")
+    def reduce_zero_label(self) -> bool:
+        """True if label 0 means "no label" and class c is stored as c + 1, as in ADE20K."""
+        return self.layout == "scenes" or (self.layout == "ade20k" and self.first_label != 0)
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     backbone: str = "resnet50"
-    """timm's name that the checkpoint's backbone must have."""
+    """Name in timm that the checkpoint's backbone must have."""
     output_stride: Literal[8, 16, 32] = 32
-    """ResNet: input pixels per pixel of the last map; dilation stands for the strides that are left out."""
+    """ResNet: input pixels per pixel of the last map; dilation replaces the omitted strides."""
     contract_dilation: bool = True
-    """ResNet: the first block of a dilated stage has the dilation of the stage before, as in torchvision."""
+    """ResNet: the first block of a dilated stage has the dilation of the previous stage, as in torchvision."""
     taps: tuple[int, ...] = (3, 5, 7, 11)
-    """ViT: the blocks whose outputs the head sees, counted from 0."""
+    """ViT: blocks whose outputs feed the head, counted from 0."""
     final_norm: bool = False
-    """ViT: whether the norm after the last block belongs to the last tap."""
+    """ViT: applies the norm after the last block to the last tap."""
     drop_path: float = 0.0
-    """ViT: stochastic depth, largest rate (of the last block)."""
+    """ViT: stochastic depth, rate of the last block."""
     frozen: bool = False
-    """Whether the backbone's weights, and the statistics of its batch norms, stay as they are."""
+    """Keeps the backbone's weights and the statistics of its batch norms fixed."""
 
     def __post_init__(self) -> None:
         if not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 0:
@@ -75,21 +80,21 @@ class HeadConfig:
     """`fcn`: convolutions on the last map; `upernet`; `semfpn`: Semantic FPN; `linear`: one 1×1 convolution on all
     taps, resized to the first and concatenated."""
     channels: int = 512
-    """Width of the head; `linear` has that of its input."""
+    """Width of the head; `linear` uses the width of its input."""
     convs: int = 2
     """fcn: number of 3×3 convolutions."""
     dilation: int = 1
     """fcn: dilation of its 3×3 convolutions."""
     concat_input: bool = True
-    """fcn: whether the classifier sees the head's input beside the convolutions' output."""
+    """fcn: feeds the head's input to the classifier in addition to the convolutions' output."""
     every_map: bool = False
-    """fcn: whether it sees all maps, resized to the first and concatenated, instead of the last alone."""
+    """fcn: takes all maps, resized to the first and concatenated, instead of only the last."""
     dropout: float = 0.1
-    """Rate before the classifier."""
+    """Dropout rate before the classifier."""
     auxiliary: float = 0.4
-    """Loss weight of an auxiliary FCN head (one 3×3 convolution, 256 channels) on the last map but one; 0: none."""
+    """Loss weight of an auxiliary FCN head (one 3×3 convolution, 256 channels) on the second-to-last map; 0: none."""
     align_corners: bool = False
-    """How maps are resized: whether corner pixels' centres are held in place."""
+    """Aligns the centres of the corner pixels when maps are resized."""
 
     def __post_init__(self) -> None:
         for key in ("channels", "convs", "dilation"):
@@ -106,13 +111,13 @@ class SegmentOptimConfig:
     name: Literal["sgd", "adamw"] = "adamw"
     """SGD with momentum .9, or AdamW with betas (.9, .999)."""
     lr: float = 1e-4
-    """Peak learning rate at the protocol's batch; `--batch` scales it, an override doesn't."""
+    """Peak learning rate at the protocol's batch; scaled by `--batch`, not by an override of `batch`."""
     weight_decay: float = 0.05
     """Weight decay."""
     decay_norms: bool = True
-    """Whether norms and position embeddings decay too; where there is a layer decay, no vector does."""
+    """Applies weight decay to norms and position embeddings; with a layer decay no vector decays."""
     layer_decay: float | None = None
-    """ViT: factor of the learning rate from each block to the one before it; none: the same rate everywhere."""
+    """ViT: ratio of the learning rates of a block and the next one; null: the same rate everywhere."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -125,19 +130,20 @@ class SegmentOptimConfig:
 
 @dataclass(frozen=True)
 class SegmentScheduleConfig:
+    RENAMED: ClassVar[Mapping[str, str]] = {"least_lr": "min_lr"}
     iterations: int = 160_000
     """Optimiser steps."""
     processes: int = 1
-    """Processes (GPUs) among which `batch` is meant to be shared. With fewer, each keeps its share of it, and learning
-    rate and iterations follow by the linear rule, unless `--batch` is given."""
+    """Processes (GPUs) that share `batch`. With fewer, each keeps its share, and learning rate and iterations follow by
+    the linear rule, unless `--batch` is given."""
     warmup: int = 1500
-    """Iterations of linear warm-up from 1e-6 of the rate; 0: none."""
+    """Iterations of linear warm-up from 1e-6 of the learning rate; 0: none."""
     power: float | None = 1.0
-    """Of the polynomial decay (1 − t)^power; none: steps instead."""
-    least_lr: float = 0.0
-    """Where the polynomial decay ends."""
+    """Exponent of the polynomial decay (1 − t)^power; null: steps instead."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the polynomial decay."""
     steps: tuple[int, ...] = ()
-    """Iterations after which the rate is divided by 10, for a schedule without a power."""
+    """Iterations after which the learning rate is divided by 10, for a schedule without a power."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -154,36 +160,37 @@ class SegmentScheduleConfig:
 
 @dataclass(frozen=True)
 class CropConfig:
+    RENAMED: ClassVar[Mapping[str, str]] = {"most_of_one_class": "cat_max_ratio"}
     size: int = 512
     """Side of the training crops in pixels."""
     scale: tuple[int, int] | None = (2048, 512)
-    """Images are fitted into this (longer, shorter side) before the random ratio; none: they keep their size."""
+    """(longer, shorter side) in pixels into which images are fitted before the random ratio; null: own size."""
     ratio: tuple[float, float] = (0.5, 2.0)
-    """Least and largest random factor on it."""
-    most_of_one_class: float = 0.75
-    """A crop in which one class has a larger share is drawn again, up to ten times; 1: any crop will do."""
+    """Smallest and largest random factor applied to that size."""
+    cat_max_ratio: float = 0.75
+    """Largest share of one class in a crop; other crops are redrawn up to ten times; 1: accepts any crop."""
     photometric: bool = True
-    """Whether brightness, contrast, saturation and hue are distorted."""
+    """Distorts brightness, contrast, saturation and hue."""
 
     def __post_init__(self) -> None:
         if self.size < 16:
             raise ValueError(f"size must be at least 16, not {self.size}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be (least, largest), both positive, not {list(self.ratio)}")
-        if not 0 < self.most_of_one_class <= 1:
-            raise ValueError(f"most_of_one_class must be above 0 and at most 1, not {self.most_of_one_class}")
+            raise ValueError(f"ratio must be (smallest, largest), both positive, not {list(self.ratio)}")
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio must be above 0 and at most 1, not {self.cat_max_ratio}")
 
 
 @dataclass(frozen=True)
 class InferenceConfig:
     mode: Literal["whole", "slide"] = "whole"
-    """The whole image at once, or windows of the crops' size whose logits are averaged."""
+    """`whole`: the whole image at once; `slide`: windows of the crop size whose logits are averaged."""
     stride: int = 341
-    """slide: pixels from window to window."""
+    """slide: pixels between windows."""
     scale: tuple[int, int] | None = (2048, 512)
-    """Images are fitted into this (longer, shorter side), and the logits resized back; none: they keep their size."""
+    """(longer, shorter side) in pixels into which images are fitted; logits are resized back; null: own size."""
     batch: int = 1
-    """Images per forward pass and process; above 1 all images must be of one size."""
+    """Images per forward pass and process; above 1 all images must have the same size."""
 
     def __post_init__(self) -> None:
         for key in ("stride", "batch"):
@@ -194,35 +201,35 @@ class InferenceConfig:
 @dataclass(frozen=True)
 class SegmentConfig:
     name: str = "ade20k_upernet_r50_160k"
-    """The protocol's name, under which results are compared."""
+    """Name of the protocol, under which results are compared."""
     kind: Literal["segmentation"] = "segmentation"
     """Kind of evaluation."""
     scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
+    """True for a protocol made for small machines: no paper has numbers of it."""
     data: SegmentDataConfig = field(default_factory=SegmentDataConfig)
-    """What is segmented."""
+    """Images and labels."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """What is taken of the backbone."""
+    """Backbone and the maps it provides."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """What is put on top."""
+    """Segmentation head."""
     optim: SegmentOptimConfig = field(default_factory=SegmentOptimConfig)
-    """How it is trained."""
+    """Optimiser."""
     schedule: SegmentScheduleConfig = field(default_factory=SegmentScheduleConfig)
-    """For how long, with which learning rates."""
+    """Iterations and learning rate schedule."""
     crop: CropConfig = field(default_factory=CropConfig)
-    """What the network sees in training."""
+    """Augmentation of the training images."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    """How it is tested."""
+    """Prediction of the test images."""
     batch: int = 16
     """Training images per step over all processes."""
     sync_norm: bool = True
-    """Whether batch norms share their statistics among processes."""
+    """Shares the statistics of batch norms among processes."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of training (autocast below float32; float16 on GPUs only); tests are in float32."""
+    """Precision of training (autocast below float32; float16 on GPUs only); tests run in float32."""
     log_every: int = 50
-    """Iterations between two lines about the loss."""
+    """Iterations between two log lines."""
     checkpoint_every: int = 2000
-    """Iterations between two checkpoints, from which a killed run goes on."""
+    """Iterations between two checkpoints, from which a killed run resumes."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -233,13 +240,12 @@ class SegmentConfig:
             shared = f"among schedule.processes {self.schedule.processes}"
             raise ValueError(f"batch {self.batch} can't be shared evenly {shared}; set both")
         if self.head.kind == "linear" and self.head.auxiliary:
-            raise ValueError("head.auxiliary must be 0 for the linear head, which has no auxiliary one")
+            raise ValueError("head.auxiliary must be 0 for the linear head, which has no auxiliary head")
         if self.inference.mode == "slide" and self.inference.stride > self.crop.size:
-            raise ValueError(f"inference.stride must be at most crop.size ({self.crop.size}), or pixels are left out")
+            raise ValueError(f"inference.stride must be at most crop.size ({self.crop.size}), or pixels are skipped")
 
 
 def measured_settings(config: SegmentConfig) -> dict[str, Any]:
-    """Every setting by its whole key (`optim.lr`), without the neutral ones: what equal measurements have in common."""
-    return {
-        key: value for key, value in flat(to_dict(config)).items() if key not in PERFORMANCE_KEYS | LABELS - {"name"}
-    }
+    """Settings by full key (`optim.lr`) without neutral ones; equal for comparable runs."""
+    ignored = PERFORMANCE_KEYS | LABELS - {"name"}
+    return {key: value for key, value in flat(to_dict(config)).items() if key not in ignored}

@@ -196,7 +196,7 @@ def _prepare_segment(place: Path) -> list[str]:
         "head: {kind: fcn, channels: 8, convs: 1, every_map: true, auxiliary: 0.0}\n"
         "optim: {name: sgd, lr: 0.05, weight_decay: 0.0}\n"
         "schedule: {iterations: 10, warmup: 2, power: 0.9}\n"
-        "crop: {size: 32, scale: [32, 32], ratio: [1.0, 1.0], most_of_one_class: 1.0}\n"
+        "crop: {size: 32, scale: [32, 32], ratio: [1.0, 1.0], cat_max_ratio: 1.0}\n"
         "inference: {scale: null}\nbatch: 4\nlog_every: 2\ncheckpoint_every: 2\n"
     )
     return ["--ckpt", _BACKBONE, "--config", str(place / "tiny.yaml"), "--workers", "0", "--device", "cpu"]
@@ -243,7 +243,7 @@ SUBJECTS = {
             "segment", _segment, _prepare_segment, _outcome_of_segment, "a valid result after the same iterations",
             (
                 "converters.open", "converters.engines.openmmlab:import_mmseg", "evaluate.segment",
-                "evaluate.segmentation.model.segmentor",
+                "evaluate.segmentation.run", "evaluate.segmentation.preflight",
             ),
         ),
     )

@@ -17,7 +17,7 @@ from core.backbones import BackboneConfig, build_backbone
 from core.errors import BrokenImage, UserError, run_entry_point
 from evaluate.detection.training import state
 from evaluate.segmentation.data.labels import check_pair
-from evaluate.segmentation.engine.run import ENGINE_FOLDER, finished_result, prepare_folder
+from evaluate.segmentation.engine.run_state import ENGINE_FOLDER, finished_result, prepare_folder
 from evaluate.segmentation.protocol import SegmentDataConfig
 from evaluate.tables.results import read_results
 from tests.security.gadgets import Gadget, dumps, gadgets

@@ -1,8 +1,9 @@
-"""The look at all files before training: what can't be used, what is broken, how often each class occurs."""
+"""Validates all files before training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,61 +14,125 @@ from tqdm import tqdm
 from core.data.broken import BrokenImages
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
-from evaluate.segmentation.data.labels import check_pair, read_label
+from evaluate.segmentation.data.labels import IGNORED, Header, check_pair, read_stored, to_classes
+from evaluate.segmentation.data.layouts import Samples
 from evaluate.segmentation.protocol import SegmentDataConfig
 
-_COUNTED = 2000
+_MAX_COUNTED = 2000
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a split before training."""
+    """Facts about a split, known before training."""
 
+    stored: NDArray[np.int64]
+    """Pixels by stored number, [256], over the decoded labels."""
     counts: NDArray[np.int64]
-    """Pixels of each class, [classes]; ignored ones are not counted."""
-    left_out: tuple[int, ...]
-    """Positions of the samples that are broken."""
+    """Pixels of each class, [classes], over the decoded labels; ignored ones are not counted."""
+    skipped: tuple[int, ...]
+    """Positions of the broken samples."""
     broken: tuple[str, ...]
-    """Their files, and what is wrong with them."""
+    """Their files, each with the reason."""
+    notes: dict[str, int]
+    """Files that are read in a way one may not expect: counts by reason."""
 
 
 def check_split(
     pairs: Sequence[tuple[Path, Path]], config: SegmentDataConfig, what: str, whole: bool, progress: bool = False
 ) -> Checked:
-    """Reads the headers of all images and labels of the split `what`, and decodes them all (`whole`) or 2,000 labels
-    evenly spread.
+    """Reads the headers of all images and labels of the split `what`.
 
-    Raises `UserError`, naming the first file, for what can't be used, and for more than `broken_share` broken ones.
+    Decodes all of them (`whole`) or 2,000 evenly spaced labels. Raises `UserError`, naming the first file, for data
+    that can't be used and for more than `broken_share` broken samples.
     """
-    counts, left_out = np.zeros(256, np.int64), []
-    account = BrokenImages(len(pairs), config.broken_share)
-    counted = set(spread(len(pairs), len(pairs) if whole else _COUNTED))
+    stored, skipped = np.zeros(256, np.int64), []
+    account, notes = BrokenImages(len(pairs), config.broken_share), Counter[str]()
+    palette = _Palette()
+    counted = set(spread(len(pairs), len(pairs) if whole else _MAX_COUNTED))
     bar = tqdm(pairs, desc=f"checking {what}", unit="image", disable=not progress)
     for position, (image, label) in enumerate(bar):
         try:
-            check_pair(image, label, config)
+            headers = check_pair(image, label, config)
+            if config.layout != "voc12aug":
+                palette.check(headers[1], label)
+            notes.update(_remarks(*headers, config))
             if whole:
                 decode_rgb(image, str(image))
             if position in counted:
-                counts += np.bincount(read_label(label, config).ravel(), minlength=256)
+                numbers = read_stored(label, config)
+                to_classes(numbers, config, label)
+                stored += np.bincount(numbers.ravel(), minlength=256)
         except BrokenImage as error:
-            left_out.append(position)
+            skipped.append(position)
             account.add([str(error)])
-    if not counts[: config.classes].any():
+    first = int(config.reduce_zero_label)
+    counts = stored[first : first + config.classes]
+    if not counts.any():
         raise UserError(f"no pixel of the {what} labels has a class, all are ignored; check the labels")
-    return Checked(counts[: config.classes], tuple(left_out), tuple(account.names))
+    return Checked(stored, counts, tuple(skipped), tuple(account.names), dict(sorted(notes.items())))
 
 
-def check_apart(pairs: dict[str, list[tuple[Path, Path]]]) -> None:
-    """Raises `UserError` where an image is trained on and tested."""
-    both = {image for image, _ in pairs["train"]} & {image for image, _ in pairs["val"]}
+def _remarks(image: Header, label: Header, config: SegmentDataConfig) -> list[str]:
+    remarks = []
+    if image.orientation != 1:
+        remarks.append("images with an orientation tag, which is ignored")
+    if label.orientation != 1:
+        remarks.append("labels with an orientation tag, which is ignored")
+    if label.mode == "P" and config.layout != "voc12aug":
+        remarks.append("labels with a palette, read as positions in it")
+    if label.mode not in ("L", "P"):
+        remarks.append(f"labels of mode {label.mode}, read as class numbers")
+    return remarks
+
+
+class _Palette:
+    """The palette of a split's labels: class numbers are positions in it only if all files share it."""
+
+    def __init__(self) -> None:
+        self.colours, self.file = b"", Path()
+
+    def check(self, label: Header, file: Path) -> None:
+        """Raises `UserError` if the palette differs from those before; a shorter one must be the beginning."""
+        shared = min(len(self.colours), len(label.palette))
+        if self.colours[:shared] != label.palette[:shared]:
+            raise UserError(
+                f"{self.file} and {file} have different palettes, so the numbers in them may not be classes; save the "
+                f"class numbers with PIL.Image.fromarray(…) in mode L"
+            )
+        if len(label.palette) > len(self.colours):
+            self.colours, self.file = label.palette, file
+
+
+def check_apart(samples: Mapping[str, Samples]) -> None:
+    """Raises `UserError` if an image is both trained on and tested."""
+    both = {image for image, _ in samples["train"].pairs} & {image for image, _ in samples["val"].pairs}
     if both:
         raise UserError(
-            f"{len(both)} test images are among the training images, e.g. {min(both)}; take them out of the lists of "
+            f"{len(both)} test images are also training images, e.g. {min(both)}; remove them from the lists of "
             f"training images"
         )
 
 
+def label_facts(found: Checked, config: SegmentDataConfig, names: Sequence[str]) -> dict[str, object]:
+    """Facts about the decoded labels of a split for result.json: ignored pixels by number, classes that never occur."""
+    total = int(found.stored.sum())
+    ignored = {str(number): int(found.stored[number]) for number in _ignored_numbers(config) if found.stored[number]}
+    absent = [name for name, number in zip(names, found.counts, strict=True) if not number]
+    return {"first": int(config.reduce_zero_label), "pixels": total, "ignored": ignored, "absent": absent}
+
+
+def may_count_from_zero(checked: Mapping[str, Checked], config: SegmentDataConfig) -> bool:
+    """True if labels may start at 0 while the settings do not say so: 0 occurs, the last class never does."""
+    if config.layout != "ade20k" or config.first_label is not None:
+        return False
+    stored = np.sum([found.stored for found in checked.values()], axis=0)
+    return bool(stored[0] and not stored[config.classes])
+
+
+def _ignored_numbers(config: SegmentDataConfig) -> tuple[int, ...]:
+    return (0, IGNORED) if config.reduce_zero_label else (IGNORED,)
+
+
 def spread(total: int, most: int) -> list[int]:
-    """At most `most` of the positions 0 … total − 1, evenly spread."""
+    """At most `most` of the positions 0 … total − 1, evenly spaced."""
     return list(range(total)) if total <= most else np.linspace(0, total - 1, most).astype(int).tolist()

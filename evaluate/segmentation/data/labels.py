@@ -1,8 +1,10 @@
-"""Label files: whether they can be what they should, what they hold, and what the majority class gets."""
+"""Label files: checks of the header, class of each pixel, and the score of the majority class."""
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,39 +18,88 @@ from evaluate.segmentation.protocol import SegmentDataConfig
 
 IGNORED = 255
 """Label of pixels that count neither in training nor in the metrics."""
-# What Pillow's format plugins let escape on malformed files.
+_GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of one channel of integers."""
+_ORIENTATION = 0x0112
+# Exceptions that Pillow's format plugins raise for malformed files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, IndexError, KeyError, MemoryError,
                OverflowError, ZeroDivisionError, PIL.Image.DecompressionBombError)  # fmt: skip
 
 
-def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> None:
-    """Reads the headers of both files.
+@dataclass(frozen=True)
+class Header:
+    """Header of an image file."""
 
-    Raises `BrokenImage` for one that is no image, and `UserError` for a pair that can't be used: labels in colour or of
-    16 bits, a palette where the layout has grey labels, image and label of different sizes.
+    size: tuple[int, int]
+    """Width and height of the stored pixels."""
+    mode: str
+    """Pillow's mode."""
+    orientation: int
+    """EXIF orientation tag; 1: none or upright, 5 … 8: width and height change places."""
+    palette: bytes
+    """RGB triples of the palette; empty if there is none."""
+
+
+def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> tuple[Header, Header]:
+    """Reads the headers of both files and returns them.
+
+    Raises `BrokenImage` for a file that is not an image, and `UserError` for a pair that can't be used: labels that are
+    not class numbers, image and label of different sizes.
     """
-    size, _ = _header(image)
-    label_size, mode = _header(label)
-    if mode == "P" and config.layout != "voc12aug":
+    pixels, classes = read_header(image), read_header(label)
+    if classes.mode == "P" and config.layout != "voc12aug" and _is_grey_ramp_out_of_order(classes.palette):
         raise UserError(
-            f"{label} is a palette PNG, whose numbers may be colours and no classes; the labels of "
-            f"{config.layout} are grey: save the class numbers with PIL.Image.fromarray(…) in mode L"
+            f"{label} is a palette image of grey values, so its numbers may be positions in the palette instead of "
+            f"classes; save the class numbers with PIL.Image.fromarray(…) in mode L"
         )
-    if mode not in ("L", "P"):
-        raise UserError(f"{label} is of mode {mode}, labels are 8-bit class numbers; save them in mode L")
-    if size != label_size:
+    if classes.mode not in (*_GREY, "P"):
         raise UserError(
-            f"{image} is {size[0]}×{size[1]} and its label {label.name} {label_size[0]}×{label_size[1]} pixels; "
-            f"make both of one size"
+            f"{label} is of mode {classes.mode}; labels are one number per pixel: save class numbers in mode L"
         )
+    if pixels.size != classes.size:
+        turned = pixels.orientation >= 5 and pixels.size == classes.size[::-1]
+        way_out = "make both the same size"
+        if turned:
+            way_out = "its orientation tag swaps the sides: save it upright with PIL.ImageOps.exif_transpose"
+        raise UserError(
+            f"{image} is {pixels.size[0]}×{pixels.size[1]} and its label {label.name} {classes.size[0]}×"
+            f"{classes.size[1]} pixels; {way_out}"
+        )
+    return pixels, classes
 
 
-def _header(file: Path) -> tuple[tuple[int, int], str]:
+def read_header(file: Path) -> Header:
+    """Header of an image file, without decoding it. Raises `BrokenImage`."""
     try:
         with PIL.Image.open(file, formats=FORMATS) as picture:
-            return picture.size, picture.mode
+            return Header(picture.size, picture.mode, _orientation(picture), _palette(picture))
     except _UNREADABLE as error:
         raise _broken(file, error) from None
+
+
+def _orientation(picture: PIL.Image.Image) -> int:
+    """EXIF orientation that decoding ignores; that of a TIFF is applied by Pillow."""
+    exif, found = PIL.Image.Exif(), 1
+    with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings():  # a damaged tag does not concern the pixels
+        warnings.simplefilter("ignore")
+        exif.load(picture.info.get("exif", b"") if picture.format != "TIFF" else b"")
+        found = exif.get(_ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _palette(picture: PIL.Image.Image) -> bytes:
+    if picture.mode != "P" or picture.palette is None:
+        return b""
+    if picture.palette.rawmode == "RGB":  # as in PNG: known without decoding
+        return bytes(picture.palette.palette)
+    return bytes(picture.getpalette() or [])
+
+
+def _is_grey_ramp_out_of_order(palette: bytes) -> bool:
+    """True if all colours are grey but not the grey value of their position: a compressed grey image."""
+    colours = np.frombuffer(palette[: len(palette) // 3 * 3], np.uint8).reshape(-1, 3)
+    grey = (colours == colours[:, :1]).all()
+    return bool(grey and (colours[:, 0] != np.arange(len(colours))).any())
 
 
 def _broken(file: Path, error: BaseException) -> BrokenImage:
@@ -57,37 +108,55 @@ def _broken(file: Path, error: BaseException) -> BrokenImage:
     return BrokenImage(str(file), (str(error).splitlines() or [type(error).__name__])[0])
 
 
-def read_label(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
-    """Class of each pixel, 0 … classes − 1 or 255 for ignored, [H, W].
-
-    Raises `BrokenImage` for a file that can't be decoded, and `UserError` for any other value.
-    """
+def read_stored(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
+    """Number stored for each pixel, [H, W]. Raises `BrokenImage`, and `UserError` for numbers outside 0 … 255."""
     try:
         with PIL.Image.open(file, formats=FORMATS) as picture:
             stored = np.array(picture)
     except _UNREADABLE as error:
         raise _broken(file, error) from None
-    if config.zero_is_nothing:
-        stored = np.where((stored == 0) | (stored == IGNORED), IGNORED, stored - np.uint8(1)).astype(np.uint8)
-    check_values(stored, config, str(file))
+    if stored.ndim != 2:
+        raise UserError(f"{file} has {stored.shape[-1]} channels; labels are one number per pixel")
+    if stored.dtype != np.uint8:
+        wrong = stored[(stored < 0) | (stored > IGNORED)]
+        if wrong.size:
+            raise UserError(_no_class(file, int(wrong.max()), config))
+        stored = stored.astype(np.uint8)
     return stored
 
 
-def check_values(classes: NDArray[np.uint8], config: SegmentDataConfig, file: str) -> None:
-    """Raises `UserError` where a pixel is neither of a class nor ignored. `classes`: as `read_label` gives them."""
-    wrong = classes[(classes >= config.classes) & (classes != IGNORED)]
-    if len(wrong):
-        first = 1 if config.zero_is_nothing else 0
-        nothing = "0 and 255" if first else "255"
-        raise UserError(
-            f"{file} holds the label {int(wrong.max()) + first}, but {config.classes} classes are "
-            f"{first} … {config.classes - 1 + first} ({nothing} for no label); mend the labels or set data.classes"
-        )
+def to_classes(stored: NDArray[np.uint8], config: SegmentDataConfig, file: Path) -> NDArray[np.uint8]:
+    """Class of each pixel, 0 … classes − 1 or 255 for ignored, [H, W]. Raises `UserError` for any other number."""
+    classes = stored
+    if config.reduce_zero_label:
+        classes = np.where((stored == 0) | (stored == IGNORED), IGNORED, stored - np.uint8(1)).astype(np.uint8)
+    wrong = stored[(classes >= config.classes) & (classes != IGNORED)]
+    if wrong.size:
+        raise UserError(_no_class(file, int(wrong.max()), config))
+    return classes
+
+
+def read_label(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
+    """Class of each pixel, 0 … classes − 1 or 255 for ignored, [H, W].
+
+    Raises `BrokenImage` for a file that can't be decoded, and `UserError` for a number that is not a class.
+    """
+    return to_classes(read_stored(file, config), config, file)
+
+
+def _no_class(file: Path, number: int, config: SegmentDataConfig) -> str:
+    first = int(config.reduce_zero_label)
+    nothing = "0 and 255" if first else "255"
+    other = ", or data.first_label=1" if config.first_label == 0 and number == config.classes else ""
+    return (
+        f"{file} holds the label {number}, but {config.classes} classes are {first} … {config.classes - 1 + first} "
+        f"({nothing} for no label); fix the labels or set data.classes{other}"
+    )
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the class most frequent in training gets when it is given to every pixel of the test images."""
+    """Scores of giving the most frequent training class to every pixel of the test images."""
 
     label: int
     """The class."""
@@ -98,7 +167,7 @@ class Baseline:
 
 
 def majority_baseline(train: NDArray[np.int64], test: NDArray[np.int64]) -> Baseline:
-    """The baseline from the pixels of each class in training and test, both [classes]."""
+    """Baseline from the pixels of each class in training and test, both [classes]."""
     label = int(train.argmax())
     share = test[label] / test.sum()
     present = test > 0

@@ -1,4 +1,4 @@
-"""The whole MMSegmentation config of a run, from the protocol: model, data, optimiser, schedule, loops, hooks."""
+"""MMSegmentation config of a run, made from the protocol: model, data, optimiser, schedule, loops, hooks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from core.backbones import Backbone
-from core.distributed import Processes
 from core.errors import UserError
 from evaluate.common.broken_file import BROKEN_FILE
+from evaluate.common.context import RunContext
 from evaluate.segmentation.data.layouts import Split
 from evaluate.segmentation.engine.scaling import batch_per_process
 from evaluate.segmentation.model.network_settings import model_settings
@@ -20,21 +20,21 @@ def engine_settings(
     backbone: Backbone,
     root: Path,
     names: tuple[str, ...],
-    processes: Processes,
-    seed: int,
-    workers: int,
+    context: RunContext,
     work_dir: Path,
 ) -> dict[str, Any]:
-    """What `mmengine.Config` takes. `names`: the classes; `root`: the data; `workers`: loader processes of a rank.
+    """Settings for `mmengine.Config`. `root`: folder of the data; `names`: class names; `work_dir`: engine's folder.
 
-    Batch norms are SyncBN where the protocol says so and several GPUs run; on the CPU the model's norms are replaced
-    later (`core.sync_norm`). Raises `UserError` for what doesn't go together.
+    Batch norms are SyncBN if the protocol asks for it and several GPUs run; on the CPU the model's norms are replaced
+    later (`core.sync_norm`). Raises `UserError` for settings that do not fit each other or the backbone.
     """
-    several = processes.world_size > 1
-    on_gpu = processes.device.type == "cuda"
+    several = context.processes.world_size > 1
+    on_gpu = context.device.type == "cuda"
     norm = "SyncBN" if config.sync_norm and several and on_gpu else "BN"
     schedule = config.schedule
-    loader = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
+    loader = {
+        "num_workers": context.workers, "persistent_workers": context.workers > 0, "pin_memory": on_gpu,
+    }  # fmt: skip
     test = loader | {
         "batch_size": config.inference.batch,
         "sampler": {"type": "DefaultSampler", "shuffle": False},
@@ -49,13 +49,13 @@ def engine_settings(
             "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0},
             "dist_cfg": {"backend": "nccl" if on_gpu else "gloo"},
         },
-        "randomness": {"seed": seed},
+        "randomness": {"seed": context.seed},
         "log_level": "ERROR",
         "model": model_settings(config, backbone, norm),
         "model_wrapper_cfg": {"type": "MMDistributedDataParallel"} | ({} if on_gpu else {"device_ids": None}),
         "train_dataloader": loader | {
-            "batch_size": batch_per_process(config.batch, processes.world_size),
-            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
+            "batch_size": batch_per_process(config.batch, context.processes.world_size),
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": context.seed},
             "dataset": _data(config, root, names, "train", work_dir),
         },
         "test_dataloader": test,
@@ -81,7 +81,7 @@ def _data(config: SegmentConfig, root: Path, names: tuple[str, ...], split: Spli
         "split": split,
         "data_root": str(root),
         "metainfo": {"classes": names},
-        "reduce_zero_label": config.data.zero_is_nothing,
+        "reduce_zero_label": config.data.reduce_zero_label,
         "report": str(work_dir / BROKEN_FILE),
         "broken_share": config.data.broken_share,
         "pipeline": _training_pipeline(config) if split == "train" else _test_pipeline(config),
@@ -94,12 +94,11 @@ def _training_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
     scaled: dict[str, Any] = {"type": "RandomScale", "ratio": crop.ratio}
     if crop.scale is not None:
         scaled = {"type": "RandomResize", "scale": crop.scale, "ratio_range": crop.ratio, "keep_ratio": True}
-    share = crop.most_of_one_class
     return [
         {"type": "ReadImage"},
         _labels(config),
         scaled,
-        {"type": "RandomCrop", "crop_size": (crop.size, crop.size), "cat_max_ratio": share},
+        {"type": "RandomCrop", "crop_size": (crop.size, crop.size), "cat_max_ratio": crop.cat_max_ratio},
         {"type": "RandomFlip", "prob": 0.5},
         *([{"type": "PhotoMetricDistortion"}] if crop.photometric else []),
         {"type": "PackSegInputs"},
@@ -111,14 +110,16 @@ def _test_pipeline(config: SegmentConfig) -> list[dict[str, Any]]:
     return [
         {"type": "ReadImage"},
         *([{"type": "Resize", "scale": scale, "keep_ratio": True}] if scale is not None else []),
-        # After the resizing: predictions are compared at the labels' own size.
+        # After resizing: predictions are compared at the labels' own size.
         _labels(config),
         {"type": "PackSegInputs"},
     ]
 
 
 def _labels(config: SegmentConfig) -> dict[str, Any]:
-    return {"type": "ReadLabels", "layout": config.data.layout, "classes": config.data.classes}
+    data = config.data
+    wanted = {"layout": data.layout, "classes": data.classes, "first_label": data.first_label}
+    return {"type": "ReadLabels", "data": wanted}
 
 
 def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
         blocks = getattr(backbone.model, "blocks", None)
         if blocks is None:
             raise UserError(
-                f"optim.layer_decay is for ViTs, not for {backbone.config.name}; set optim.layer_decay=null"
+                f"optim.layer_decay applies to ViTs, not to {backbone.config.name}; set optim.layer_decay=null"
             )
         wrapper["constructor"] = "QuietLayerDecay"
         layers = {"num_layers": len(blocks), "decay_rate": optim.layer_decay, "decay_type": "layer_wise"}
@@ -160,7 +161,7 @@ def _schedulers(config: SegmentConfig) -> list[dict[str, Any]]:
         found.append({"type": "MultiStepLR", "milestones": list(schedule.steps), "gamma": 0.1, "by_epoch": False})
     else:
         found.append({
-            "type": "PolyLR", "power": schedule.power, "eta_min": schedule.least_lr, "by_epoch": False,
+            "type": "PolyLR", "power": schedule.power, "eta_min": schedule.min_lr, "by_epoch": False,
             "begin": schedule.warmup, "end": schedule.iterations,
         })  # fmt: skip
     return found

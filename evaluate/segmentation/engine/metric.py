@@ -1,4 +1,4 @@
-"""IoU and accuracies from a confusion matrix of whole numbers, as a metric of the engine."""
+"""IoU and accuracies from a confusion matrix of integers, as a metric of the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluate.segmentation.data.labels import IGNORED
 
 @METRICS.register_module()
 class ConfusionMetric(BaseMetric):
-    """Counts every pixel that isn't ignored; exact for any number of them, over all processes."""
+    """Confusion matrix of all pixels that are not ignored, over all processes; exact for any number of pixels."""
 
     default_prefix = None
 
@@ -29,14 +29,14 @@ class ConfusionMetric(BaseMetric):
             self.results.append(confusion(predicted, truth, classes))
 
     def compute_metrics(self, results: list[NDArray[np.int64]]) -> dict[str, Any]:
-        """`scores` of all images together."""
+        """`scores` over all images."""
         return scores(np.sum(results, axis=0), list(self.dataset_meta["classes"]))
 
 
 def confusion(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> NDArray[np.int64]:
-    """How many pixels of each true class (row) were given which class (column): [classes, classes].
+    """Pixels by true class (row) and predicted class (column), [classes, classes] int64.
 
-    predicted, truth [H, W]; truth 255 is left out.
+    predicted, truth: [H, W]; pixels with truth 255 are not counted.
     """
     counted = truth != IGNORED
     index = truth[counted].long() * classes + predicted[counted].long()
@@ -44,10 +44,10 @@ def confusion(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> NDA
 
 
 def scores(matrix: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-    """mIoU, mAcc, aAcc and the IoU of each class, in percent, from a confusion matrix (rows: truth).
+    """mIoU, mAcc, aAcc and the IoU of each class, in percent, from a confusion matrix [classes, classes] (rows: truth).
 
     Means are over the classes that occur: in truth or prediction for IoU, in truth for accuracy. A class that occurs
-    in neither has no IoU (None).
+    in neither has the IoU None.
     """
     right, true, given = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     union = true + given - right

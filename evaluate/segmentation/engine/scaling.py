@@ -1,4 +1,4 @@
-"""The linear rule for MMSegmentation's schedule: its numbers at another global batch, or with fewer processes."""
+"""Linear rule for MMSegmentation's schedule: learning rate and iterations at another global batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from evaluate.segmentation.protocol import SegmentConfig
 
 
 def scale_to_batch(config: SegmentConfig, batch: int | None, world: int) -> tuple[SegmentConfig, str]:
-    """The protocol at another global batch, and a sentence on how it was scaled ("" for not at all).
+    """Protocol at another global batch, and a sentence about the scaling ("" if there is none).
 
-    Where no `batch` is given, `world` and `schedule.processes` decide. Raises `UserError` below 1.
+    Without `batch`, the number of processes `world` and `schedule.processes` decide. Raises `UserError` below 1.
     """
     why = ""
     if batch is None:
@@ -35,7 +35,7 @@ def scale_to_batch(config: SegmentConfig, batch: int | None, world: int) -> tupl
                 warmup=scaled_steps(schedule.warmup, factor),
                 processes=1,  # any number of them share this batch
                 steps=tuple(scaled_steps(step, factor) for step in schedule.steps),
-                least_lr=float(f"{schedule.least_lr * factor:.12g}"),
+                min_lr=float(f"{schedule.min_lr * factor:.12g}"),
             ),
         )
     except ValueError as error:
@@ -43,13 +43,13 @@ def scale_to_batch(config: SegmentConfig, batch: int | None, world: int) -> tupl
             f"--batch {batch} leaves {scaled_steps(schedule.iterations, factor):,} of {schedule.iterations:,} "
             f"iterations, too few for the schedule ({error}); choose a smaller batch"
         ) from None
-    said = sentence(config.batch, batch, why, scaled.optim.lr, scaled.schedule.iterations, scaled.schedule.warmup)
-    return scaled, said
+    text = sentence(config.batch, batch, why, scaled.optim.lr, scaled.schedule.iterations, scaled.schedule.warmup)
+    return scaled, text
 
 
 def batch_per_process(batch: int, world: int) -> int:
-    """Images per step of each process. Raises `UserError` where they can't be shared out evenly."""
+    """Images per step of each process. Raises `UserError` if the batch can't be divided evenly."""
     if batch % world:
         near = max(world, batch // world * world)
-        raise UserError(f"a batch of {batch} can't be shared among {world} processes; pass e.g. --batch {near}")
+        raise UserError(f"a batch of {batch} can't be divided among {world} processes; pass e.g. --batch {near}")
     return batch // world

@@ -1,4 +1,4 @@
-"""The `model` of an MMSegmentation config: backbone, neck, heads, normalisation of the input, inference."""
+"""The `model` section of an MMSegmentation config: backbone, neck, heads, input normalisation, inference."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _DILATION = {8: ([1, 2, 1, 1], [1, 1, 2, 4]), 16: ([1, 2, 2, 1], [1, 1, 1, 2]), 
 
 
 def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict[str, Any]:
-    """An EncoderDecoder of the protocol around the backbone; `norm` is BN or SyncBN.
+    """Settings of the protocol's EncoderDecoder around the backbone; `norm` is BN or SyncBN.
 
-    Raises `UserError` where the backbone isn't the protocol's, or MMSegmentation has no such network.
+    Raises `UserError` if the backbone is not the protocol's, or MMSegmentation has no such network.
     """
     if backbone.config.name != config.network.backbone:
         raise UserError(
-            f"{config.name} measures a {config.network.backbone}, {backbone.source} is a {backbone.config.name}; "
+            f"{config.name} expects a {config.network.backbone}, {backbone.source} is a {backbone.config.name}; "
             f"choose another protocol or set network.backbone={backbone.config.name}"
         )
     norm_cfg = {"type": norm, "requires_grad": True}
@@ -50,7 +50,7 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
     if neck:
         model["neck"] = neck
     if config.head.auxiliary:
-        # Semantic FPN's neck leaves 256 channels everywhere.
+        # Semantic FPN's neck outputs 256 channels at every level.
         width = 256 if config.head.kind == "semfpn" else widths[-2]
         model["auxiliary_head"] = _fcn(config, width, len(widths) - 2, 256, 1, False, norm_cfg, config.head.auxiliary)
     if config.inference.mode == "slide":
@@ -64,9 +64,9 @@ def _backbone(config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any
     if not is_vit(backbone.model):
         if settings["depth"] < 50 and network.output_stride < 32:
             raise UserError(
-                f"network.output_stride={network.output_stride} is for ResNets of bottlenecks: MMSegmentation dilates "
-                f"one of the two convolutions in the blocks of a {backbone.config.name}, which spoils trained weights; "
-                f"set it to 32"
+                f"network.output_stride={network.output_stride} needs a ResNet with bottlenecks: MMSegmentation "
+                f"dilates only one of the two convolutions per block of a {backbone.config.name}, which breaks trained "
+                f"weights; set it to 32"
             )
         strides, dilations = _DILATION[network.output_stride]
         return settings | {
@@ -75,10 +75,10 @@ def _backbone(config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any
         }  # fmt: skip
     if network.taps[-1] >= settings["num_layers"]:
         raise UserError(
-            f"network.taps asks for block {network.taps[-1]} of {settings['num_layers']} (counted from 0); choose "
-            f"others for {backbone.config.name}"
+            f"network.taps contains block {network.taps[-1]}, but {backbone.config.name} has {settings['num_layers']} "
+            f"(counted from 0); choose others"
         )
-    # The position embeddings are brought to the crops' grid once, and trained there.
+    # Position embeddings are resized to the crops' grid once and trained at that size.
     patch = settings["patch_size"]
     side = -(-config.crop.size // patch) * patch
     layered = config.optim.layer_decay is not None
@@ -92,7 +92,7 @@ def _neck(config: SegmentConfig, widths: list[int], vit: bool, norm_cfg: dict[st
     if config.head.kind not in ("upernet", "semfpn"):
         return None
     if len(widths) != 4:
-        raise UserError(f"head.kind={config.head.kind} sees four maps, network.taps gives {len(widths)}; give four")
+        raise UserError(f"head.kind={config.head.kind} needs four maps, network.taps has {len(widths)}; list four")
     pyramid = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg}
     fpn = {"type": "FPN", "in_channels": widths, "out_channels": 256, "num_outs": 4}
     if config.head.kind == "upernet":
@@ -102,21 +102,21 @@ def _neck(config: SegmentConfig, widths: list[int], vit: bool, norm_cfg: dict[st
 
 def _head(config: SegmentConfig, widths: list[int], norm_cfg: dict[str, Any]) -> dict[str, Any]:
     head, last = config.head, len(widths) - 1
-    everything = {"in_index": list(range(len(widths))), "in_channels": widths}
+    all_maps = {"in_index": list(range(len(widths))), "in_channels": widths}
     if head.kind == "fcn":
         convs, concat, dilation = head.convs, head.concat_input, head.dilation
         fcn = _fcn(config, widths[last], last, head.channels, convs, concat, norm_cfg, 1.0, dilation)
-        return fcn | everything | {"input_transform": "resize_concat"} if head.every_map else fcn
+        return fcn | all_maps | {"input_transform": "resize_concat"} if head.every_map else fcn
     if head.kind == "linear":
-        return _common(config, norm_cfg, 1.0) | everything | {
+        return _common(config, norm_cfg, 1.0) | all_maps | {
             "type": "FCNHead", "input_transform": "resize_concat", "channels": sum(widths), "num_convs": 0,
             "concat_input": False,
         }  # fmt: skip
     if head.kind == "semfpn":
-        return _common(config, norm_cfg, 1.0) | everything | {
+        return _common(config, norm_cfg, 1.0) | all_maps | {
             "type": "FPNHead", "channels": head.channels, "feature_strides": [4, 8, 16, 32],
         }  # fmt: skip
-    return _common(config, norm_cfg, 1.0) | everything | {
+    return _common(config, norm_cfg, 1.0) | all_maps | {
         "type": "UPerHead", "channels": head.channels, "pool_scales": (1, 2, 3, 6),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The segmentor itself: MMSegmentation's model, the backbone's weights in it to the last tensor, frozen where asked."""
+"""Builds the segmentor and loads every backbone tensor; optionally freezes it."""
 
 from __future__ import annotations
 
@@ -16,48 +16,47 @@ from torch import nn
 from converters.mmseg_backbone import FINAL_NORM, mmseg_names, resize_positions
 from core.backbones import Backbone, is_vit
 from core.coverage import load_completely
-from core.distributed import Processes
 from core.sync_norm import synchronise_norms
+from evaluate.common.context import RunContext
 from evaluate.segmentation.protocol import SegmentConfig
 
 
 @MODELS.register_module()
 class MAEVisionTransformer(VisionTransformer):
-    """The same network; the engine's layer-wise learning rates look for MAE in the name and refuse others."""
+    """Same network; the engine's layer-wise learning rates require MAE in the name."""
 
 
 def build_segmentor(
-    config: SegmentConfig, settings: dict[str, Any], backbone: Backbone, processes: Processes, seed: int
+    config: SegmentConfig, settings: dict[str, Any], backbone: Backbone, context: RunContext
 ) -> tuple[nn.Module, str]:
-    """The model of `model_settings`, heads with random weights from `seed`, and an account of the loaded tensors.
+    """Model of `model_settings` with randomly initialised heads, and a report of the loaded tensors.
 
-    Raises `UserError` where a tensor of the backbone or a place in the model is left over.
+    Raises `UserError` if a tensor of the backbone or of the model has no counterpart.
     """
     init_default_scope("mmseg")
     if not MMLogger.check_instance_created("segmentor"):
-        MMLogger.get_instance("segmentor", log_level="ERROR")  # or each tensor's initialisation is printed
-    torch.manual_seed(seed)
+        MMLogger.get_instance("segmentor", log_level="ERROR")  # otherwise the initialisation of each tensor is printed
+    torch.manual_seed(context.seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the engine's advice on options that the recipes leave as they are
+        warnings.simplefilter("ignore")  # the engine's advice on options that the recipes do not change
         model = MODELS.build(ConfigDict(settings))
-    model.init_weights()  # before the loading: the engine, finding it done, does not do it again
-    account = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, config)
+    model.init_weights()  # before loading: the engine does not initialise a second time
+    report = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, config)
     if config.network.frozen:
         model.backbone.requires_grad_(False)
-        account += "; frozen"
-    if config.sync_norm and processes.world_size > 1 and processes.device.type == "cpu":
+        report += "; frozen"
+    if config.sync_norm and context.processes.world_size > 1 and context.device.type == "cpu":
         for name, part in model.named_children():
-            if not (
-                config.network.frozen and name == "backbone"
-            ):  # whose norms the engine keeps still, if it knows them
-                setattr(model, name, synchronise_norms(part, processes.device))
-    return model, account
+            if config.network.frozen and name == "backbone":
+                continue  # the engine keeps its statistics fixed, which it does only for norms of its own
+            setattr(model, name, synchronise_norms(part, context.device))
+    return model, report
 
 
 def _freeze_unseen(module: Any, config: SegmentConfig) -> str:
-    """Freezes what lies behind a ViT's last tap, and says so.
+    """Freezes the part of a ViT behind its last tap; returns a sentence about it.
 
-    No gradient reaches it, which processes that average gradients take for an error, and the optimiser for a weight.
+    It gets no gradient: DDP would raise, and the optimiser would still decay it.
     """
     last = config.network.taps[-1]
     if not isinstance(module, VisionTransformer) or last == len(module.layers) - 1:
@@ -65,11 +64,11 @@ def _freeze_unseen(module: Any, config: SegmentConfig) -> str:
     module.layers[last + 1 :].requires_grad_(False)
     if module.final_norm:
         module.norm1.requires_grad_(False)
-    return f"; what lies behind block {last}, the last that is seen, is frozen"
+    return f"; blocks behind block {last}, the last tap, are frozen"
 
 
 def load_backbone(module: Any, backbone: Backbone, config: SegmentConfig) -> str:
-    """Loads the backbone into MMSegmentation's, all of it or nothing, and says what was done."""
+    """Loads the backbone into MMSegmentation's `module`, completely or not at all; returns a report."""
     names = mmseg_names(backbone.config, backbone.model)
     tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
     total, notes = len(tensors), []
@@ -77,13 +76,13 @@ def load_backbone(module: Any, backbone: Backbone, config: SegmentConfig) -> str
         if not config.network.final_norm:
             for name in FINAL_NORM:
                 tensors.pop(name)
-            notes.append(f"the {len(FINAL_NORM)} of the final norm left out, as the taps lie before it")
+            notes.append(f"the {len(FINAL_NORM)} of the final norm skipped, as the taps lie before it")
         grid = (module.img_size[0] // module.patch_size, module.img_size[1] // module.patch_size)
         resized = resize_positions(tensors["pos_embed"], grid)
         if resized.shape != tensors["pos_embed"].shape:
             notes.append(
-                f"position embeddings resized from {tensors['pos_embed'].shape[1] - 1} to {grid[0]}×{grid[1]} places "
-                f"(bicubic, without antialiasing)"
+                f"position embeddings resized from {tensors['pos_embed'].shape[1] - 1} to {grid[0]}×{grid[1]} "
+                f"positions (bicubic, without antialiasing)"
             )
         tensors["pos_embed"] = resized
     coverage = load_completely(module, tensors, backbone.source)

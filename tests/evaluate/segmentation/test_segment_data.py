@@ -13,8 +13,9 @@ from sklearn.metrics import confusion_matrix
 from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.segmentation.data.checks import check_apart, check_split, spread
+from evaluate.segmentation.data.class_names import check_class_list
 from evaluate.segmentation.data.labels import majority_baseline, read_label
-from evaluate.segmentation.data.layouts import check_class_list, find_root, list_split, split_facts
+from evaluate.segmentation.data.layouts import Samples, find_root, list_split, split_facts
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 ADE = SegmentDataConfig("ade20k", classes=5)
@@ -45,7 +46,7 @@ def _check(root: Path, config: SegmentDataConfig = ADE) -> None:
     pairs = {split: list_split(root, config.layout, split) for split in ("train", "val")}  # type: ignore[arg-type]
     check_apart(pairs)
     for split in pairs:
-        check_split(pairs[split], config, split, whole=split == "val")
+        check_split(pairs[split].pairs, config, split, whole=split == "val")
 
 
 def _delete(name: str) -> Callable[[Path], None]:
@@ -81,7 +82,7 @@ _LABEL = "annotations/training/2.png"
         (_write(_LABEL, np.ones((11, 16), np.uint8)), r"2\.jpg.*16×12.*2\.png.*16×11"),
         (_write(_LABEL, np.ones((12, 16), np.uint8), "P"), r"2\.png.*palette"),
         (_write(_LABEL, np.ones((12, 16, 3), np.uint8)), r"2\.png.*mode RGB"),
-        (_write(_LABEL, np.ones((12, 16), np.uint16)), r"2\.png.*mode I;16"),
+        (_write(_LABEL, np.full((12, 16), 257, np.uint16)), r"2\.png.*label 257\b.*1 … 5"),
         (
             lambda root: (root / _LABEL).write_bytes(b"no image"),
             r"1 of 4 .*2\.png: ",
@@ -129,7 +130,7 @@ def test_voc_with_augmented_labels_and_palettes(tmp_path: Path) -> None:
         (lists / f"{name}.txt").write_text(content)
     config = SegmentDataConfig("voc12aug", str(tmp_path / "VOCdevkit"), 21)
     assert find_root(config) == root
-    train = list_split(root, "voc12aug", "train")
+    train = list_split(root, "voc12aug", "train").pairs
     assert [label.parent.name for _, label in train] == ["SegmentationClass", "SegmentationClassAug"]
     assert (read_label(train[0][1], config) == 20).all()  # the palette's index, not its colour
     assert check_split(train, config, "training", whole=False).counts.tolist() == [0] * 20 + [48]
@@ -165,7 +166,7 @@ def test_lists_are_read_line_by_line(tmp_path: Path, content: str, found: list[s
         with pytest.raises(UserError, match=found):
             list_split(tmp_path, "voc12aug", "train")
         return
-    assert [image.stem for image, _ in list_split(tmp_path, "voc12aug", "train")] == [*found, "c"]
+    assert [image.stem for image, _ in list_split(tmp_path, "voc12aug", "train").pairs] == [*found, "c"]
     (lists / "val.txt").write_text("b\n")
     pairs = {split: list_split(tmp_path, "voc12aug", split) for split in ("train", "val")}  # type: ignore[arg-type]
     check_apart(pairs)
@@ -182,20 +183,20 @@ def test_a_few_broken_files_are_named_and_left_out(ade: Path) -> None:
     config = SegmentDataConfig("ade20k", str(ade), 5, broken_share=0.5)
     _cut("images/validation/0.jpg")(ade)
     _cut(_LABEL)(ade)
-    test = check_split(list_split(ade, "ade20k", "val"), config, "test", whole=True)
-    assert test.left_out == (0,)
+    test = check_split(list_split(ade, "ade20k", "val").pairs, config, "test", whole=True)
+    assert test.skipped == (0,)
     assert [name.partition(": ")[0] for name in test.broken] == [str(ade / "images/validation/0.jpg")]
     labels = [read_label(ade / f"annotations/validation/{number}.png", config) for number in (1, 2)]
     assert test.counts.sum() == sum(int((label != 255).sum()) for label in labels)
-    train = check_split(list_split(ade, "ade20k", "train"), config, "training", whole=False)
-    assert (train.left_out, len(train.broken)) == ((2,), 1)
+    train = check_split(list_split(ade, "ade20k", "train").pairs, config, "training", whole=False)
+    assert (train.skipped, len(train.broken)) == ((2,), 1)
 
 
 def test_cityscapes_without_train_ids(tmp_path: Path) -> None:
     for split in ("train", "val"):
         _save(tmp_path / f"leftImg8bit/{split}/ulm/ulm_0_leftImg8bit.png", np.zeros((6, 8, 3), np.uint8))
         _save(tmp_path / f"gtFine/{split}/ulm/ulm_0_gtFine_labelTrainIds.png", np.zeros((6, 8), np.uint8))
-    assert len(list_split(tmp_path, "cityscapes", "val")) == 1
+    assert len(list_split(tmp_path, "cityscapes", "val").pairs) == 1
     (tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png").unlink()
     with pytest.raises(UserError, match=r"ulm_0_leftImg8bit\.png.*createTrainIdLabelImgs"):
         list_split(tmp_path, "cityscapes", "val")
@@ -207,15 +208,15 @@ def test_scenes_lie_as_ade20k(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     root = find_root(config)
     assert find_root(config) == root
     check_class_list(root, config)
-    pairs = list_split(root, "scenes", "train")
-    assert len(pairs) == 3
-    counts = check_split(pairs, config, "training", whole=False).counts
+    samples = list_split(root, "scenes", "train")
+    assert len(samples.pairs) == 3
+    counts = check_split(samples.pairs, config, "training", whole=False).counts
     assert counts.sum() == 3 * 32 * 32  # no pixel without a label
     assert counts[0] > 0
     assert (counts[1:] > 0).any()
-    facts = split_facts(root, "scenes", "train", pairs)
+    facts = split_facts(root, "scenes", "train", samples)
     assert (facts["name"], facts["images"]) == ("scenes:train", 3)
-    assert facts != split_facts(root, "scenes", "train", pairs[:2]) | {"images": 3}
+    assert facts != split_facts(root, "scenes", "train", Samples(samples.pairs[:2])) | {"images": 3}
 
 
 def test_zero_and_255_are_no_labels(tmp_path: Path) -> None:

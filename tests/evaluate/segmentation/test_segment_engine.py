@@ -33,16 +33,16 @@ from core.config import load_config
 from core.distributed import Processes
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken, read_lines
+from evaluate.common.context import RunContext
 from evaluate.common.protocol import protocol_file
-from evaluate.segmentation.data.transforms import RandomScale, ReadImage, ReadLabels
-from evaluate.segmentation.engine import layer_decay  # noqa: F401, what the settings name is registered here
+from evaluate.segmentation.engine.data_pipeline import RandomScale, ReadImage, ReadLabels
 from evaluate.segmentation.engine.engine_settings import engine_settings
-from evaluate.segmentation.engine.hooks import PlainCheckpointHook
 from evaluate.segmentation.engine.metric import ConfusionMetric, scores
+from evaluate.segmentation.engine.training_extensions import PlainCheckpointHook
 from evaluate.segmentation.model.segmentor import build_segmentor
 from evaluate.segmentation.protocol import SegmentConfig
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
 TINY_VIT = "timm:vit_small_patch16_224(img_size=64, depth=12, embed_dim=48, num_heads=3)"
 
 
@@ -52,8 +52,8 @@ def _config(name: str, *overrides: str) -> SegmentConfig:
 
 def _build(config: SegmentConfig, backbone: Backbone) -> tuple[Any, str, dict[str, Any]]:
     names = tuple(map(str, range(config.data.classes)))
-    settings = engine_settings(config, backbone, Path("/d"), names, ALONE, 0, 0, Path("/w"))
-    model, account = build_segmentor(config, settings["model"], backbone, ALONE, 0)
+    settings = engine_settings(config, backbone, Path("/d"), names, ALONE, Path("/w"))
+    model, account = build_segmentor(config, settings["model"], backbone, ALONE)
     return model, account, settings
 
 
@@ -192,7 +192,7 @@ def test_resnet_protocols_build_and_run(name: str) -> None:
 
 
 def test_labels_are_read_and_checked(tmp_path: Path) -> None:
-    read, file = ReadLabels("ade20k", 5), tmp_path / "x.png"
+    read, file = ReadLabels({"layout": "ade20k", "classes": 5}), tmp_path / "x.png"
     common = {"ori_shape": (2, 2), "seg_map_path": str(file), "reduce_zero_label": True}
     PIL.Image.fromarray(np.array([[0, 1], [5, 255]], np.uint8)).save(file)
     assert read(common | {"seg_fields": []})["gt_seg_map"].tolist() == [[255, 0], [4, 255]]
@@ -224,9 +224,9 @@ def test_images_are_read_whole_and_upright_as_their_labels(tmp_path: Path) -> No
 def test_frozen_norms_stand_still(world: int) -> None:
     config = _config("scenes_fcn_r18_400it", "network.frozen=true")
     backbone = open_backbone("timm:resnet18(channels=[8,16,32,64])")
-    processes = Processes(0, world, torch.device("cpu"))
-    settings = engine_settings(config, backbone, Path("/d"), tuple("123456789"), processes, 0, 0, Path("/w"))
-    model, account = build_segmentor(config, settings["model"], backbone, processes, 0)
+    context = RunContext(Processes(0, world, torch.device("cpu")), workers=0, seed=0)
+    settings = engine_settings(config, backbone, Path("/d"), tuple("123456789"), context, Path("/w"))
+    model, account = build_segmentor(config, settings["model"], backbone, context)
     assert re.search("126 of 126 tensors.*frozen", account)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()

@@ -16,10 +16,10 @@ import torch
 
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
-import evaluate.segmentation.engine.run
 from converters.open import open_backbone
 from core.errors import UserError, run_entry_point
 from evaluate.segment import main
+from evaluate.segmentation.engine.run_state import Start, prepare_folder
 from tests.evaluate.segmentation.tiny_segmentation import BACKBONE, arguments, own_ade20k, run, small_place
 
 
@@ -99,8 +99,8 @@ def test_a_dry_run_tells_what_is_loaded_before_it_looks_at_the_data(
     assert said.index("126 of 126 tensors") < said.index("majority")
     backbone = open_backbone(BACKBONE)
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
-    monkeypatch.setattr("converters.open.open_backbone", lambda *_: backbone)
-    monkeypatch.setattr("evaluate.segmentation.data.checks.check_split", None)
+    monkeypatch.setattr("evaluate.segmentation.setup.open_backbone", lambda *_: backbone)
+    monkeypatch.setattr("evaluate.segmentation.preflight.check_split", None)
     with pytest.raises(UserError, match="121 matched, 5 missing"):
         run(*arguments(place, tmp_path / "out", "--dry-run"))
     assert not (tmp_path / "out").exists()
@@ -130,20 +130,20 @@ def test_a_crafted_checkpoint_runs_no_code(
     with pytest.raises(UserError, match=r"identity\.json"):
         run(*given)
     # Even where the rest of the run's folder is right.
-    prepare, identities = evaluate.segmentation.engine.run.prepare_folder, []
+    identities = []
 
     def handed_over(_out: Path, identity: dict[str, Any], *_: Any) -> Any:
         identities.append(identity)
-        return evaluate.segmentation.engine.run.Start(str(work / "iter_2.pth"))
+        return Start(str(work / "iter_2.pth"))
 
     with monkeypatch.context() as patched:
-        patched.setattr("evaluate.segmentation.engine.run.prepare_folder", handed_over)
+        patched.setattr("evaluate.segmentation.preflight.prepare_folder", handed_over)
         with pytest.raises(pickle.UnpicklingError):  # the engine refuses it too
             run(*given)
     (work / "identity.json").write_text(json.dumps(identities[0]))
     message = r"iter_2\.pth.*tensors" if pointer else r"\(iter_2\.pth\)"
     with pytest.raises(UserError, match=message):
-        prepare(out, identities[0])
+        prepare_folder(out, identities[0])
     assert not mark.exists()
     # The file is an attack: Python's own unpickler runs it.
     pickle.loads(pickle.dumps(_Attack(mark)))

@@ -46,7 +46,7 @@ def test_panels_and_words_say_the_same(tmp_path: Path) -> None:
     assert paths == [tmp_path / "pictures" / "image0.png", tmp_path / "pictures" / "image2.png"]
     pictures, _ = find_pictures(tmp_path)
     assert [(picture.kind, picture.caption) for picture in pictures] == [
-        (LABEL_MAPS, f"image{n}: there {names[1]} 67 %, ground 33 %; predicted {names[2]} 100 %") for n in (0, 2)
+        (LABEL_MAPS, f"image{n}: ground truth {names[1]} 67 %, ground 33 %; predicted {names[2]} 100 %") for n in (0, 2)
     ]
     with PIL.Image.open(paths[0]) as picture:
         pixels = np.asarray(picture)

@@ -12,6 +12,7 @@ from converters.open import open_backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
+from evaluate.common.context import RunContext
 from evaluate.common.protocol import full_name, list_protocols, protocol_file
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
@@ -19,18 +20,18 @@ from evaluate.segmentation.protocol import PERFORMANCE_KEYS, SegmentConfig
 from evaluate.tables.published import read_published
 
 FILES = list_protocols("segmentation")
-FOUR_GPUS = Processes(0, 4, torch.device("cuda", 0))
+FOUR_GPUS = RunContext(Processes(0, 4, torch.device("cuda", 0)), workers=2, seed=0)
 
 
 def _config(name: str, *overrides: str) -> SegmentConfig:
     return load_config(SegmentConfig, protocol_file(name, "segmentation"), overrides)
 
 
-def _engine(name: str, processes: Processes = FOUR_GPUS, *overrides: str) -> dict[str, Any]:
+def _engine(name: str, context: RunContext = FOUR_GPUS, *overrides: str) -> dict[str, Any]:
     config = _config(name, *overrides)
     backbone = open_backbone(f"timm:{config.network.backbone}")
     names = tuple(map(str, range(config.data.classes)))
-    return engine_settings(config, backbone, Path("/data"), names, processes, 0, 2, Path("/work"))
+    return engine_settings(config, backbone, Path("/data"), names, context, Path("/work"))
 
 
 def _pipeline(engine: dict[str, Any], loader: str = "train_dataloader") -> dict[str, dict[str, Any]]:
@@ -187,10 +188,10 @@ def test_linear_on_frozen_features(size: str, channels: int) -> None:
 
 
 def test_norms_and_precision_follow_the_processes() -> None:
-    alone, gloo = Processes(0, 1, torch.device("cpu")), Processes(0, 2, torch.device("cpu"))
+    alone, gloo = (RunContext(Processes(0, world, torch.device("cpu")), workers=2, seed=0) for world in (1, 2))
     name = "scenes_fcn_r18_400it"
-    for processes in (alone, gloo):
-        assert _engine(name, processes)["model"]["decode_head"]["norm_cfg"]["type"] == "BN"
+    for context in (alone, gloo):
+        assert _engine(name, context)["model"]["decode_head"]["norm_cfg"]["type"] == "BN"
     assert _engine(name, gloo)["model_wrapper_cfg"]["device_ids"] is None
     assert _engine(name, gloo)["launcher"] == "pytorch"
     assert _engine(name)["model"]["decode_head"]["norm_cfg"]["type"] == "SyncBN"
@@ -260,6 +261,6 @@ def test_impossible_settings(override: str, message: str) -> None:
 )
 def test_what_does_not_go_together(overrides: list[str], message: str) -> None:
     config = _config("scenes_fcn_r18_400it", *overrides)
-    alone = Processes(0, 1, torch.device("cpu"))
+    alone = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
     with pytest.raises(UserError, match=message):
-        engine_settings(config, open_backbone("timm:resnet18"), Path(), ("a",) * 9, alone, 0, 0, Path())
+        engine_settings(config, open_backbone("timm:resnet18"), Path(), ("a",) * 9, alone, Path())

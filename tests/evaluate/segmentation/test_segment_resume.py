@@ -18,7 +18,7 @@ import torch
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
 from core.errors import UserError
-from evaluate.segmentation.engine.run import Start, prepare_folder
+from evaluate.segmentation.engine.run_state import Start, prepare_folder
 from tests.evaluate.segmentation.tiny_segmentation import (
     FILES,
     PROTOCOL,
@@ -48,7 +48,7 @@ def own(place: Path) -> list[str]:
 def killed(place: Path, own: list[str]) -> Path:
     """The folder of a run that was trained and then killed before it wrote its result."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("core.result.write_result", lambda *_: sys.exit(9))
+        patched.setattr("evaluate.segmentation.run.write_result", lambda *_: sys.exit(9))
         with pytest.raises(SystemExit, match="9"):
             run(*arguments(place, place / "killed", *own))
     return place / "killed"
@@ -106,7 +106,7 @@ def test_a_finished_run_is_shown_and_kept(place: Path, own: list[str], finished:
     assert f"no pictures: {finished / 'segmentor.pth'} " in run(*given, "--draw", "2", "log_every=3")
     assert (finished / "result.json").read_bytes() == before
     (tmp_path / "tiny.yaml").write_text(PROTOCOL.replace("lr: 0.05", "lr: 0.04"))
-    with pytest.raises(UserError, match=r"finished run .*\(different: optim\.lr\)"):
+    with pytest.raises(UserError, match=r"result\.json.*\(different: optim\.lr\)"):
         run(*arguments(tmp_path, finished, *own))
     said = run(*given, "--restart", "checkpoint_every=6")
     assert "iteration 6/6" in said

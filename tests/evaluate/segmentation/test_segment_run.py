@@ -69,7 +69,9 @@ def test_alone(place: Path, finished: tuple[Path, str]) -> None:
     assert "; predicted " in first.caption
     with PIL.Image.open(first.path) as picture:
         assert (picture.width, picture.height >= 160 + 4 + 16) == (3 * 160 + 2 * 4, True)
-    equal_scores(metrics, confusion(trained(out), list_split(scenes(place), "scenes", "val"), 9, zero_is_nothing=True))
+    equal_scores(
+        metrics, confusion(trained(out), list_split(scenes(place), "scenes", "val").pairs, 9, reduce_zero_label=True)
+    )
 
 
 @pytest.mark.slow
@@ -83,12 +85,12 @@ def test_two_processes(place: Path, finished: tuple[Path, str], tmp_path: Path) 
     assert found["metrics"]["majority_mIoU"] == alone["metrics"]["majority_mIoU"]
     assert found["data"] == alone["data"]
     # All seven test images are counted once, though the ranks are padded to eight.
-    pairs = list_split(scenes(place), "scenes", "val")
+    pairs = list_split(scenes(place), "scenes", "val").pairs
     assert len(pairs) == 7
     for folder, scored in ((finished[0], alone["metrics"]), (tmp_path / "two", found["metrics"])):
         model = trained(folder)
-        equal_scores(scored, confusion(model, pairs, 9, zero_is_nothing=True))
-        padded = confusion(model, [*pairs, pairs[0]], 9, zero_is_nothing=True)
+        equal_scores(scored, confusion(model, pairs, 9, reduce_zero_label=True))
+        padded = confusion(model, [*pairs, pairs[0]], 9, reduce_zero_label=True)
         assert padded.diagonal().sum() / padded.sum() != pytest.approx(scored["aAcc"] / 100, abs=1e-9)
 
 
@@ -159,11 +161,14 @@ def test_other_layouts_from_disk_to_score(
     run(*arguments(place, out, f"data={{layout: {layout}, classes: {classes}}}", "--data", str(root), "optim.lr=0.1",
                    "crop.scale=null", "schedule.iterations=12", "checkpoint_every=12", "data.broken_share=0",
                    "--draw", "1", *more))  # fmt: skip
-    pairs = list_split(root, layout, "val")
+    pairs = list_split(root, layout, "val").pairs
     facts = result(out)["data"]
-    assert (facts["train"]["images"], facts["val"]["images"]) == (len(list_split(root, layout, "train")), len(pairs))
+    assert (facts["train"]["images"], facts["val"]["images"]) == (
+        len(list_split(root, layout, "train").pairs),
+        len(pairs),
+    )
     windows: dict[str, int] = {"window": 32, "stride": 24} if more else {}
-    matrix = confusion(trained(out), pairs, classes, zero_is_nothing=False, **windows)  # type: ignore[arg-type]
+    matrix = confusion(trained(out), pairs, classes, reduce_zero_label=False, **windows)  # type: ignore[arg-type]
     assert matrix.sum() < sum(np.array(PIL.Image.open(label)).size for _, label in pairs)  # some have no label
     equal_scores(result(out)["metrics"], matrix)
     assert len(find_pictures(out)[0]) == 1
@@ -185,8 +190,8 @@ def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Pa
     assert found["checkpoint"]["given"].startswith("random:")
     model = trained(out, f"random:{source}", arch)
     assert type(model.backbone).__name__ == "MAEVisionTransformer"
-    pairs = list_split(scenes(place, "data.scenes.size=128"), "scenes", "val")
-    equal_scores(found["metrics"], confusion(model, pairs, 9, zero_is_nothing=True, window=96, stride=48))
+    pairs = list_split(scenes(place, "data.scenes.size=128"), "scenes", "val").pairs
+    equal_scores(found["metrics"], confusion(model, pairs, 9, reduce_zero_label=True, window=96, stride=48))
 
 
 def test_a_broken_training_image_is_left_out_and_named(place: Path, tmp_path: Path) -> None:
@@ -204,9 +209,9 @@ def test_a_broken_training_image_is_left_out_and_named(place: Path, tmp_path: Pa
     assert re.search(rf"\b1 .*test: {test}: ", said)
     assert [name.partition(": ")[0] for name in data["train"]["broken"]] == [str(header), str(image)]
     assert [name.partition(": ")[0] for name in data["val"]["broken"]] == [str(test)]
-    pairs = [pair for pair in list_split(root, "ade20k", "val") if pair[0] != test]
+    pairs = [pair for pair in list_split(root, "ade20k", "val").pairs if pair[0] != test]
     assert len(pairs) == 6
-    equal_scores(result(out)["metrics"], confusion(trained(out), pairs, 9, zero_is_nothing=True))
+    equal_scores(result(out)["metrics"], confusion(trained(out), pairs, 9, reduce_zero_label=True))
 
 
 def test_help_is_quick() -> None:

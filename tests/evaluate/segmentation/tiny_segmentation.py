@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sklearn.metrics import confusion_matrix
 from converters.open import open_backbone
 from core.config import load_config
 from core.distributed import Processes
+from evaluate.common.context import RunContext
 from evaluate.segment import main
 from evaluate.segmentation.data.layouts import find_root
 from evaluate.segmentation.protocol import SegmentConfig
@@ -36,7 +37,7 @@ network: {backbone: resnet18}
 head: {kind: fcn, channels: 8, convs: 1, every_map: true, auxiliary: 0.0}
 optim: {name: sgd, lr: 0.05, weight_decay: 0.0}
 schedule: {iterations: 6, warmup: 2, power: 0.9}
-crop: {size: 32, scale: [32, 32], ratio: [1.0, 1.0], most_of_one_class: 1.0}
+crop: {size: 32, scale: [32, 32], ratio: [1.0, 1.0], cat_max_ratio: 1.0}
 inference: {scale: null}
 batch: 4
 log_every: 2
@@ -96,11 +97,12 @@ def trained(out: Path, ckpt: str = BACKBONE, arch: str | None = None) -> Any:
     from evaluate.segmentation.engine.engine_settings import engine_settings
     from evaluate.segmentation.model.segmentor import build_segmentor
 
-    config, alone = load_config(SegmentConfig, out / "config.yaml"), Processes(0, 1, torch.device("cpu"))
+    config = load_config(SegmentConfig, out / "config.yaml")
+    alone = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
     backbone = open_backbone(ckpt, arch=arch)
     names = tuple(map(str, range(config.data.classes)))
-    settings = engine_settings(config, backbone, Path(), names, alone, 0, 0, out)
-    model, _ = build_segmentor(config, settings["model"], backbone, alone, 0)
+    settings = engine_settings(config, backbone, Path(), names, alone, out)
+    model, _ = build_segmentor(config, settings["model"], backbone, alone)
     kept = torch.load(out / "segmentor.pth", weights_only=True)
     model.load_state_dict(kept["state_dict"], strict=True)
     return model.eval()
@@ -122,7 +124,7 @@ def _logits(model: Any, image: torch.Tensor, window: int | None, stride: int) ->
 
 
 def confusion(
-    model: Any, pairs: list[tuple[Path, Path]], classes: int, *, zero_is_nothing: bool, window: int | None = None,
+    model: Any, pairs: Sequence[tuple[Path, Path]], classes: int, *, reduce_zero_label: bool, window: int | None = None,
     stride: int = 0,
 ) -> np.ndarray[Any, Any]:  # fmt: skip
     """scikit-learn's matrix over the pixels that have a label, from files, ImageNet's mean and deviation, the model."""
@@ -133,8 +135,8 @@ def confusion(
         with torch.inference_mode():
             predicted = _logits(model, (pixels - mean) / std, window, stride).argmax(1)[0].numpy()
         truth = np.array(PIL.Image.open(label)).astype(int)
-        counted = (truth != 255) & ((truth != 0) | (not zero_is_nothing))
-        truths.append(truth[counted] - zero_is_nothing)
+        counted = (truth != 255) & ((truth != 0) | (not reduce_zero_label))
+        truths.append(truth[counted] - reduce_zero_label)
         predictions.append(predicted[counted])
     return confusion_matrix(np.concatenate(truths), np.concatenate(predictions), labels=range(classes))
 

@@ -190,9 +190,9 @@ TINY = "random:timm:resnet18(channels=[8,8,16,16],stem=small)"
         (
             Evaluation("segment", "voc_fcn_r50_20k_densecl", "/v"),
             "voc_fcn_r50_20k_densecl (modified: optim.lr=0.0025, schedule.iterations=80000, "
-            "schedule.least_lr=2.5e-05, batch=4)",
+            "schedule.min_lr=2.5e-05, batch=4)",
             "voc_fcn_r50_20k_densecl (modified: optim.lr=0.005, schedule.iterations=40000, "
-            "schedule.least_lr=5e-05, batch=8)",
+            "schedule.min_lr=5e-05, batch=8)",
         ),
         (
             Evaluation("segment", "voc_fcn_r50_20k_densecl", "/v", arguments=("--batch", "16")),
