@@ -14,7 +14,7 @@ from converters.key_maps import detectron2, torchvision
 from converters.key_table import KeyTable
 from converters.mmseg_backbone import backbone_settings, mmseg_names
 from converters.torchvision_model import torchvision_model
-from core.backbones import Backbone, RawPixels, describe, is_vit
+from core.backbones import Backbone, check_weights, describe, family_of
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 
@@ -37,8 +37,7 @@ def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -
     Gives the account from the file that was read to the file that was written. Raises `UserError` where the library
     has no such network, and where it has no place for one of the tensors.
     """
-    if isinstance(backbone.model, RawPixels):
-        raise UserError("pixels is no network and has no weights to convert; pass a checkpoint")
+    check_weights(backbone, "convert")
     if out.suffix not in SUFFIXES[to]:
         raise UserError(f"a file for {to} ends with {' or '.join(SUFFIXES[to])}, {out} does not; change --out")
     names = _names(backbone, to)
@@ -64,14 +63,14 @@ def usage(backbone: Backbone, to: Destination, out: Path) -> str:
             f"MODEL.WEIGHTS {out}, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {_times_255(mean)}, "
             f"MODEL.PIXEL_STD {_times_255(std)}"
         )
-        if is_vit(backbone.model):
-            return text + "; the names are timm's, for a backbone that wraps timm's ViT"
+        if family_of(backbone.model).architecture != "resnet":
+            return text + f"; the names are timm's, for a backbone that wraps timm's {backbone.config.name}"
         text += ", MODEL.RESNETS.STRIDE_IN_1X1 False"
         basic = not hasattr(backbone.model.layer1[0], "conv3")  # type: ignore[index]
         return text + (", MODEL.RESNETS.RES2_OUT_CHANNELS 64" if basic else "")
     if to == "mmseg":
         settings = backbone_settings(backbone.config, backbone.model)
-        left = _LEFT_TO_THE_USER if is_vit(backbone.model) else (*_LEFT_TO_THE_USER, "norm_cfg")
+        left = (*_LEFT_TO_THE_USER, "norm_cfg") if settings["type"] == "ResNet" else _LEFT_TO_THE_USER
         named = ", ".join(f"{key}={value!r}" for key, value in settings.items() if key not in left)
         return (
             f"backbone=dict({named}, init_cfg=dict(type='Pretrained', checkpoint={str(out)!r})), "
@@ -91,13 +90,14 @@ def _times_255(values: tuple[float, ...]) -> list[float]:
 def _names(backbone: Backbone, to: Destination) -> dict[str, str]:
     """timm's name -> the library's, for every tensor of the backbone."""
     state: Mapping[str, Any] = backbone.model.state_dict()
-    if to == "timm" or (to == "detectron2" and is_vit(backbone.model)):
+    architecture = family_of(backbone.model).architecture
+    if to == "timm" or (to == "detectron2" and architecture != "resnet"):
         return {name: name for name in state}
     if to == "mmseg":
         return mmseg_names(backbone.config, backbone.model)
     if to == "torchvision":
         torchvision_model(backbone.config, backbone.model)  # refuses what torchvision doesn't have
-        key_map = torchvision.VIT if is_vit(backbone.model) else torchvision.RESNET
+        key_map = torchvision.VIT if architecture == "vit" else torchvision.RESNET
     else:
         if backbone.config.stem != "imagenet":
             raise UserError(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from converters.engines.openmmlab import import_mmseg
 from converters.key_maps.mmseg import VIT
-from core.backbones import BackboneConfig, architecture_args, describe, is_vit
+from core.backbones import BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
@@ -23,7 +23,7 @@ def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
     """timm's name -> MMSegmentation's for every tensor. Raises `UserError` for what it has no place for."""
     backbone_settings(config, model)
     state = model.state_dict()
-    if not is_vit(model):
+    if family_of(model).architecture == "resnet":
         return {name: name for name in state}
     found = {name: VIT.from_timm(name) for name in state}
     left = [name for name, new in found.items() if new is None]
@@ -38,8 +38,11 @@ def backbone_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
     A ResNet is of `style` pytorch (stride in the 3×3 convolution; `caffe` takes the same weights and is wrong), a ViT
     ends with its final norm. Raises `UserError` for a network that MMSegmentation's classes can't be.
     """
-    if is_vit(model):
+    architecture = family_of(model).architecture
+    if architecture == "vit":
         return _vit_settings(config, model)
+    if architecture != "resnet":
+        raise UserError(_refusal(config, "its backbones here are ResNets and ViTs"))
     channels = config.args.get("channels", [64, 128, 256, 512])
     other = architecture_args(config).keys() - {"channels"}
     if config.name not in _DEPTHS or other or config.stem != "imagenet":

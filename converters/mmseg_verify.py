@@ -12,13 +12,10 @@ from torch import Tensor
 from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import backbone_settings, mmseg_model
 from converters.recognise import recognise
-from core.backbones import Backbone, build_backbone, describe, is_vit
+from core.backbones import Backbone, build_backbone, describe, family_of
 from core.checkpoints import read_tensors
 from core.coverage import load_completely
 from core.errors import UserError
-
-VIT_TOLERANCE = 1e-5
-"""Largest difference at any tap of a ViT, as a share of the tap's range; a ResNet's must be 0."""
 
 
 def verify_mmseg(backbone: Backbone, out: Path) -> str:
@@ -41,7 +38,7 @@ def verify_mmseg(backbone: Backbone, out: Path) -> str:
         return f"verified: the file's tensors, mapped back, are the timm model's; no map was compared, as {error}"
     settings = backbone_settings(backbone.config, backbone.model)
     state = read_tensors(out)["state_dict"]
-    side = settings["img_size"][0] if is_vit(backbone.model) else 96
+    side = family_of(backbone.model).image_side(backbone.model) or 96
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     worst = _difference(backbone, backbone.model, settings, state, images, out)
     said = f"{len(settings['out_indices'])} taps"
@@ -62,12 +59,12 @@ def dilate(settings: dict[str, Any]) -> dict[str, Any]:
 
 def taps(model: Any, images: Tensor) -> list[Tensor]:
     """timm's maps [B, C, h, w] after each stage of a ResNet or each block of a ViT, the last with the final norm."""
-    if not is_vit(model):
-        return model.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True)
-    last, maps = model.forward_intermediates(images, norm=False)
-    grid = maps[-1].shape[-2:]
-    tokens = last[:, model.num_prefix_tokens :]
-    return [*maps[:-1], tokens.transpose(1, 2).unflatten(2, grid)]
+    family = family_of(model)
+    maps = [x for _, x in family.maps(model, images)]
+    if family.dense == "patches":
+        tokens = family.tokens(model, images)
+        maps[-1] = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
+    return maps
 
 
 def _dilated(backbone: Backbone) -> Any:
@@ -81,7 +78,7 @@ def _difference(
     theirs = mmseg_model(settings)
     theirs.eval()  # gives back None
     load_completely(theirs, state, str(out))
-    tolerance = VIT_TOLERANCE if is_vit(ours) else 0.0
+    tolerance = family_of(ours).parity_tolerance
     worst = 0.0
     with torch.inference_mode():
         pairs = zip(taps(ours.eval(), images), theirs(images), strict=True)

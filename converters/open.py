@@ -18,7 +18,7 @@ from converters.detectron2_file import read_detectron2
 from converters.families import STAND_INS, Network
 from converters.key_table import KeyTable
 from converters.recognise import recognise
-from core.backbones import Backbone, BackboneConfig, RawPixels, build_backbone, describe
+from core.backbones import Backbone, BackboneConfig, build_backbone, check_weights, describe, fixed_backbone
 from core.checkpoints import (
     EXPORTS,
     is_exported,
@@ -62,18 +62,17 @@ def open_with_report(
 
 
 def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Backbone, KeyTable | None]:
-    if ckpt == "pixels":
+    if (fixed := fixed_backbone(ckpt)) is not None:
         if arch is not None:
-            raise UserError(f"pixels is no network, so --arch {arch} can't hold; leave it out")
-        return Backbone(BackboneConfig("pixels"), RawPixels(), "raw pixels", {"network": "none"}), None
+            raise UserError(f"{ckpt} is not a network, so --arch {arch} can't apply; leave it out")
+        return fixed, None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
         check_consistent(backbone.config, arch, ckpt)
         return backbone, None
     if ckpt.startswith("random:"):
         like = open_backbone(ckpt.removeprefix("random:"), network, arch)
-        if isinstance(like.model, RawPixels):
-            raise UserError(f"{ckpt}: pixels have no weights that could be random; name a checkpoint or timm:NAME")
+        check_weights(like, f"initialise randomly ({ckpt})")
         return _random(like.config, ckpt, seed), None
     path = Path(ckpt).expanduser()
     if not path.exists():

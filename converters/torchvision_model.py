@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from converters.key_maps.torchvision import VIT
-from core.backbones import BackboneConfig, architecture_args, describe
+from core.backbones import BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 
 
@@ -16,9 +16,12 @@ def torchvision_model(config: BackboneConfig, model: Any) -> nn.Module:
 
     `model` is timm's. Raises `UserError` for a network that torchvision doesn't have.
     """
-    if hasattr(model, "patch_embed"):
+    architecture = family_of(model).architecture
+    if architecture == "vit":
         return _vit(config, model)
-    return _resnet(config)
+    if architecture == "resnet":
+        return _resnet(config)
+    raise UserError(f"no torchvision model is known for {describe(config)}; convert --to timm instead")
 
 
 def _resnet(config: BackboneConfig) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
 from converters.engines import detectron2_compat
-from converters.mmseg_verify import VIT_TOLERANCE, verify_mmseg
+from converters.mmseg_verify import verify_mmseg
 from converters.recognise import recognise
 from converters.torchvision_model import torchvision_model
-from core.backbones import Backbone, build_backbone, describe, is_vit
+from core.backbones import Backbone, build_backbone, describe, family_of
 from core.checkpoints import read_safetensors, read_tensors
 from core.coverage import load_completely
 from core.errors import UserError
@@ -29,14 +29,15 @@ def verify(backbone: Backbone, to: Destination, out: Path) -> str:
     """
     if to == "mmseg":
         return verify_mmseg(backbone, out)
-    side = backbone.model.patch_embed.img_size[0] if is_vit(backbone.model) else 96  # type: ignore[union-attr, index]
-    images = torch.randn(2, 3, int(side), int(side), generator=torch.Generator().manual_seed(0))
+    family = family_of(backbone.model)
+    side = family.image_side(backbone.model) or 96
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         ours = feature_maps(backbone.model.eval(), images)
         who, theirs, caveat = _maps_of(backbone, to, out, images)
     difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     scale = max(float(a.abs().max()) for a in ours)
-    if not difference <= (VIT_TOLERANCE * max(scale, 1.0) if is_vit(backbone.model) else 0.0):
+    if not difference <= family.parity_tolerance * max(scale, 1.0):
         raise UserError(
             f"{out} is not usable: {who} differ from the timm model's by {difference:.3g} of {scale:.3g}; please "
             f"report it with the name of the architecture, {describe(backbone.config)}"
@@ -46,17 +47,11 @@ def verify(backbone: Backbone, to: Destination, out: Path) -> str:
 
 def feature_maps(model: Any, images: Tensor) -> list[Tensor]:
     """timm's maps after each stage of a ResNet, [B, C, h, w] each; a ViT's tokens after the final norm, [B, T, D]."""
-    if is_vit(model):
-        return [model.forward_features(images)]
-    maps, x = [], model.maxpool(model.act1(model.bn1(model.conv1(images))))
-    for stage in _stages(model):
-        x = stage(x)
-        maps.append(x)
-    return maps
-
-
-def _stages(model: Any) -> list[nn.Module]:
-    return [getattr(model, f"layer{number}") for number in range(1, 10) if hasattr(model, f"layer{number}")]
+    family = family_of(model)
+    if family.dense == "patches":
+        tokens = family.tokens(model, images)
+        return [torch.cat([tokens.prefix, tokens.patches], dim=1)]
+    return [x for _, x in family.maps(model, images)]
 
 
 def _maps_of(backbone: Backbone, to: Destination, out: Path, images: Tensor) -> tuple[str, list[Tensor], str]:
@@ -69,7 +64,7 @@ def _maps_of(backbone: Backbone, to: Destination, out: Path, images: Tensor) -> 
         fresh = build_backbone(backbone.config).eval()
         load_completely(fresh, _read(out), str(out))
         return "a fresh timm model's feature maps", feature_maps(fresh, images), ""
-    reason = "it has no ViT of its own" if is_vit(backbone.model) else _absent()
+    reason = _absent() if family_of(backbone.model).architecture == "resnet" else "it has no ViT of its own"
     if reason:
         again = build_backbone(backbone.config).eval()
         load_completely(again, recognise(read_detectron2(out), str(out), "online").tensors, str(out))
@@ -84,7 +79,7 @@ def _read(out: Path) -> dict[str, Tensor]:
 
 def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
     maps: list[Tensor] = []
-    parts = [model.encoder] if hasattr(model, "encoder") else _stages(model)
+    parts = [model.encoder] if hasattr(model, "encoder") else [model.layer1, model.layer2, model.layer3, model.layer4]
     handles = [part.register_forward_hook(lambda _module, _inputs, output: maps.append(output)) for part in parts]
     model(images)
     for handle in handles:

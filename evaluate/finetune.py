@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import UserError, run_entry_point
+from core.errors import run_entry_point
 from evaluate.common.cli import add_data, evaluation_parser, parse
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parse(parser)
 
     from converters.open import open_backbone
-    from core.backbones import RawPixels
+    from core.backbones import check_weights
     from core.checkpoints import tensors_digest
     from core.config import config_digest, load_config, to_dict
     from core.data.order import check_batch
@@ -50,8 +50,7 @@ def main() -> None:
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         whole, val = open_labelled(config.data, None, config.val_limit, arguments.seed)
         train = labelled_part(whole, config.share, config.file_list, arguments.seed)
-    if isinstance(backbone.model, RawPixels):
-        raise UserError("--ckpt pixels has no weights to fine-tune; name a checkpoint or timm:NAME")
+    check_weights(backbone, "fine-tune")
     backbone.model.to(processes.device)
     feature_size(backbone.model, config.features, processes.device)
     check_batch(config.batch, len(train), train.name, processes.world_size)

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from core.backbones import build_backbone, feature_width, pooled_features
+from core.backbones import build_backbone, family_of, feature_width
 from core.memory_layout import training_layout
 from core.sync_norm import synchronise_norms
 from pretrain.config import GLOBAL, PretrainConfig, pairs
@@ -29,10 +29,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.projector = projector
+        self.family = family_of(backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised -> projections [B, D]."""
-        return self.projector(pooled_features(self.backbone, images))
+        return self.projector(self.family.vector(self.backbone, images, "auto"))
 
 
 class Online(nn.Module):
@@ -42,11 +43,12 @@ class Online(nn.Module):
         super().__init__()
         self.backbone = encoder.backbone
         self.projector = encoder.projector
+        self.family = encoder.family
         self.predictors = nn.ModuleDict(predictors)
 
     def project(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised -> projections [B, D]."""
-        return self.projector(pooled_features(self.backbone, images))
+        return self.projector(self.family.vector(self.backbone, images, "auto"))
 
     def predict(self, projections: Tensor, view_type: str) -> Tensor:
         """[B, D] -> predictions [B, D] by the predictor of the view type."""

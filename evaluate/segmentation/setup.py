@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 
 from converters.open import open_backbone
-from core.backbones import Backbone, RawPixels
+from core.backbones import Backbone, check_weights
 from core.checkpoints import tensors_digest
 from core.config import load_config
 from core.distributed import init_distributed, rank_zero_first
-from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.common.protocol import full_name, protocol_file, result_folder
 from evaluate.segmentation.data.class_names import class_names
@@ -75,8 +74,7 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
     batch_per_process(config.batch, world)
     with rank_zero_first():
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
-        if isinstance(backbone.model, RawPixels):
-            raise UserError("pixels is not a network, so no head fits on top; pass a checkpoint or timm:NAME")
+        check_weights(backbone, "build a segmentor on")
         root = find_root(config.data)
     samples = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
     names = class_names(root, config.data)

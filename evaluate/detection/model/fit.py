@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from converters.key_maps.detectron2 import RESNET
-from core.backbones import Backbone, BackboneConfig, RawPixels, architecture_args, describe, is_vit
+from core.backbones import Backbone, BackboneConfig, architecture_args, check_weights, describe, family_of
 from core.errors import UserError
 from evaluate.detection.settings import DetectionConfig
 
@@ -23,16 +23,16 @@ def plain_depth(config: BackboneConfig) -> int | None:
 def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
     """Raises `UserError` where the protocol's design can't take the backbone."""
     design, what = config.detector.design, describe(backbone.config)
-    if isinstance(backbone.model, RawPixels):
-        raise UserError("pixels is no network that a detector could be built on; pass a checkpoint or random:CKPT")
-    if is_vit(backbone.model) != design.startswith("vit"):
-        kind = "ViTs" if design.startswith("vit") else "ResNets"
-        raise UserError(f"{config.name} is a protocol for {kind}, and {backbone.source} is a {what}")
+    check_weights(backbone, "build a detector on")
     model: Any = backbone.model
-    if is_vit(model):
-        if tuple(model.patch_embed.patch_size) != (16, 16):
+    family, wanted = family_of(model), design.partition("_")[0]
+    if family.architecture != wanted:
+        kind = {"vit": "ViTs", "resnet": "ResNets"}[wanted]
+        raise UserError(f"{config.name} is a protocol for {kind}, and {backbone.source} is a {what}")
+    if wanted == "vit":
+        if family.input_multiple(model) != (16, 16):
             raise UserError(f"{what}: the pyramid's strides 4 … 32 need patches of 16 pixels")
-        depth = len(model.blocks)
+        depth = family.blocks(model)
         if max(config.detector.taps) >= depth:
             fit = ",".join(str(quarter * depth // 4 - 1) for quarter in range(1, 5))
             raise UserError(

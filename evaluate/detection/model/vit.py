@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from core.backbones import BackboneConfig, build_backbone
+from core.backbones import BackboneConfig, build_backbone, family_of
 from evaluate.detection.model.detectron2_layers import norm_of
 
 NAMES = ("res2", "res3", "res4", "res5")
@@ -28,7 +28,8 @@ class VitBackbone(Backbone):
 
     def __init__(self, vit: Any, taps: tuple[int, ...], norm: Any, narrowing: bool, square: int) -> None:
         super().__init__()
-        self.vit, self.taps, width = vit, taps, vit.embed_dim
+        self.vit, self.taps, self._family = vit, taps, family_of(vit)
+        width = self._family.channels(vit)[max(taps)]
         # A multiple of 32, as the coarsest map wants it.
         self.square = math.ceil(square / 32) * 32
         half, quarter = (width // 2, width // 4) if narrowing else (width, width)
@@ -46,20 +47,13 @@ class VitBackbone(Backbone):
                 nn.MaxPool2d(2),
             ]
         )
-        used = {"patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre"}
+        layers = self._family.layer_groups(vit).layers
         for name, parameter in vit.named_parameters():
-            part, _, rest = name.partition(".")
-            needed = int(rest.partition(".")[0]) <= max(taps) if part == "blocks" else part in used
-            parameter.requires_grad_(needed)
+            parameter.requires_grad_(layers[name] <= max(taps) + 1)  # block i is layer i + 1
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W], sides multiples of 16 -> the taps' maps before resizing, [B, C, H/16, W/16] each."""
-        blocks = sorted(set(self.taps))
-        found = self.vit.forward_intermediates(
-            images, indices=blocks, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        by_block = dict(zip(blocks, found, strict=True))
-        return [by_block[tap] for tap in self.taps]
+        return [x for _, x in self._family.maps(self.vit, images, self.taps)]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W], normalised, sides multiples of 32 -> the four resized maps by name."""

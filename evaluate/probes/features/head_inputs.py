@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from core.backbones import Pooling, RawPixels, is_vit, pooled_features
+from core.backbones import Pooling, family_of
 from core.errors import UserError
 
 
@@ -30,17 +29,7 @@ class HeadInputs:
 
     def __call__(self, model: Any, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised floats -> [B, width]. Tokens after the model's final norm (DINOv2, appendix B.3)."""
-        if isinstance(model, RawPixels) or not is_vit(model):
-            return pooled_features(model, images)
-        if self.blocks <= 1:  # the last block's tokens are the model's own output
-            tokens = model.forward_features(images)
-            taken = [tokens[:, 0]] if self.blocks else []
-            return torch.cat(taken + ([tokens[:, model.num_prefix_tokens :].mean(1)] if self.patches else []), dim=1)
-        outputs = model.forward_intermediates(
-            images, indices=self.blocks, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
-        )
-        parts = [prefix[:, 0] for _, prefix in outputs]
-        return torch.cat([*parts, outputs[-1][0].mean(1)] if self.patches else parts, dim=1)
+        return family_of(model).head_vector(model, images, self.blocks, self.patches)
 
     def identity(self) -> dict[str, Any]:
         """What decides the stored vector's content, for cache keys."""
@@ -53,29 +42,21 @@ def plan_head_inputs(model: Any, crop: int, blocks: Sequence[int], poolings: Seq
     n blocks with `cls`: the class tokens of the last n blocks, concatenated; with `cls+patches`: these and the mean
     patch token of the last block. Raises `UserError` for what the model doesn't have.
     """
-    if isinstance(model, RawPixels) or not is_vit(model):
-        allowed = ("auto",) if isinstance(model, RawPixels) else ("auto", "avg")
-        what = "raw pixels have" if isinstance(model, RawPixels) else "a ResNet has"
-        if tuple(blocks) != (1,) or len(poolings) != 1 or poolings[0] not in allowed:
+    family = family_of(model)
+    if family.dense != "patches":
+        if tuple(blocks) != (1,) or len(poolings) != 1 or poolings[0] not in ("auto", *family.poolings(model)):
             raise UserError(
-                f"blocks={list(blocks)} poolings={list(poolings)} is for ViTs; {what} one vector per image: "
+                f"blocks={list(blocks)} poolings={list(poolings)} is for ViTs; {family.noun} has one vector per image: "
                 f"set blocks=[1] poolings=[auto]"
             )
-        width = 3 * crop * crop if isinstance(model, RawPixels) else int(model.num_features)
-        return HeadInputs(
-            0, False, width, ((0, width),), ("pixels" if isinstance(model, RawPixels) else "average pool",)
-        )
-    if max(blocks) > len(model.blocks):
-        raise UserError(f"blocks={list(blocks)} asks for more than the ViT's {len(model.blocks)} blocks")
-    resolved = [("cls" if model.cls_token is not None else "patches") if p == "auto" else p for p in poolings]
-    for pooling in resolved:
-        if pooling == "avg":
-            raise UserError("pooling avg is for ResNets; a ViT has cls, patches and cls+patches")
-        if pooling != "patches" and model.cls_token is None:
-            raise UserError(f"pooling {pooling} needs a class token, which this ViT lacks; set poolings=[patches]")
-        if pooling == "patches" and max(blocks) > 1:
-            raise UserError("pooling patches takes the last block only; set blocks=[1]")
-    token = int(model.num_features)
+        width = family.width(model, "auto", crop)
+        return HeadInputs(0, False, width, ((0, width),), (family.vector_name,))
+    if max(blocks) > family.blocks(model):
+        raise UserError(f"blocks={list(blocks)} asks for more than the ViT's {family.blocks(model)} blocks")
+    resolved = [family.resolve_pooling(model, pooling) for pooling in poolings]
+    if "patches" in resolved and max(blocks) > 1:
+        raise UserError("pooling patches takes the last block only; set blocks=[1]")
+    token = family.width(model, "auto", crop)
     deepest = 0 if set(resolved) == {"patches"} else max(blocks)
     patches = any(pooling != "cls" for pooling in resolved)
     slices, names = [], []

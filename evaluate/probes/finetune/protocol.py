@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from core.backbones import is_vit
+from core.backbones import family_of
 from core.data.open import DataConfig
 from core.errors import UserError
 from core.features import FeatureConfig
@@ -77,17 +77,18 @@ class FinetuneConfig:
 def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:
     """Groups by layer and by whether they decay, each with `scale`, its share of the learning rate.
 
-    Layers of a ViT of depth L: embeddings 0, block i is i + 1, final norm and head L + 1; layer l has
-    decay^(L + 1 − l) (BEiT, arXiv 2106.08254, appendix H). A ResNet is one layer.
+    Layer l of the backbone has decay^(top − l), where top is the layer of the head (BEiT, arXiv 2106.08254,
+    appendix H). Raises `UserError` for a decay below 1 where the backbone is one layer, as a ResNet is.
     """
-    if config.layer_decay < 1 and not is_vit(backbone):
-        raise UserError(f"layer_decay={config.layer_decay} is for ViTs; set layer_decay=1 for a ResNet")
-    top = len(backbone.blocks) + 1 if is_vit(backbone) else 0
+    family = family_of(backbone)
+    backbone_layers = family.layer_groups(backbone)
+    top = backbone_layers.top
+    if config.layer_decay < 1 and top == 0:
+        raise UserError(f"layer_decay={config.layer_decay} is for ViTs; set layer_decay=1 for {family.noun}")
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
-        layer = _layer(name, top)
-        decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed", "reg_token")
-        groups.setdefault((layer, decays), []).append(parameter)
+        decays = parameter.ndim > 1 and name not in backbone_layers.undecayed
+        groups.setdefault((backbone_layers.layers[name], decays), []).append(parameter)
     for parameter in head.parameters():
         groups.setdefault((top, parameter.ndim > 1), []).append(parameter)
     return [
@@ -98,12 +99,3 @@ def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> 
         }
         for (layer, decays), parameters in groups.items()
     ]
-
-
-def _layer(name: str, top: int) -> int:
-    if top == 0:
-        return 0
-    first, _, rest = name.partition(".")
-    if first == "blocks":
-        return int(rest.partition(".")[0]) + 1
-    return top if first in ("norm", "fc_norm") else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from converters.mmseg_backbone import backbone_settings
-from core.backbones import Backbone, is_vit
+from core.backbones import Backbone
 from core.errors import UserError
 from evaluate.segmentation.data.labels import IGNORED
 from evaluate.segmentation.protocol import SegmentConfig
@@ -61,7 +61,7 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
 
 def _backbone(config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
     settings, network = backbone_settings(backbone.config, backbone.model), config.network
-    if not is_vit(backbone.model):
+    if settings["type"] == "ResNet":
         if settings["depth"] < 50 and network.output_stride < 32:
             raise UserError(
                 f"network.output_stride={network.output_stride} needs a ResNet with bottlenecks: MMSegmentation "

@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from converters.mmseg_backbone import FINAL_NORM, mmseg_names, resize_positions
-from core.backbones import Backbone, is_vit
+from core.backbones import Backbone, family_of
 from core.coverage import load_completely
 from core.sync_norm import synchronise_norms
 from evaluate.common.context import RunContext
@@ -41,7 +41,7 @@ def build_segmentor(
         warnings.simplefilter("ignore")  # the engine's advice on options that the recipes do not change
         model = MODELS.build(ConfigDict(settings))
     model.init_weights()  # before loading: the engine does not initialise a second time
-    report = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, config)
+    report = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, backbone, config)
     if config.network.frozen:
         model.backbone.requires_grad_(False)
         report += "; frozen"
@@ -53,13 +53,13 @@ def build_segmentor(
     return model, report
 
 
-def _freeze_unseen(module: Any, config: SegmentConfig) -> str:
+def _freeze_unseen(module: Any, backbone: Backbone, config: SegmentConfig) -> str:
     """Freezes the part of a ViT behind its last tap; returns a sentence about it.
 
     It gets no gradient: DDP would raise, and the optimiser would still decay it.
     """
     last = config.network.taps[-1]
-    if not isinstance(module, VisionTransformer) or last == len(module.layers) - 1:
+    if family_of(backbone.model).architecture != "vit" or last == len(module.layers) - 1:
         return ""
     module.layers[last + 1 :].requires_grad_(False)
     if module.final_norm:
@@ -72,7 +72,7 @@ def load_backbone(module: Any, backbone: Backbone, config: SegmentConfig) -> str
     names = mmseg_names(backbone.config, backbone.model)
     tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
     total, notes = len(tensors), []
-    if is_vit(backbone.model):
+    if family_of(backbone.model).architecture == "vit":
         if not config.network.final_norm:
             for name in FINAL_NORM:
                 tensors.pop(name)

@@ -1,72 +1,126 @@
-"""core/backbones/__init__.py: models are timm's, features are what their names say."""
+"""core/backbones/__init__.py: families are found in the folder, names and networks go to the right one."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-import timm
 import torch
 
-from core.backbones import BackboneConfig, build_backbone, describe, feature_width, pooled_features
+import core.backbones
+from core.backbones import (
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    check_weights,
+    families,
+    family_named,
+    family_of,
+    feature_width,
+    fixed_backbone,
+    pooled_features,
+)
 from core.errors import UserError
 
-NARROW = BackboneConfig("resnet18", {"channels": [8, 16, 24, 32]})
+NEW_FAMILY = '''
+"""Mean colour, times one weight."""
+
+import torch
+from torch import nn
+
+from core.backbones.base import Family
 
 
-def test_resnet_features_are_the_mean_of_timms_last_map() -> None:
-    model = build_backbone(NARROW).eval()
-    images = torch.randn(2, 3, 64, 64)
-    assert feature_width(model) == 32
-    torch.testing.assert_close(pooled_features(model, images), model(images), rtol=0, atol=1e-6)
+class MeanColour(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return self.scale * images.mean(dim=(2, 3))
 
 
-def test_small_stem_keeps_the_resolution() -> None:
-    model = build_backbone(BackboneConfig("resnet18", NARROW.args, stem="small"))
-    assert model.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 32, 4, 4)  # stride 8, not 32
-    assert model.conv1.weight.shape == (64, 3, 3, 3)
+class MeanColours(Family):
+    title, noun, vector_name, architecture, dense = "mean colours", "a mean colour", "mean", "mean_colour", "none"
+
+    def builds(self, name):
+        return name.startswith("mean_colour")
+
+    def matches(self, model):
+        return isinstance(model, MeanColour)
+
+    def build(self, config, drop_path):
+        return MeanColour()
+
+    def poolings(self, model):
+        return ("avg",)
+
+    def width(self, model, pooling, side):
+        return 3
+
+    def vector(self, model, images, pooling):
+        self.resolve_pooling(model, pooling)
+        return model(images)
 
 
-def test_vit_pooling_takes_class_token_or_mean_patch() -> None:
-    model = build_backbone(BackboneConfig("vit_tiny_patch16_224", {"depth": 2})).eval()
-    images = torch.randn(2, 3, 96, 96)  # another size than the position embeddings were made for
-    tokens = model.forward_features(images)
-    assert tokens.shape == (2, 1 + 36, 192)
-    torch.testing.assert_close(pooled_features(model, images), tokens[:, 0])
-    both = pooled_features(model, images, "cls+patches")
-    assert both.shape == (2, feature_width(model, "cls+patches")) == (2, 384)
-    torch.testing.assert_close(both, torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1))
+FAMILY = MeanColours()
+'''
 
 
-def test_weights_come_from_the_global_seed_and_equal_plain_timm() -> None:
-    torch.manual_seed(3)
-    ours = build_backbone(BackboneConfig("resnet18")).state_dict()
-    torch.manual_seed(3)
-    plain = timm.create_model("resnet18", num_classes=0).state_dict()
-    assert ours.keys() == plain.keys()
-    assert all(torch.equal(ours[name], plain[name]) for name in ours)
-    assert ours["layer1.0.bn2.weight"].abs().max() == 0
-    started_otherwise = build_backbone(BackboneConfig("resnet18", {"zero_init_last": False}))
-    assert started_otherwise.layer1[0].bn2.weight.min() == 1
+def test_a_new_family_is_one_file_and_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BackboneConfig("mean_colour_of_everything")
+    with pytest.raises(UserError, match="mean_colour_of_everything"):
+        build_backbone(config)
+    (tmp_path / "a_mean_colour.py").write_text(NEW_FAMILY, encoding="utf-8")
+    monkeypatch.setattr(core.backbones, "__path__", [*core.backbones.__path__, str(tmp_path)])
+    model = build_backbone(config)
+    images = torch.randn(2, 3, 8, 8)
+    assert feature_width(model) == 3
+    torch.testing.assert_close(pooled_features(model, images), images.mean(dim=(2, 3)))
+    assert family_of(model).layer_groups(model).layers == {"scale": 0}
+    check_weights(Backbone(config, model, "new"), "train")
+    with pytest.raises(UserError, match="pooling cls"):
+        pooled_features(model, images, "cls")
+    with pytest.raises(UserError, match="mean colours"):
+        build_backbone(BackboneConfig("resnet51"))
+    assert family_of(build_backbone(BackboneConfig("resnet18"))).architecture == "resnet"
+
+
+def test_files_without_a_family_are_helpers() -> None:
+    assert sorted(family.architecture for family in families()) == ["pixels", "resnet", "vit"]
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (BackboneConfig("resnet51"), r"'resnet51'.* resnet\d"),
-        (BackboneConfig("convnext_tiny"), "convnext.*ResNet.*ViT"),
-        (BackboneConfig("resnet18", {"depth": 3}), "depth.*resnet18|resnet18.*depth"),
-        (BackboneConfig("vit_tiny_patch16_224", stem="small"), "backbone.stem=small"),
-    ],
+    ("name", "architecture"),
+    [("resnet50", "resnet"), ("wide_resnet50_2", "resnet"), ("vit_tiny_patch16_224", "vit"), ("pixels", "pixels")],
 )
-def test_unfit_architectures_are_refused(config: BackboneConfig, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build_backbone(config)
+def test_names_belong_to_one_family(name: str, architecture: str) -> None:
+    assert family_named(name).architecture == architecture
+    assert [family.architecture for family in families() if family.builds(name)] == [architecture]
 
 
-def test_pooling_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match=r"\bavg\b"):
-        pooled_features(build_backbone(NARROW), torch.randn(1, 3, 32, 32), "cls")
+def test_unknown_names_are_refused_with_close_ones() -> None:
+    with pytest.raises(UserError, match=r"'resnet51'.* resnet\d"):
+        build_backbone(BackboneConfig("resnet51"))
+    with pytest.raises(UserError, match=r"'convnext_tiny'.*ResNet.*ViT"):  # timm has it, no family does
+        build_backbone(BackboneConfig("convnext_tiny"))
 
 
-def test_description() -> None:
-    assert describe(NARROW) == "resnet18(channels=[8, 16, 24, 32])"
-    assert describe(BackboneConfig("resnet18", stem="small")) == "resnet18(stem=small)"
+def test_fixed_functions_are_opened_but_neither_built_nor_trained() -> None:
+    assert fixed_backbone("resnet18") is None
+    fixed = fixed_backbone("pixels")
+    assert fixed is not None
+    assert fixed.config == BackboneConfig("pixels")
+    with pytest.raises(UserError, match="pixels"):
+        check_weights(fixed, "train")
+    with pytest.raises(UserError, match="pixels"):
+        build_backbone(fixed.config)
+
+
+def test_families_are_listed_without_timm() -> None:
+    code = (
+        "import sys, core.backbones; assert core.backbones.fixed_backbone('pixels'); assert 'timm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

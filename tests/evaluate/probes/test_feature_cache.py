@@ -163,7 +163,7 @@ def test_impossible_taps() -> None:
         plan_head_inputs(resnet().model, 32, (1, 4), ("cls",))
     with pytest.raises(UserError, match=r"blocks=\[6\].*\b5 blocks"):
         plan_head_inputs(vit().model, 32, (6,), ("cls",))
-    with pytest.raises(UserError, match=r"cls.*class token"):
+    with pytest.raises(UserError, match=r"pooling cls\b.*\bpatches"):
         plan_head_inputs(vit(class_token=False).model, 32, (1,), ("cls",))
     with pytest.raises(UserError, match=r"patches.*last block"):
         plan_head_inputs(vit().model, 32, (1, 2), ("patches",))

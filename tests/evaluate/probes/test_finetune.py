@@ -163,7 +163,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
         (["batch=13"], "batch 13"),
         (["share=0.1", "file_list=a.txt"], "share and file_list"),
         (["features.precision=float16"], "features.precision"),
-        (["--ckpt", "pixels"], "--ckpt pixels"),
+        (["--ckpt", "pixels"], "pixels has no weights"),
         (["lrs=[1e30]"], "epoch 1 of learning rate 1e+30"),
     ],
 )

@@ -1,0 +1,84 @@
+"""timm's ResNets, also with the 3×3 stem for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.backbones import timm_models
+from core.backbones.base import BackboneConfig, Family, Pooling
+
+_MODULE = "resnet"
+
+
+class TimmResNet(Family):
+    """One vector by average pooling; one map per stage.
+
+    ResNets start as in timm, with the last norm of each block zeroed, as in the published code of BYOL, SimSiam and
+    MoCo v3 (`zero_init_last: false` in `args` gives torchvision's start).
+    """
+
+    title = "timm's ResNets"
+    noun = "a ResNet"
+    vector_name = "average pool"
+    architecture = "resnet"
+    dense = "stages"
+
+    def builds(self, name: str) -> bool:
+        return timm_models.defined_in(name, _MODULE)
+
+    def names(self) -> list[str]:
+        return timm_models.names_in(_MODULE)
+
+    def matches(self, model: nn.Module) -> bool:
+        from timm.models.resnet import ResNet
+
+        return isinstance(model, ResNet)
+
+    def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
+        from timm.models.resnet import ResNet
+
+        model = timm_models.create(config, drop_path, ResNet)
+        if config.stem != "imagenet":
+            _shrink_stem(model, padding=2 if config.stem == "small_padded" else 1)
+        return model
+
+    def poolings(self, model: Any) -> tuple[Pooling, ...]:
+        return ("avg",)
+
+    def width(self, model: Any, pooling: Pooling, side: int | None) -> int:
+        return int(model.num_features)
+
+    def vector(self, model: Any, images: Tensor, pooling: Pooling) -> Tensor:
+        self.resolve_pooling(model, pooling)
+        return model.forward_features(images).mean(dim=(2, 3))
+
+    def maps(self, model: Any, images: Tensor, taps: Sequence[int] | None = None) -> list[tuple[int, Tensor]]:
+        stages = _stages(model)
+        taps = range(len(stages)) if taps is None else taps
+        found, x = [], model.maxpool(model.act1(model.bn1(model.conv1(images))))
+        for stage in stages[: max(taps) + 1]:
+            x = getattr(model, stage["module"])(x)
+            found.append((int(stage["reduction"]), x))
+        return [found[tap] for tap in taps]
+
+    def channels(self, model: Any) -> list[int]:
+        return [int(stage["num_chs"]) for stage in _stages(model)]
+
+
+def _stages(model: Any) -> list[dict[str, Any]]:
+    """timm's facts about each stage; those about the stem come first and are left out."""
+    return [stage for stage in model.feature_info if stage["module"].startswith("layer")]
+
+
+def _shrink_stem(resnet: Any, padding: int) -> None:
+    resnet.conv1 = nn.Conv2d(3, resnet.bn1.num_features, 3, stride=1, padding=padding, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    resnet.maxpool = nn.Identity()
+    # Neither the convolution nor the missing max pooling halves the map.
+    resnet.feature_info = [stage | {"reduction": max(1, stage["reduction"] // 4)} for stage in resnet.feature_info]
+
+
+FAMILY = TimmResNet()

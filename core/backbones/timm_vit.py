@@ -1,0 +1,114 @@
+"""timm's plain Vision Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.backbones import timm_models
+from core.backbones.base import BackboneConfig, Family, LayerGroups, Pooling, Tokens
+from core.errors import UserError
+
+_MODULE = "vision_transformer"
+_ABOVE_THE_BLOCKS = ("norm", "fc_norm", "attn_pool")
+_UNDECAYED = frozenset({"cls_token", "pos_embed", "reg_token"})
+
+
+class TimmVit(Family):
+    """Class token, mean patch token or both; one map per block.
+
+    Images may have any size that the patch size divides: position embeddings are interpolated.
+    """
+
+    title = "timm's plain ViTs"
+    noun = "a ViT"
+    vector_name = "class token"
+    architecture = "vit"
+    dense = "patches"
+    parity_tolerance = 1e-5
+
+    def builds(self, name: str) -> bool:
+        return timm_models.defined_in(name, _MODULE)
+
+    def names(self) -> list[str]:
+        return timm_models.names_in(_MODULE)
+
+    def matches(self, model: nn.Module) -> bool:
+        from timm.models.vision_transformer import VisionTransformer
+
+        return isinstance(model, VisionTransformer)
+
+    def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
+        from timm.models.vision_transformer import VisionTransformer
+
+        model = timm_models.create(config, drop_path, VisionTransformer, dynamic_img_size=True)
+        if config.stem != "imagenet":
+            raise UserError(f"backbone.stem={config.stem} is for ResNets; {config.name} has patches")
+        return model
+
+    def poolings(self, model: Any) -> tuple[Pooling, ...]:
+        return ("patches",) if model.cls_token is None else ("cls", "patches", "cls+patches")
+
+    def width(self, model: Any, pooling: Pooling, side: int | None) -> int:
+        return int(model.num_features) * (2 if pooling == "cls+patches" else 1)
+
+    def vector(self, model: Any, images: Tensor, pooling: Pooling) -> Tensor:
+        pooling = self.resolve_pooling(model, pooling)
+        return self.head_vector(model, images, int(pooling != "patches"), pooling != "cls")
+
+    def blocks(self, model: Any) -> int:
+        return len(model.blocks)
+
+    def head_vector(self, model: Any, images: Tensor, blocks: int, patches: bool) -> Tensor:
+        if blocks <= 1:  # the last block's tokens are the model's output
+            tokens = model.forward_features(images)
+            parts = [tokens[:, 0]] if blocks else []
+            return torch.cat(parts + ([tokens[:, model.num_prefix_tokens :].mean(dim=1)] if patches else []), dim=1)
+        outputs = model.forward_intermediates(
+            images, indices=blocks, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+        )
+        parts = [prefix[:, 0] for _, prefix in outputs]
+        return torch.cat([*parts, outputs[-1][0].mean(1)] if patches else parts, dim=1)
+
+    def tokens(self, model: Any, images: Tensor) -> Tokens:
+        sequence, prefix = model.forward_features(images), model.num_prefix_tokens
+        height, width = model.patch_embed.dynamic_feat_size(images.shape[-2:])
+        return Tokens(sequence[:, :prefix], sequence[:, prefix:], (int(height), int(width)))
+
+    def maps(self, model: Any, images: Tensor, taps: Sequence[int] | None = None) -> list[tuple[int, Tensor]]:
+        taps = range(len(model.blocks)) if taps is None else taps
+        indices = sorted(set(taps))
+        found = model.forward_intermediates(
+            images, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        by_block = dict(zip(indices, found, strict=True))
+        stride = int(model.patch_embed.patch_size[0])
+        return [(stride, by_block[tap]) for tap in taps]
+
+    def channels(self, model: Any) -> list[int]:
+        return [int(model.embed_dim)] * len(model.blocks)
+
+    def layer_groups(self, model: Any) -> LayerGroups:
+        """Embeddings are layer 0, block i is layer i + 1, the final norm is the heads' (BEiT, arXiv 2106.08254, H)."""
+        top = len(model.blocks) + 1
+        return LayerGroups({name: _layer(name, top) for name, _ in model.named_parameters()}, top, _UNDECAYED)
+
+    def input_multiple(self, model: Any) -> tuple[int, int]:
+        height, width = model.patch_embed.patch_size
+        return int(height), int(width)
+
+    def image_side(self, model: Any) -> int | None:
+        return int(model.patch_embed.img_size[0])
+
+
+def _layer(name: str, top: int) -> int:
+    part, _, rest = name.partition(".")
+    if part == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    return top if part in _ABOVE_THE_BLOCKS else 0
+
+
+FAMILY = TimmVit()
