@@ -71,7 +71,7 @@ def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> tuple[Hea
 def read_header(file: Path) -> Header:
     """Header of an image file, without decoding it. Raises `BrokenImage`."""
     try:
-        with PIL.Image.open(file, formats=FORMATS) as picture:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as picture:
             return Header(picture.size, picture.mode, _orientation(picture), _palette(picture))
     except _UNREADABLE as error:
         raise _broken(file, error) from None
@@ -80,8 +80,7 @@ def read_header(file: Path) -> Header:
 def _orientation(picture: PIL.Image.Image) -> int:
     """EXIF orientation that decoding ignores; that of a TIFF is applied by Pillow."""
     exif, found = PIL.Image.Exif(), 1
-    with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings():  # a damaged tag does not concern the pixels
-        warnings.simplefilter("ignore")
+    with contextlib.suppress(*_UNREADABLE):  # a damaged tag does not concern the pixels
         exif.load(picture.info.get("exif", b"") if picture.format != "TIFF" else b"")
         found = exif.get(_ORIENTATION, 1)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
+from evaluate.common.broken_file import note_broken, read_lines
 from evaluate.segmentation.data.checks import check_apart, check_split, spread
 from evaluate.segmentation.data.class_names import check_class_list
 from evaluate.segmentation.data.labels import majority_baseline, read_label
@@ -190,6 +191,16 @@ def test_a_few_broken_files_are_named_and_left_out(ade: Path) -> None:
     assert test.counts.sum() == sum(int((label != 255).sum()) for label in labels)
     train = check_split(list_split(ade, "ade20k", "train").pairs, config, "training", whole=False)
     assert (train.skipped, len(train.broken)) == ((2,), 1)
+
+
+def test_only_so_many_broken_images_are_left_out(tmp_path: Path) -> None:
+    report = tmp_path / "broken.txt"
+    for _ in range(2):  # a broken image is met again in every epoch
+        note_broken(report, "a.jpg: truncated", 20, 0.1)
+        note_broken(report, "b.jpg: truncated", 20, 0.1)
+    assert read_lines(report) == ["a.jpg: truncated", "b.jpg: truncated"]
+    with pytest.raises(UserError, match=r"3 of 20 .*0\.1: a\.jpg: trunc"):
+        note_broken(report, "c.jpg: no image", 20, 0.1)
 
 
 def test_cityscapes_without_train_ids(tmp_path: Path) -> None:

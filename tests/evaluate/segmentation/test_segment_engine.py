@@ -32,7 +32,6 @@ from core.backbones import Backbone
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import BrokenImage, UserError
-from evaluate.common.broken_file import note_broken, read_lines
 from evaluate.common.context import RunContext
 from evaluate.common.protocol import protocol_file
 from evaluate.segmentation.engine.data_pipeline import RandomScale, ReadImage, ReadLabels
@@ -257,16 +256,6 @@ def test_blocks_behind_the_last_tap_are_frozen(final_norm: bool) -> None:
     finally:
         dist.destroy_process_group()
     assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == unseen
-
-
-def test_only_so_many_broken_images_are_left_out(tmp_path: Path) -> None:
-    report = tmp_path / "broken.txt"
-    for _ in range(2):  # a broken image is met again in every epoch
-        note_broken(report, "a.jpg: truncated", 20, 0.1)
-        note_broken(report, "b.jpg: truncated", 20, 0.1)
-    assert read_lines(report) == ["a.jpg: truncated", "b.jpg: truncated"]
-    with pytest.raises(UserError, match=r"3 of 20 .*0\.1: a\.jpg: trunc"):
-        note_broken(report, "c.jpg: no image", 20, 0.1)
 
 
 def test_random_scale_is_relative_to_the_image() -> None:

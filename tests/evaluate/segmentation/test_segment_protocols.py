@@ -236,6 +236,19 @@ def test_the_linear_rule() -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [("crop.most_of_one_class=0.5", "crop.cat_max_ratio"), ("schedule.least_lr=0.1", "schedule.min_lr")],
+)
+def test_a_former_key_names_the_new_one(old: str, new: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{old.partition('=')[0]}.*{new}\b"):
+        _config("scenes_fcn_r18_400it", old)
+    section, _, rest = old.replace("=", ": ").partition(".")
+    (tmp_path / "x.yaml").write_text(f"{section}: {{{rest}}}")
+    with pytest.raises(UserError, match=rf"x\.yaml.*{new}\b"):
+        load_config(SegmentConfig, tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("schedule.processes=3", "batch 16.*processes 3"),

@@ -18,7 +18,7 @@ import torch
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
 from core.errors import UserError
-from evaluate.segmentation.engine.run_state import Start, prepare_folder
+from evaluate.segmentation.engine.run_state import Start, finished_result, prepare_folder
 from tests.evaluate.segmentation.tiny_segmentation import (
     FILES,
     PROTOCOL,
@@ -173,6 +173,27 @@ def test_an_unfinished_run_is_given_up_only_when_asked(out: Path) -> None:
     assert not list(work.glob("iter_*"))
     assert _identity(out) == other
     assert prepare_folder(out, identity) == Start()  # without a checkpoint there is nothing to lose
+
+
+def test_runs_under_former_keys_are_resumed_and_shown(out: Path, tmp_path: Path) -> None:
+    identity, former = (
+        _identity(out),
+        {"crop.cat_max_ratio": "crop.most_of_one_class", "schedule.min_lr": "schedule.least_lr"},
+    )
+    settings = {former.get(key, key): value for key, value in identity["settings"].items()}
+    assert settings.keys() != identity["settings"].keys()
+    (out / "engine/identity.json").write_text(json.dumps(identity | {"settings": settings}))
+    assert prepare_folder(out, identity).iteration == 6
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, _, last = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[last] = value
+    (tmp_path / "result.json").write_text(json.dumps({"settings": nested}))
+    assert finished_result(tmp_path, identity["settings"]) == {"settings": nested}
+    nested["crop"]["most_of_one_class"] = 0.5
+    (tmp_path / "result.json").write_text(json.dumps({"settings": nested}))
+    with pytest.raises(UserError, match=r"result\.json.*\(different: crop\.cat_max_ratio\)"):
+        finished_result(tmp_path, identity["settings"])
 
 
 def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:

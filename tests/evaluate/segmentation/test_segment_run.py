@@ -174,6 +174,26 @@ def test_other_layouts_from_disk_to_score(
     assert len(find_pictures(out)[0]) == 1
 
 
+def test_labels_from_0_or_1_and_of_16_bits_train_the_same_network(
+    place: Path, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    own = own_ade20k(place, tmp_path / "ade")
+    files = sorted((tmp_path / "ade/annotations").rglob("*.png"))
+    for number, file in enumerate(files):
+        classes = np.array(PIL.Image.open(file)) - np.uint8(1)
+        PIL.Image.fromarray(classes if number % 2 else classes.astype(np.uint16)).save(file)
+    said = run(*arguments(place, tmp_path / "out", *own, "data.first_label=0"))
+    data = result(tmp_path / "out")["data"]
+    assert sum(sum(data[split]["notes"].values()) for split in ("train", "val")) == (len(files) + 1) // 2
+    assert "I;16" in said
+    assert data["val"]["labels"]["ignored"] == {}
+    assert result(tmp_path / "out")["metrics"] == result(finished[0])["metrics"]
+    ours, theirs = (
+        torch.load(out / "segmentor.pth", weights_only=True)["state_dict"] for out in (tmp_path / "out", finished[0])
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Path) -> None:
     arch = "vit_small_patch16_224(img_size=64, depth=4, embed_dim=24, num_heads=3)"
     source, out = tmp_path / "vit.pth", tmp_path / "out"
