@@ -79,7 +79,8 @@ def test_the_time_of_checkpoints_does_not_count_as_training(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that only a checkpoint moves, by an hour: the steps after it are not slow."""
-    from pretrain import metrics, state
+    from pretrain import metrics as step_metrics
+    from pretrain import state
 
     class Clock:
         now = 0.0
@@ -95,7 +96,7 @@ def test_the_time_of_checkpoints_does_not_count_as_training(
         save(*given)  # type: ignore[arg-type]
         Clock.now += 3600
 
-    monkeypatch.setattr(metrics, "time", Clock)
+    monkeypatch.setattr(step_metrics, "time", Clock)
     monkeypatch.setattr(state, "save", slow)
     run_here(tiny(image_folder), tmp_path)
     assert min(line["images_per_second"] for line in metrics(tmp_path)) > 100
