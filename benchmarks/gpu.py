@@ -100,7 +100,7 @@ def _uint8_views(config: PretrainConfig, batch: int, device: torch.device) -> li
     rng, recipe = np.random.default_rng(0), PhotometricConfig()
     views = []
     for view_config in config.views.values():
-        plain = dataclasses.replace(view_config, pretext=None)
+        plain = dataclasses.replace(view_config, transform=None)
         for _ in range(view_config.count):
             pixels = [torch.from_numpy(rng.integers(0, 256, (view_config.size, view_config.size, 3), np.uint8))]
             samples = [

@@ -73,7 +73,7 @@ def five_views(
         views={
             "global": ViewConfig(count=2, size=large),
             "local": ViewConfig(count=2, size=small),
-            "cutout": ViewConfig(count=1, size=large, pretext="cutout"),
+            "cutout": ViewConfig(count=1, size=large, transform="cutout"),
         },
         projector=HeadConfig(heads),
         predictor=HeadConfig(heads),

@@ -39,7 +39,7 @@ FIVE_VIEWS = {
         count=2, photometric=(PhotometricConfig(blur_p=1.0), PhotometricConfig(blur_p=0.1, solarise_p=0.2))
     ),
     "local": ViewConfig(count=2, size=96, area=(0.08, 0.25)),
-    "cutout": ViewConfig(count=1, pretext="cutout", pretext_options={"area": [0.2, 0.4]}),
+    "cutout": ViewConfig(count=1, transform="cutout", transform_options={"area": [0.2, 0.4]}),
 }
 
 
@@ -185,7 +185,7 @@ def per_sample_transforms() -> list[v2.Compose]:
                 v2.RandomHorizontalFlip(recipe.flip),
                 v2.ToDtype(torch.float32, scale=True),
             ]
-            if config.pretext == "cutout":
+            if config.transform == "cutout":
                 steps.append(_cut_out)
             steps += [
                 v2.RandomApply([v2.ColorJitter(*recipe.jitter)], recipe.jitter_p),

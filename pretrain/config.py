@@ -1,4 +1,4 @@
-"""The whole of a pre-training run as one frozen dataclass; configs/pretrain/*.yaml override its defaults."""
+"""Config of a pre-training run: one frozen dataclass, whose defaults configs/pretrain/*.yaml override."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TargetConfig:
     kind: Literal["ema", "stop_gradient"] = "ema"
     """`ema`: a momentum network. `stop_gradient`: the online network's current weights (SimSiam)."""
     momentum: float = 0.996
-    """τ at the first step; it rises to 1 along a cosine. Of no effect with stop_gradient."""
+    """τ at the first step; it rises to 1 along a cosine. No effect with stop_gradient."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
@@ -32,14 +32,15 @@ class TargetConfig:
 @dataclass(frozen=True)
 class ComputeConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the networks; fp16 scales the loss. Losses, norms of the optimiser and weights stay fp32."""
+    """Arithmetic of the networks; fp16 scales the loss. Losses, norms in the optimiser and weights stay fp32."""
     channels_last: bool = True
-    """Memory layout of convolutional networks; faster on GPUs and CPUs, same arithmetic."""
+    """Channels-last memory for convolutional networks: faster on GPUs and CPUs, same arithmetic. Networks with strided
+    1×1 convolutions of fewer than 8 channels stay contiguous on CPUs (core/memory_layout.py)."""
     compile: bool = False
-    """Whether torch.compile compiles backbone and projector; needs a C++ compiler, and the first step of each view size
+    """Compile backbone and projector with torch.compile; needs a C++ compiler, and the first step of each view size
     then takes a minute or more."""
     sync_bn: bool = False
-    """Whether batch norm shares its statistics among processes; one process has plain batch norm either way."""
+    """Share batch norm statistics among processes; a single process has plain batch norm either way."""
     backward: Literal["per_view", "packed"] = "per_view"
     """`per_view`: one forward and backward pass per view, least memory, batch norm statistics of each view alone.
     `packed`: views of equal size pass together, fewer and larger kernels, batch norm statistics of all of them."""
@@ -92,17 +93,17 @@ class PretrainConfig:
     batch: int = 1024
     """Images per step over all processes."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where the images come from."""
+    """Source of the images."""
     broken_share: float = 0.01
     """The run stops once more than this share of the images is broken."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """What is trained."""
+    """Network to train."""
     drop_path: float = 0.0
     """Stochastic depth of the online backbone; a momentum network has none."""
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
-    """View types by name. `global` must be among them: its projections are everybody's targets."""
+    """View types by name. `global` must be among them: its projections are the targets of all views."""
     resampler: Resampler = "torch"
-    """Who resizes the crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
+    """Library that resizes the crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
     projector: HeadConfig = field(default_factory=HeadConfig)
     """Head on the backbone of both networks."""
     predictor: HeadConfig = field(default_factory=HeadConfig)
@@ -112,19 +113,19 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Distance between prediction and target."""
     target: TargetConfig = field(default_factory=TargetConfig)
-    """Where targets come from."""
+    """Source of the targets."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """How weights are updated."""
+    """Update of the weights."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning rate over time."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """How the arithmetic is done."""
+    """Precision, layout and order of the arithmetic."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When state and metrics are written."""
+    """Times at which state and metrics are written."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """Online k-NN."""
     tracker: Tracker = "none"
-    """Where metrics go besides metrics.jsonl."""
+    """Destination of metrics in addition to metrics.jsonl."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

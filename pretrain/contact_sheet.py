@@ -1,4 +1,4 @@
-"""A picture of what the network sees: one row per image, one column per view."""
+"""Picture of the views that the network sees: one row per image, one column per view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLE = 16
 
 
 def draw_views(images: ImageSet, config: PretrainConfig, path: Path, rows: int = 8) -> None:
-    """Writes to `path` (PNG, JPEG, …) the views that a run with `config` makes of the first `rows` images it sees."""
+    """Writes to `path` (PNG, JPEG, …) the views of the first `rows` images of a run with `config`."""
     views = Views(images, config.views, config.seed, config.resampler)
     positions = epoch_order(len(images), config.seed, 0)[:rows]
     draw_batch(collate([views[0, int(position)] for position in positions]), config.views, path)

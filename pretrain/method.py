@@ -23,7 +23,7 @@ Group = Sequence[tuple[str, int, Tensor]]
 
 
 class Encoder(nn.Module):
-    """Backbone and projector: what online and target network have in common."""
+    """Backbone and projector, the part that online and target network share."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Online(nn.Module):
 
 
 class Method:
-    """objective × target × tasks.
+    """objective × target × view types.
 
     L = Σ over view types v of weight_v · mean over (view x of type v, global target t not the same view) of
     D(predictor_v(z(x)), sg(z_target(t))). arXiv 2602.05845, section 3.
@@ -83,14 +83,14 @@ class Method:
                 synchronise_norms(network, device)
             network.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
             network.train()
-        # The functions that are called are compiled, not the modules below them, whose __call__ is passed over.
+        # Compile the functions themselves: the modules below them are not called through __call__.
         self._project = torch.compile(self.online.project) if config.compute.compile else self.online.project
         self._target_project = self._project if self.target is None else self.target.forward
         if self.target is not None and config.compute.compile:
             self._target_project = torch.compile(self.target.forward)
         self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
         self.targets: Sequence[Tensor] = []
-        """What the last step predicted, for each global view [B, D] (MoCo v3: of all ranks)."""
+        """Targets of the last step, for each global view [B, D] (MoCo v3: of all ranks)."""
         self._sources: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
 
     def networks(self) -> list[nn.Module]:
@@ -99,7 +99,10 @@ class Method:
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
-        """target ← momentum · target + (1 − momentum) · online; norm statistics stay the target's own."""
+        """target ← momentum · target + (1 − momentum) · online; norm statistics stay the target's own.
+
+        Called before the step, as in MoCo v3's code: the exported momentum network is one update behind.
+        """
         if self._averages:
             torch._foreach_lerp_(self._averages, self._sources, 1 - momentum)
 
@@ -108,7 +111,7 @@ class Method:
     ) -> dict[str, Tensor]:
         """Adds the gradients of L to the online network's parameters.
 
-        `views`: per view type its normalised images [B, 3, S, S]. Gives each view type's weighted term of L as a
+        `views`: per view type its normalised images [B, 3, S, S]. Returns each view type's weighted term of L as a
         detached scalar on the device; their sum is L. Nothing is read back to the host.
         """
         groups = self._groups(views)
@@ -129,7 +132,7 @@ class Method:
     def _targets_and_passes(
         self, global_views: Sequence[Tensor], groups: Sequence[Group]
     ) -> tuple[list[Tensor], Iterable[tuple[Group, Sequence[Tensor]]]]:
-        """The targets, and each group with its projections, made when it is asked for."""
+        """Targets, and an iterator over groups with their projections, which are computed on demand."""
         if self.target is not None or GLOBAL not in self.types:
             return self._targets(global_views), ((group, self._projections(group)) for group in groups)
         # Without a momentum network z(x) itself is the target: one pass serves both, so that norm statistics and

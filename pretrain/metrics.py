@@ -29,7 +29,7 @@ def spread(projections: Tensor) -> Tensor:
 
 
 class CollapseWatch:
-    """Tells a collapse once, and again where it comes back."""
+    """Warns once per collapse."""
 
     def __init__(self, config: PretrainConfig) -> None:
         keys = ["lower optim.lr", "lengthen schedule.warmup_epochs"]
@@ -38,12 +38,12 @@ class CollapseWatch:
         if not config.projector.output_norm:
             keys.append("set projector.output_norm=true")
         self._keys = ", ".join(keys[:-1]) + f" or {keys[-1]}"
-        self._told = False
+        self._warned = False
 
-    def note(self, step: int, value: float) -> str:
-        """What to tell about the spread `value` after `step` steps; empty where there is nothing new."""
-        told, self._told = self._told, value < COLLAPSED
-        if told or not self._told:
+    def warning(self, step: int, value: float) -> str:
+        """Warning about the spread `value` after `step` steps; empty without a new collapse."""
+        warned, self._warned = self._warned, value < COLLAPSED
+        if warned or not self._warned:
             return ""
         return (
             f"collapsed at step {step}: different images have nearly the same projection (spread {value:.2g}, where 1 "
@@ -53,16 +53,15 @@ class CollapseWatch:
 
 @dataclass(frozen=True)
 class Report:
-    """What all ranks know alike after a log step."""
+    """Metrics of the last log interval, equal on all ranks."""
 
     values: dict[str, float]
     """Since the last log step: mean loss per view type and in total, images per second over all ranks (without the time
-    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections (see
-    pretrain/metrics.py). Of the whole run: the number of broken images."""
+    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections. Of the whole run: the number of broken images."""
     stop: bool
-    """Whether some rank was asked to stop."""
-    due: bool
-    """Whether rank 0 finds a timed checkpoint due."""
+    """True if any rank was asked to stop."""
+    checkpoint_due: bool
+    """True if a timed checkpoint is due on rank 0."""
     broken: list[str]
     """Broken images not reported before."""
     overflowing: int
@@ -91,15 +90,15 @@ class StepMetrics:
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
         self._names: list[str] = []
         self._scaled, self._updated, self._skipped = scaled, False, 0
-        self._in_a_row, self._told = 0, False
+        self._in_a_row, self._warned = 0, False
         self._steps, self._since = 0, time.monotonic()
 
     def note_update(self, *_: object) -> None:
-        """The optimiser's hook: this step was not skipped."""
+        """Hook of the optimiser, called for every step that was not skipped."""
         self._updated = True
 
     def add(self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str]) -> None:
-        """Notes step `step` without waiting for the device."""
+        """Adds the losses of step `step` without waiting for the device."""
         values = torch.stack([losses[name] for name in self._types])
         bad = ~torch.isfinite(values).all() & (self._first_bad < 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
@@ -111,8 +110,8 @@ class StepMetrics:
             self._in_a_row = 0 if self._updated else self._in_a_row + 1
             self._updated = False
 
-    def report(self, stop: bool, due: bool, spread: Tensor) -> Report:
-        """Closes the interval; every rank calls it at the same step. `spread`: scalar of this rank's projections.
+    def report(self, stop: bool, checkpoint_due: bool, spread: Tensor) -> Report:
+        """Report of the interval, which ends here; every rank calls it at the same step. `spread`: scalar of this rank.
 
         Raises `UserError` on all ranks alike for a loss that was not finite, for too many broken images and where fp16
         overflows whatever the loss is scaled by.
@@ -120,7 +119,7 @@ class StepMetrics:
         *means, first_bad, own_spread = torch.cat(
             [self._sums / self._steps, self._first_bad[None].float(), spread[None].float()]
         ).tolist()
-        mine = ([*means, own_spread], int(first_bad), self._names, stop, due)
+        mine = ([*means, own_spread], int(first_bad), self._names, stop, checkpoint_due)
         everyone = gather_objects(mine)
         bad_steps = [bad for _, bad, _, _, _ in everyone if bad >= 0]
         if bad_steps:
@@ -149,11 +148,11 @@ class StepMetrics:
         values["images_per_second"] = self._steps * self._batch / max(time.monotonic() - self._since, 1e-9)
         self._sums.zero_()
         self._names, self._steps, self._skipped = [], 0, 0
-        told, self._told = self._told, self._in_a_row >= _FEW
-        overflowing = self._in_a_row if self._told and not told else 0
+        warned, self._warned = self._warned, self._in_a_row >= _FEW
+        overflowing = self._in_a_row if self._warned and not warned else 0
         self.restart_clock()
         return Report(values, any(row[3] for row in everyone), everyone[0][4], broken, overflowing)
 
     def restart_clock(self) -> None:
-        """The next interval begins now: what was done since the last report was no training."""
+        """Starts the next interval now, so that time since the last report does not count as training."""
         self._since = time.monotonic()

@@ -15,9 +15,9 @@ from core.distributed import gather_rows
 @dataclass(frozen=True)
 class ObjectiveConfig:
     name: Literal["byol", "simsiam", "mocov3"] = "byol"
-    """Which distance."""
+    """Distance between prediction and target."""
     temperature: float = 1.0
-    """τ of MoCo v3's InfoNCE; the others have none."""
+    """τ of MoCo v3's InfoNCE; unused by the others."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -47,7 +47,7 @@ def mocov3(prediction: Tensor, gathered: Tensor, temperature: float, rank: int =
 
 
 def prepare_target(config: ObjectiveConfig, target: Tensor) -> Tensor:
-    """What the objective compares with: all ranks' targets for MoCo v3, this rank's for the others; no gradient."""
+    """Targets to compare with, without gradient: those of all ranks for MoCo v3, of this rank otherwise."""
     return gather_rows(target) if config.name == "mocov3" else target.detach()
 
 

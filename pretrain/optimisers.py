@@ -21,13 +21,13 @@ class OptimConfig:
     momentum: float = 0.9
     """Momentum of LARS and SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of the two moments."""
+    """Decay rates of AdamW's two moments."""
     trust: float = 0.001
     """LARS' η."""
     decay_norms: bool = False
-    """Whether biases and norm parameters decay too (SimSiam's recipe)."""
+    """Decay biases and norm parameters too (SimSiam's recipe)."""
     constant_predictor_lr: bool = False
-    """Whether the predictors keep the peak learning rate throughout (SimSiam)."""
+    """Keep the predictors at the peak learning rate throughout (SimSiam)."""
     clip: float | None = None
     """Largest norm of the whole gradient; none: no clipping."""
 

@@ -50,7 +50,7 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
     ]
     for name, view in config.views.items():
         what = f"{view.count} × {name} {view.size} px, area {view.area[0]:g}–{view.area[1]:g}"
-        what += f", {view.pretext}" if view.pretext else ""
+        what += f", {view.transform}" if view.transform else ""
         what += f", weight {view.weight:g}" if pairs(config.views, name) else ", targets only"
         lines.append(f"{'views' if name == GLOBAL else '':<12}{what}")
     lines += [

@@ -1,16 +1,17 @@
-"""Training state: what a run must remember to go on, bit for bit, as if it had never stopped."""
+"""Training state on disk: written and restored so that a resumed run equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.checkpoints import EXPORTS, export_backbone, load_training_state, save_training_state, training_states
-from core.config import config_digest, load_config, to_dict
+from core.config import config_digest, from_dict, read_yaml, rename_keys, to_dict
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects, raise_on_all_ranks
 from core.errors import UserError
@@ -19,37 +20,51 @@ from pretrain.config import PretrainConfig
 from pretrain.method import Method
 
 CHANGEABLE = ("checkpoint.", "monitor.", "tracker", "broken_share", "optim.lr", "optim.clip", "compute.precision")
-"""Settings that a run may go on with changed: they are what helps where it stopped."""
+"""Settings that may differ when a run is resumed."""
+_DATA_SOURCE = "data.source"
+"""May differ too: images at another place are the same data as long as their digest is equal."""
 
 
-def save(
-    run: Path,
-    config: PretrainConfig,
-    data: Mapping[str, Any],
-    processes: Processes,
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    broken: BrokenImages,
-    step: int,
-    epoch: int,
-) -> None:
+@dataclass(frozen=True)
+class Training:
+    """A run in memory: everything that its training state on disk is made of."""
+
+    run: Path
+    """The run's folder."""
+    config: PretrainConfig
+    """Resolved config."""
+    data: Mapping[str, Any]
+    """Number and digest of the images; the digest is known on rank 0 only."""
+    processes: Processes
+    """This process among its peers."""
+    method: Method
+    """Both networks."""
+    optimiser: torch.optim.Optimizer
+    """Optimiser of the online network."""
+    scaler: torch.amp.GradScaler | None
+    """Loss scaler in fp16."""
+    broken: BrokenImages
+    """Broken images reported so far."""
+
+
+def save(training: Training, step: int, epoch: int) -> None:
     """Exports the backbones and writes the training state after `step` steps. Every rank calls it.
 
-    The state comes last: a run killed in between goes on from the state before and exports the same again.
+    The state comes last: a run killed in between resumes from the state before and exports the same again.
     """
-    rng = gather_objects(_rng_state(processes.device))
-    if not processes.is_main:
+    config, method = training.config, training.method
+    rng = gather_objects(_rng_state(training.processes.device))
+    if not training.processes.is_main:
         return
     state = {
         "config": to_dict(config),
         "epoch": epoch,
-        "data": dict(data),
-        "broken": list(broken.names),
+        "data": dict(training.data),
+        "broken": list(training.broken.names),
         "online": method.online.state_dict(),
         "target": None if method.target is None else method.target.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        "optimiser": training.optimiser.state_dict(),
+        "scaler": None if training.scaler is None else training.scaler.state_dict(),
         "rng": rng,
     }
     facts = {
@@ -66,28 +81,19 @@ def save(
     if method.target is not None:
         networks["target"] = method.target.backbone
     for network, backbone in networks.items():
-        export_backbone(run / EXPORTS[network], backbone, config.backbone, {"network": network, **facts})
-    save_training_state(run / "checkpoints", step, state)
+        export_backbone(training.run / EXPORTS[network], backbone, config.backbone, {"network": network, **facts})
+    save_training_state(training.run / "checkpoints", step, state)
 
 
-def restore(
-    run: Path,
-    config: PretrainConfig,
-    data: Mapping[str, Any],
-    processes: Processes,
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    broken: BrokenImages,
-) -> int:
-    """Loads the newest state of the run, if there is one, and gives the number of steps done.
+def restore(training: Training) -> int:
+    """Loads the newest state of the run, if one exists, and returns the number of steps done.
 
-    `data`: number and digest of the images. What `CHANGEABLE` names may differ from the run so far, and is said.
-    Raises `UserError` where the run folder belongs to another config or other data, and where the ranks don't find
-    the same state (hosts without a shared disk). Under another number of processes the
-    images, views and batches stay the same, but stochastic depth draws differ; rank r goes on with the random
-    state of rank r where there was one.
+    Settings named by `CHANGEABLE` may differ from the run so far, and so may the place of the same images; both are
+    printed. Raises `UserError` where the run folder belongs to another config or other data, and where the ranks find
+    different states (hosts without a shared disk). Under another number of processes the images, views and batches stay
+    the same, but stochastic depth draws differ; rank r resumes the random state of rank r where one was saved.
     """
+    run, processes = training.run, training.processes
     states = training_states(run / "checkpoints")
     found = gather_objects(states[-1].name if states else None)
     if len(set(found)) > 1:
@@ -95,53 +101,58 @@ def restore(
             f"the ranks find different states in {run} ({found}); it must be on a disk that all hosts share"
         )
     if not states:
-        _keep_exports_of_another_recipe(run, config)
+        _keep_exports_of_another_recipe(run, training.config)
         return 0
-    older = "go on from the one before" if len(states) > 1 else "start again"
+    older = "resume from the one before" if len(states) > 1 else "start again"
     try:
         state = load_training_state(states[-1])
-        changed = _differences(state["config"], to_dict(config))
+        changed = _differences(rename_keys(PretrainConfig, state["config"]), to_dict(training.config))
         trained_on = {key: state["data"][key] for key in ("images", "digest")}
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{states[-1]} is damaged ({reason}); remove it to {older}") from None
     _refuse(run, changed)
-    others = processes.is_main and trained_on != dict(data)  # only rank 0 has the digest
+    other_data = processes.is_main and trained_on != dict(training.data)  # only rank 0 has the digest
     raise_on_all_ranks(
-        f"{run} was trained on other images ({trained_on['images']} then, {data['images']} now, or changed ones); "
-        f"bring back the same data or choose another --out"
-        if others
+        f"{run} was trained on other images ({trained_on['images']} then, {training.data['images']} now, or changed "
+        f"ones); bring back the same data or choose another --out"
+        if other_data
         else ""
     )
     if processes.is_main:
         for change in changed:
             print(f"from here on {change}")
     try:
-        method.online.load_state_dict(state["online"])
-        if method.target is not None:
-            method.target.load_state_dict(state["target"])
-        optimiser.load_state_dict(state["optimiser"])
-        if scaler is not None and state["scaler"] is not None:
-            scaler.load_state_dict(state["scaler"])
-        rng = state["rng"]
-        if processes.rank < len(rng):
-            _set_rng_state(rng[processes.rank], processes.device)
-        step, named = int(state["step"]), state.get("broken", [])
+        step = _load(training, state)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{states[-1]} is damaged ({str(error).splitlines()[0]}); remove it to {older}") from None
-    broken.add(named)
     return step
 
 
+def _load(training: Training, state: Mapping[str, Any]) -> int:
+    method, rng, rank = training.method, state["rng"], training.processes.rank
+    method.online.load_state_dict(state["online"])
+    if method.target is not None:
+        method.target.load_state_dict(state["target"])
+    training.optimiser.load_state_dict(state["optimiser"])
+    if training.scaler is not None and state["scaler"] is not None:
+        training.scaler.load_state_dict(state["scaler"])
+    if rank < len(rng):
+        _set_rng_state(rng[rank], training.processes.device)
+    training.broken.add(state.get("broken", []))
+    return int(state["step"])
+
+
 def _keep_exports_of_another_recipe(run: Path, config: PretrainConfig) -> None:
-    """A folder whose states were removed still holds its networks: only the same recipe may make them again."""
+    """Refuses to overwrite the exports of another recipe in a folder whose states were removed."""
     written = run / "config.yaml"
     if written.is_file() and any((run / name).exists() for name in EXPORTS.values()):
-        _refuse(run, _differences(to_dict(load_config(PretrainConfig, written)), to_dict(config)))
+        before = from_dict(PretrainConfig, rename_keys(PretrainConfig, read_yaml(written)), str(written))
+        _refuse(run, _differences(to_dict(before), to_dict(config)))
 
 
 def _refuse(run: Path, changed: list[str]) -> None:
-    if refused := [change for change in changed if not change.startswith(CHANGEABLE)]:
+    if refused := [change for change in changed if not change.startswith((*CHANGEABLE, f"{_DATA_SOURCE}:"))]:
         raise UserError(
             f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
         )

@@ -29,7 +29,7 @@ from pretrain import state
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 from pretrain.metrics import CollapseWatch, Report, StepMetrics, spread
-from pretrain.monitor import Monitor
+from pretrain.monitor import Monitor, monitoring
 from pretrain.optimisers import build_optimiser, set_learning_rate
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, View, collate
@@ -42,7 +42,7 @@ class Stopped(Exception):
 
 
 def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Processes, workers: int) -> None:
-    """Trains to the last epoch, going on from the newest state in `run` if there is one.
+    """Trains to the last epoch, resuming from the newest state in `run` if one exists.
 
     Ends early with `Stopped` on SIGTERM or SIGINT (state saved), and with `UserError` on a non-finite loss (the
     last state untouched) or too many broken images.
@@ -57,11 +57,12 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     optimiser = build_optimiser(method.online, config.optim, peak_lr)
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
     parameters = list(method.online.parameters())
-    monitor = Monitor(config, processes, workers) if config.monitor.every_epochs else None
+    monitor = Monitor(config, processes, workers) if monitoring(config) == "" else None
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
-    done = state.restore(run, config, data, processes, method, optimiser, scaler, broken)
+    training = state.Training(run, config, data, processes, method, optimiser, scaler, broken)
+    done = state.restore(training)
     batches = GlobalBatches(
         len(images),
         config.batch,
@@ -80,7 +81,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_leave_stopping_to_the_trainer,
+        worker_init_fn=_ignore_stop_signals,
         generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
     )
     log = StepMetrics(method.types, processes, broken, config.batch, scaled=scaler is not None)
@@ -120,13 +121,13 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
             epoch, step_in_epoch = divmod(done, per_epoch)
             epoch_ends = step_in_epoch == 0
             stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
-            # Ranks must agree on when to stop or save, so with several of them this is settled at log steps only.
+            # Ranks must agree on when to stop or save, so several of them settle this at log steps only.
             if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world_size == 1 and (stop or due)):
                 report = log.report(stop, due, spread(method.targets[0]))
-                stop, due = report.stop, report.due
+                stop, due = report.stop, report.checkpoint_due
                 if folder is not None:
                     folder.write(done, {"epoch": done / per_epoch, "lr": peak_lr * factor, **report.values})
-                    _show(bar, report, peak_lr * factor, collapse.note(done, report.values["spread"]))
+                    _show(bar, report, peak_lr * factor, collapse.warning(done, report.values["spread"]))
             else:
                 stop = due = False
             if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
@@ -138,10 +139,10 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
                 _refuse_non_finite(parameters, done)
                 if folder is not None:
                     folder.sync()
-                state.save(run, config, data, processes, method, optimiser, scaler, broken, done, epoch)
+                state.save(training, done, epoch)
                 saved = time.monotonic()
             if stop and done < total:
-                raise Stopped(f"stopped after step {done} of {total}; the same command goes on from there")
+                raise Stopped(f"stopped after step {done} of {total}; the same command resumes there")
             if epoch_ends or due:
                 log.restart_clock()
     if folder is not None:
@@ -161,21 +162,21 @@ def views_on_device(
     return {name: [finish(view, config.views[name]) for view in views] for name, views in batch.views.items()}
 
 
-def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """A signal to the whole process group (torchrun, Slurm, Ctrl-C) must leave the last step its images."""
+def _ignore_stop_signals(worker: int) -> None:
+    """Keeps a loader worker alive on a signal to its process group (torchrun, Slurm, Ctrl-C): the last step needs it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end_loader_processes() -> None:
-    """At exit: they ignore the signal by which Python ends its children, and would be waited for without end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for an accident
+    """Kills the loader workers at exit: they ignore the signal by which Python ends its children and would block it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report their end as a crash
     for process in multiprocessing.active_children():
         process.kill()
 
 
 def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
-    """A state that can't go on must not push out one that can."""
+    """Never replace a usable checkpoint by one with non-finite weights."""
     norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters]))
     if not bool(torch.isfinite(norms).all()):
         raise UserError(
@@ -193,7 +194,7 @@ def _show(bar: tqdm, report: Report, lr: float, collapse: str) -> None:
     if report.overflowing:
         bar.write(
             f"warning: the last {report.overflowing} steps were skipped, as their gradients overflow in fp16; where "
-            f"this goes on, set compute.precision=bf16 or fp32",
+            f"this continues, set compute.precision=bf16 or fp32",
             file=sys.stderr,
         )
     if collapse:
@@ -201,7 +202,7 @@ def _show(bar: tqdm, report: Report, lr: float, collapse: str) -> None:
 
 
 def _progress(processes: Processes, total: int, done: int) -> tqdm:
-    # Away from a terminal a line every few seconds is progress enough.
+    # Without a terminal, one line every few seconds is enough.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
         total=total, initial=done, desc="pre-training", unit="step", disable=not processes.is_main,
@@ -211,7 +212,7 @@ def _progress(processes: Processes, total: int, done: int) -> tqdm:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying in the middle of a step; a second SIGINT acts as usual."""
+    """Collects SIGTERM and SIGINT instead of dying within a step; a second SIGINT interrupts as usual."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

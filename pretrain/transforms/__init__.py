@@ -1,11 +1,11 @@
-"""Pretext tasks by name: each file of this folder is one task.
+"""View transforms by name: each file of this folder is one transform.
 
-A task file has three parts, and nothing else needs to know about it:
+A transform changes a view before its colours do. Its file has three parts; nothing else refers to it:
 
 - `Config`: a frozen dataclass, its options.
 - `draw(config, size, rng)`: the random parameters of one view of `size`² pixels, drawn in a loader worker; arrays by
   name, of the same shape for every sample. Raises ValueError where the options don't fit the size.
-- `apply(images, parameters, config)`: the task on float images [B, 3, S, S] in 0…1, on their device, with each
+- `apply(images, parameters, config)`: the transform of float images [B, 3, S, S] in 0…1, on their device, with each
   parameter as a NumPy array [B, …]; may overwrite `images`, must not wait for the device.
 """
 
@@ -23,8 +23,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 
-class Task(Protocol):
-    """What a task file offers."""
+class Transform(Protocol):
+    """Interface of a transform's file."""
 
     Config: type[Any]
 
@@ -34,31 +34,31 @@ class Task(Protocol):
 
 
 def names() -> list[str]:
-    """The known tasks, sorted."""
+    """Names of the known transforms, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str) -> Task:
-    """The task called `name`; ValueError with the known names where there is none."""
+def find(name: str) -> Transform:
+    """Transform called `name`; ValueError with the known names for any other."""
     if name not in names():
-        raise ValueError(f"there is no pretext task {name!r}; known: {', '.join(names())}")
-    task: Any = importlib.import_module(f"{__name__}.{name}")
-    return task
+        raise ValueError(f"unknown transform {name!r}; known: {', '.join(names())}")
+    transform: Any = importlib.import_module(f"{__name__}.{name}")
+    return transform
 
 
 def configure(name: str, options: Mapping[str, Any]) -> Any:
-    """The `Config` of task `name` from plain values (lists stand for tuples, as in YAML).
+    """`Config` of transform `name` from plain values (lists stand for tuples, as in YAML).
 
     Raises ValueError naming the option where a key is unknown, a type is wrong or a value is impossible.
     """
     config = find(name).Config
     known = [field.name for field in dataclasses.fields(config)]
     if unknown := [key for key in options if key not in known]:
-        raise ValueError(f"the pretext task {name} has no option {unknown[0]}; its options: {', '.join(known)}")
+        raise ValueError(f"transform {name} has no option {unknown[0]}; its options: {', '.join(known)}")
     try:
         # Through JSON, strict means: no "3" for 3, but a list for a tuple.
         return TypeAdapter(config).validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join([name, *map(str, problem["loc"])])
-        raise ValueError(f"pretext option {key}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(f"transform option {key}: {problem['msg'].removeprefix('Value error, ')}") from None

@@ -1,4 +1,4 @@
-"""Rotate: each view turned by a multiple of 90° (the pretext task of Gidaris et al., arXiv 1803.07728)."""
+"""Rotate: each view turned by a multiple of 90° (as in the rotation task of Gidaris et al., arXiv 1803.07728)."""
 
 from __future__ import annotations
 

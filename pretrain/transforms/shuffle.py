@@ -1,4 +1,4 @@
-"""Shuffle: the patches of a grid put in random order (the pretext task of Noroozi & Favaro, arXiv 1603.09246)."""
+"""Shuffle: the patches of a grid in random order (as in the jigsaw task of Noroozi & Favaro, arXiv 1603.09246)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device stage of the views: flip, pretext task, colour, blur and normalisation of whole batches.
+"""The device stage of the views: flip, transform, colour, blur and normalisation of whole batches.
 
 All randomness was drawn by the loader's workers (`pretrain/views/dataset.py`), so this is a pure function. The CPU
 knows every parameter, hence which samples an operation concerns: nothing waits for the device.
@@ -18,7 +18,7 @@ from pretrain.views.config import ViewConfig
 from pretrain.views.masked_apply import masked_apply
 
 JITTER = ((brightness_, 1.0), (contrast_, 1.0), (saturation_, 1.0), (hue_, 0.0))
-"""The operations in the order of their factors, each with the factor that changes nothing."""
+"""Operations in the order of their factors, each with its neutral factor."""
 
 CPU_PIXELS = 100_000
 """On the CPU, samples are taken through all operations in groups of about this many pixels, which stay in its cache."""
@@ -32,7 +32,7 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> torch.Tensor:
-    """One view of a batch, ready for the network.
+    """Augmented and normalised views of a batch.
 
     images: uint8 [B, 3, S, S] on any device, left unchanged. parameters: arrays [B, …] on the CPU, as `collate` gives
     them; they are complete (each sample has its sigma, threshold, …), so views of one type may be concatenated.
@@ -57,10 +57,10 @@ def augment(
 
 def _change(images: torch.Tensor, parameters: Mapping[str, np.ndarray], config: ViewConfig) -> torch.Tensor:
     images = masked_apply(images, parameters["flip"], lambda some: some.flip(3))
-    if config.pretext is not None:
-        prefix = f"{config.pretext}."
+    if config.transform is not None:
+        prefix = f"{config.transform}."
         own = {name.removeprefix(prefix): values for name, values in parameters.items() if name.startswith(prefix)}
-        images = transforms.find(config.pretext).apply(images, own, config.pretext_config)
+        images = transforms.find(config.transform).apply(images, own, config.transform_config)
     order, factors = parameters["jitter_order"], parameters["jitter"]
     for place in range(len(JITTER)):
         for number, (operation, neutral) in enumerate(JITTER):

@@ -18,8 +18,8 @@ class View:
     images: torch.Tensor
     """uint8 [3, S, S], cropped and resized only."""
     parameters: dict[str, np.ndarray]
-    """What `augment` is to do, by name. Arrays rather than tensors: they stay on the CPU, and a worker passes them on
-    by value, where each tensor would take a file descriptor."""
+    """Parameters of `augment` by name. Arrays rather than tensors: they stay on the CPU, and a worker passes them by
+    value, where each tensor would take a file descriptor."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Sample:
     index: int
     """Position of the image in the set (of the replacement, where the one asked for is broken)."""
     broken: list[str]
-    """The broken images met on the way here, by their names."""
+    """Names of the broken images that were skipped."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Batch:
     index: torch.Tensor
     """int64 [B], as in `Sample`."""
     broken: list[str]
-    """Those of all samples."""
+    """Names of the skipped broken images of all samples."""
 
     def pin_memory(self) -> Batch:
         """The images in page-locked memory; called by DataLoader(pin_memory=True)."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from pretrain import transforms
 
 Resampler = Literal["torch", "pillow"]
-"""Who resizes crops, bicubic with antialiasing: torch on uint8 tensors, as the method's public code has it, or Pillow,
-at five times the cost. The two differ by one grey level in places, rarely by two."""
+"""Library that resizes crops, bicubic with antialiasing: torch on uint8 tensors, as in the method's public code, or
+Pillow, at five times the cost. The two differ by one grey level in places, rarely by two."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class PhotometricConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """One view type: how many views, what crop, what is done to them, what they weigh in the loss."""
+    """One view type: number of views, crop, changes, weight in the loss."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"pretext": "transform", "pretext_options": "transform_options"}
 
     count: int = 2
     """Views of this type per image."""
@@ -67,10 +70,10 @@ class ViewConfig:
     """Weight of this view type in the loss."""
     photometric: tuple[PhotometricConfig, ...] = (PhotometricConfig(),)
     """Recipe of the first, second, … view of this type; the last one serves for the rest."""
-    pretext: str | None = None
-    """Pretext task applied before the colours: the name of a file in pretrain/tasks, or none."""
-    pretext_options: dict[str, Any] = field(default_factory=dict)
-    """Options of the pretext task, the fields of its `Config`."""
+    transform: str | None = None
+    """Transform applied before the colours: the name of a file in pretrain/transforms, or none."""
+    transform_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the transform, the fields of its `Config`."""
 
     def __post_init__(self) -> None:
         for name in ("count", "size"):
@@ -90,14 +93,14 @@ class ViewConfig:
                     f"photometric.blur_kernel {recipe.blur_kernel} is too large for size {self.size}; "
                     f"at most {2 * self.size - 1} can be reflected at the borders"
                 )
-        if self.pretext is None:
-            if self.pretext_options:
-                raise ValueError(f"pretext_options {sorted(self.pretext_options)} are given, but no pretext")
+        if self.transform is None:
+            if self.transform_options:
+                raise ValueError(f"transform_options {sorted(self.transform_options)} are given, but no transform")
         else:
-            transforms.find(self.pretext).draw(self.pretext_config, self.size, np.random.default_rng(0))
+            transforms.find(self.transform).draw(self.transform_config, self.size, np.random.default_rng(0))
 
     @cached_property
-    def pretext_config(self) -> Any:
-        """The pretext task's own `Config`; only where there is a pretext task."""
-        assert self.pretext is not None
-        return transforms.configure(self.pretext, self.pretext_options)
+    def transform_config(self) -> Any:
+        """The transform's own `Config`; only for a view with a transform."""
+        assert self.transform is not None
+        return transforms.configure(self.transform, self.transform_options)

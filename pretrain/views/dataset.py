@@ -1,4 +1,4 @@
-"""Views: what each is, and the loader's side of making them (decode, crop, resize, draw all random numbers).
+"""The loader's stage of the views: decode, crop, resize, draw all random numbers.
 
 The views of an image are a pure function of (seed, epoch, position): they don't depend on the number of workers,
 processes or images in a batch, and a resumed run needs no state of random generators.
@@ -32,10 +32,10 @@ class Views(Dataset[Sample]):
         if seed < 0:
             raise UserError(f"seed must be 0 or more, not {seed}")
         self._images, self._views, self._seed, self._resampler = images, dict(views), seed, resampler
-        self._tasks = {
-            name: (transforms.find(view.pretext).draw, view.pretext_config)
+        self._transforms = {
+            name: (transforms.find(view.transform).draw, view.transform_config)
             for name, view in self._views.items()
-            if view.pretext is not None
+            if view.transform is not None
         }
 
     def __len__(self) -> int:
@@ -70,9 +70,9 @@ class Views(Dataset[Sample]):
             resized = resized_crop(source, config.size, config.area, config.ratio, rng)
             crop = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
         parameters = draw_photometric(config.photometric[min(number, len(config.photometric) - 1)], rng)
-        if name in self._tasks:
-            draw, options = self._tasks[name]
-            parameters |= {f"{config.pretext}.{key}": value for key, value in draw(options, config.size, rng).items()}
+        if name in self._transforms:
+            draw, options = self._transforms[name]
+            parameters |= {f"{config.transform}.{key}": value for key, value in draw(options, config.size, rng).items()}
         return View(crop, parameters)
 
 

@@ -1,4 +1,4 @@
-"""Work on part of a batch, chosen on the CPU, without waiting for the device."""
+"""Operations on part of a batch: the samples are chosen on the CPU, and nothing waits for the device."""
 
 from __future__ import annotations
 

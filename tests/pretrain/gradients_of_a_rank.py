@@ -20,7 +20,7 @@ RECIPE = [
     "backbone={name: resnet18, args: {channels: [8, 8, 8, 16]}, stem: small}",
     "projector.widths=[16, 8]", "predictor.widths=[16, 8]", "compute.sync_bn=true",
     "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]},"
-    " cutout: {count: 1, size: 32, pretext: cutout}}",
+    " cutout: {count: 1, size: 32, transform: cutout}}",
 ]  # fmt: skip
 OBJECTIVES = {
     "byol": ["objective.name=byol"],

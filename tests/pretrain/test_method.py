@@ -207,7 +207,7 @@ def test_bf16_losses_are_fp32_and_close() -> None:
         ("predictor.widths=[4096, 128]", r"predictor\.widths.*projector\.widths.*256.*128"),
         ("schedule.warmup_epochs=200", r"schedule\.warmup_epochs.*200.*epochs 200"),
         ("target.momentum=1.1", r"target\b.*momentum"),
-        ("views={global: {count: 2, pretext: cutuot}}", "cutout"),
+        ("views={global: {count: 2, transform: cutuot}}", "cutout"),
     ],
 )
 def test_impossible_recipes(override: str, message: str) -> None:

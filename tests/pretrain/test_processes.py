@@ -45,7 +45,7 @@ backbone:
   args: {{img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2}}
 views:
   global: {{count: 2, size: 32}}
-  cutout: {{count: 1, size: 32, pretext: cutout}}
+  cutout: {{count: 1, size: 32, transform: cutout}}
 projector: {{widths: [8]}}
 predictor: {{widths: [8]}}
 optim: {{name: sgd, lr: 5.0, weight_decay: 1e-4}}

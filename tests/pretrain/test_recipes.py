@@ -90,8 +90,8 @@ def test_views(name: str) -> None:
     assert counts == {"global": 2, "local": 4 if name.endswith("800ep") else 2, "cutout": 1}
     assert weights == {1 / 3 if "simsiam" in name else 1.0}
     cutout = config.views["cutout"]
-    assert (cutout.size, cutout.area, cutout.pretext) == (224, (0.25, 1.0), "cutout")
-    assert cutout.pretext_config.area == (0.2, 0.4)
+    assert (cutout.size, cutout.area, cutout.transform) == (224, (0.25, 1.0), "cutout")
+    assert cutout.transform_config.area == (0.2, 0.4)
     assert cutout.photometric == (PhotometricConfig(blur_p=0.5),)
 
 

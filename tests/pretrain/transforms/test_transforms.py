@@ -41,10 +41,10 @@ def test_a_new_file_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "    return images * torch.from_numpy(parameters['by'])[:, None, None, None]\n"
     )
     monkeypatch.setattr(pretrain.transforms, "__path__", [*pretrain.transforms.__path__, str(tmp_path)])
-    config = ViewConfig(count=1, size=4, photometric=(PLAIN,), pretext="darken", pretext_options={"by": 0.25})
+    config = ViewConfig(count=1, size=4, photometric=(PLAIN,), transform="darken", transform_options={"by": 0.25})
     rng = np.random.default_rng(0)
     parameters = draw_photometric(PLAIN, rng)
-    parameters["darken.by"] = find("darken").draw(config.pretext_config, 4, rng)["by"]
+    parameters["darken.by"] = find("darken").draw(config.transform_config, 4, rng)["by"]
     image = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
     together = {name: np.stack([value]) for name, value in parameters.items()}
     seen = augment(image, together, config, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

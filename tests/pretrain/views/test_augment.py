@@ -30,9 +30,9 @@ def make(config: ViewConfig, batch: int, seed: int = 0) -> tuple[torch.Tensor, d
     samples = []
     for _ in range(batch):
         parameters = draw_photometric(config.photometric[0], rng)
-        if config.pretext is not None:
-            drawn = find(config.pretext).draw(config.pretext_config, config.size, rng)
-            parameters |= {f"{config.pretext}.{name}": value for name, value in drawn.items()}
+        if config.transform is not None:
+            drawn = find(config.transform).draw(config.transform_config, config.size, rng)
+            parameters |= {f"{config.transform}.{name}": value for name, value in drawn.items()}
         samples.append(parameters)
     return images, {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
@@ -64,10 +64,10 @@ def by_torchvision(image: torch.Tensor, parameters: dict[str, np.ndarray]) -> to
     return reference.normalize(image, list(MEAN), list(STD))
 
 
-@pytest.mark.parametrize("pretext", [None, "cutout", "rotate"])
+@pytest.mark.parametrize("transform", [None, "cutout", "rotate"])
 @pytest.mark.parametrize("size", [224, 31])
-def test_the_whole_recipe_equals_torchvisions_per_sample(pretext: str | None, size: int) -> None:
-    config = ViewConfig(count=1, size=size, photometric=(RECIPE,), pretext=pretext)
+def test_the_whole_recipe_equals_torchvisions_per_sample(transform: str | None, size: int) -> None:
+    config = ViewConfig(count=1, size=size, photometric=(RECIPE,), transform=transform)
     images, parameters = make(config, batch=24)
     for name, drawn in (("flip", parameters["flip"]), ("grey", parameters["grey"])):
         assert 0 < drawn.sum() < 24, name  # some samples with, some without
@@ -96,10 +96,10 @@ def test_a_strength_of_zero_leaves_the_other_three_at_work(absent: int) -> None:
         torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("pretext", [None, "cutout", "rotate", "shuffle"])
-def test_a_batch_equals_each_sample_alone(pretext: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transform", [None, "cutout", "rotate", "shuffle"])
+def test_a_batch_equals_each_sample_alone(transform: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CPU_PIXELS", 10**9)  # the whole batch at once, as on a GPU
-    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), pretext=pretext)
+    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), transform=transform)
     images, parameters = make(config, batch=32)
     together = augment(images, parameters, config, MEAN, STD)
     for i in range(32):
@@ -110,7 +110,7 @@ def test_a_batch_equals_each_sample_alone(pretext: str | None, monkeypatch: pyte
 
 
 def test_groups_on_the_cpu_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), pretext="cutout")
+    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), transform="cutout")
     images, parameters = make(config, batch=20)
     expected = augment(images, parameters, config, MEAN, STD)
     monkeypatch.setattr(module, "CPU_PIXELS", 7 * 32 * 32)  # groups of 7, 7 and 6
@@ -130,7 +130,7 @@ def test_recipes_may_be_mixed_in_a_batch() -> None:
 
 
 def test_the_images_are_left_unchanged_and_may_have_any_layout() -> None:
-    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), pretext="cutout")
+    config = ViewConfig(count=1, size=32, photometric=(RECIPE,), transform="cutout")
     images, parameters = make(config, batch=8)
     kept = images.clone()
     expected = augment(images, parameters, config, MEAN, STD)
@@ -158,9 +158,9 @@ def test_autocast_leaves_the_pixels_alone() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("pretext", [None, "cutout", "rotate", "shuffle"])
-def test_cuda_agrees_with_the_cpu_and_is_not_waited_for(pretext: str | None) -> None:
-    config = ViewConfig(count=1, size=96, photometric=(RECIPE,), pretext=pretext)
+@pytest.mark.parametrize("transform", [None, "cutout", "rotate", "shuffle"])
+def test_cuda_agrees_with_the_cpu_and_is_not_waited_for(transform: str | None) -> None:
+    config = ViewConfig(count=1, size=96, photometric=(RECIPE,), transform=transform)
     images, parameters = make(config, batch=32)
     plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     expected = augment(images, parameters, config, *plain)

@@ -28,7 +28,7 @@ VIEWS = {
     "global": ViewConfig(
         count=2, size=48, photometric=(PhotometricConfig(blur_p=1.0), PhotometricConfig(blur_p=0.1, solarise_p=0.2))
     ),
-    "cutout": ViewConfig(count=1, size=32, pretext="cutout"),
+    "cutout": ViewConfig(count=1, size=32, transform="cutout"),
 }
 
 
@@ -289,10 +289,10 @@ def test_the_last_recipe_serves_for_the_remaining_views() -> None:
         ({"photometric": ()}, "photometric.* 2 .*0"),
         ({"photometric": (PhotometricConfig(),) * 3}, "photometric.* 2 .*3"),
         ({"size": 11}, r"photometric\.blur_kernel.* 23 .* 11\b.* 21"),
-        ({"pretext_options": {"grid": 2}}, r"pretext_options.*'grid'.*pretext"),
-        ({"pretext": "jigsaw"}, "'jigsaw'"),
-        ({"pretext": "cutout", "pretext_options": {"areas": 1}}, r"\bareas\b.*\barea, ratio"),
-        ({"pretext": "shuffle", "pretext_options": {"grid": 3}}, r"grid.* 3 .*224"),
+        ({"transform_options": {"grid": 2}}, r"transform_options.*'grid'.*transform"),
+        ({"transform": "jigsaw"}, "'jigsaw'"),
+        ({"transform": "cutout", "transform_options": {"areas": 1}}, r"\bareas\b.*\barea, ratio"),
+        ({"transform": "shuffle", "transform_options": {"grid": 3}}, r"grid.* 3 .*224"),
     ],
 )
 def test_impossible_view_settings_name_the_field(values: dict[str, object], said: str) -> None:
@@ -320,7 +320,7 @@ def test_a_negative_seed_is_refused() -> None:
 
 
 def test_the_config_reads_back_from_plain_values() -> None:
-    config = ViewConfig(count=3, photometric=VIEWS["global"].photometric, pretext="cutout",
-                        pretext_options={"area": [0.1, 0.2]})  # fmt: skip
+    config = ViewConfig(count=3, photometric=VIEWS["global"].photometric, transform="cutout",
+                        transform_options={"area": [0.1, 0.2]})  # fmt: skip
     assert from_dict(ViewConfig, to_dict(config)) == config
-    assert config.pretext_config.area == (0.1, 0.2)
+    assert config.transform_config.area == (0.1, 0.2)
