@@ -103,7 +103,7 @@ class PretrainConfig:
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
     """View types by name. `global` must be among them: its projections are the targets of all views."""
     resampler: Resampler = "torch"
-    """Library that resizes the crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
+    """Library that resizes crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
     projector: HeadConfig = field(default_factory=HeadConfig)
     """Head on the backbone of both networks."""
     predictor: HeadConfig = field(default_factory=HeadConfig)

@@ -57,7 +57,8 @@ class Report:
 
     values: dict[str, float]
     """Since the last log step: mean loss per view type and in total, images per second over all ranks (without the time
-    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections. Of the whole run: the number of broken images."""
+    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections. Of the
+    whole run: the number of broken images."""
     stop: bool
     """True if any rank was asked to stop."""
     checkpoint_due: bool

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch.distributed as dist
 from torch import nn
 
 from core.data.base import ImageSet
 from core.data.open import Split, open_images
 from core.data.subset import sample
-from core.distributed import Processes, in_group
+from core.distributed import Processes, gather_objects, in_group
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.common.labelled import check_classes
 from evaluate.probes.knn.protocol import knn_accuracy
 from evaluate.probes.knn.search import open_engine
 from pretrain.config import PretrainConfig
+
+
+def open_monitor(config: PretrainConfig, processes: Processes, workers: int) -> tuple[Monitor | None, str]:
+    """Monitor of a run, and its description for the plan.
+
+    None where the recipe asks for none, and where it can't run: unlabelled data, no validation images, no FAISS. The
+    description then holds the reason. Pre-training itself needs no labels, so this is not an error.
+    """
+    if not config.monitor.every_epochs:
+        return None, "off (monitor.every_epochs=0)"
+    monitor, reason = None, ""
+    try:
+        monitor = Monitor(config, processes, workers)
+    except UserError as error:
+        reason = str(error)
+    reason = next(filter(None, gather_objects(reason)), "")  # a monitor needs every rank
+    if monitor is None or reason:
+        return None, f"off, as it can't run: {reason}"
+    return monitor, f"every {config.monitor.every_epochs} epochs; {monitor.what}"
 
 
 class Monitor:
@@ -26,16 +47,13 @@ class Monitor:
         self._config, self._processes, self._workers = config, processes, workers
         monitor = config.monitor
         self._bank, self._queries = self._open("train", monitor.bank), self._open("val", monitor.queries)
-        try:
-            check_classes(self._bank, self._queries)
-        except UserError as error:
-            raise UserError(f"{error}, or set monitor.every_epochs=0") from None
+        check_classes(self._bank, self._queries)
         if monitor.k > len(self._bank):
             raise UserError(f"monitor.k {monitor.k} is more than the bank's {len(self._bank)} images; lower it")
         self._features = FeatureConfig(
             EvalTransformConfig(monitor.resize, monitor.crop), broken_share=config.broken_share
         )
-        self.what = f"monitor: k {monitor.k}, bank {len(self._bank)}, queries {len(self._queries)}"
+        self.what = f"k {monitor.k}, bank {len(self._bank)}, queries {len(self._queries)}"
 
     def accuracy(self, backbone: nn.Module) -> float:
         """Top-1 of the weighted vote in percent; all ranks call it together.
@@ -58,6 +76,6 @@ class Monitor:
 
     def _open(self, split: Split, limit: int) -> ImageSet:
         # The sample is taken here rather than by data.limit, which is about the images to train on.
-        data = type(self._config.data)(self._config.data.source, None, self._config.data.scenes)
+        data = dataclasses.replace(self._config.data, limit=None)
         images = open_images(data, split, self._config.seed)
         return sample(images, limit, self._config.seed) if limit < len(images) else images

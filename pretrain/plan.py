@@ -1,4 +1,4 @@
-"""The resolved plan, printed before anything is trained."""
+"""The resolved plan, printed before training starts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_sizes(config: PretrainConfig) -> None:
                 ) from None
 
 
-def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str) -> str:
-    """What will be done, as text of a few lines."""
+def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str, monitoring: str) -> str:
+    """Plan of the run, one line per subject; `monitoring`: description of the monitor."""
     steps = len(images) // config.batch
     per_rank = config.batch // processes.world_size
     compute = config.compute
@@ -63,5 +63,6 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         f"{schedule.warmup_epochs:g} epochs of warm-up",
         f"compute     {processes.device}, {compute.precision}, batch norm {norms}, backward {compute.backward}"
         + (", compiled" if compute.compile else ""),
+        f"monitor     {monitoring}",
     ]
     return "\n".join(lines)

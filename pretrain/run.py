@@ -2,94 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
-# In front, and instead of this folder, whose files would be importable as `config`, `state`, ….
+# In place of this folder, whose files would be importable as `config`, `state`, ….
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import UserError, run_entry_point
-
-
-def main() -> None:
-    """Parses, builds, runs."""
-    parser = argparse.ArgumentParser(
-        description="Pre-train a self-supervised backbone: BYOL, SimSiam or MoCo v3 over several view types.",
-        epilog="example: python pretrain/run.py --config configs/pretrain/r50_byol_multitask.yaml "
-        "--data folder:/data/imagenet --out runs/r50 optim.lr=0.3   (under torchrun for several GPUs)",
-    )
-    parser.add_argument("--config", type=Path, required=True, help="YAML recipe, see configs/pretrain")
-    parser.add_argument("--out", type=Path, help="run folder; an unfinished run there goes on (default runs/CONFIG)")
-    parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument("--workers", type=int, help="loader processes per rank (default: by the machine)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--show-views", type=Path, metavar="PNG", help="draw views as the network sees them, and stop")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
-    arguments = parser.parse_intermixed_args()
-
-    from core.config import Setting, load_config
-    from core.data.open import open_images
-    from core.data.order import check_batch
-    from core.distributed import init_distributed
-    from core.malloc import disable_trimming
-    from pretrain.config import PretrainConfig
-    from pretrain.plan import check_sizes, plan
-
-    data = [Setting("data.source", arguments.data)] if arguments.data else []
-    config = load_config(PretrainConfig, arguments.config, [*arguments.overrides, *data])
-    run = arguments.out or Path("runs") / arguments.config.stem
-    processes = init_distributed(arguments.device)
-    workers = _workers(arguments.workers, processes.device.type)
-    if processes.device.type == "cpu":
-        disable_trimming()
-    images = open_images(config.data, "pretrain", config.seed)
-    check_batch(config.batch, len(images), images.name, processes.world_size)
-    if config.batch // processes.world_size < 2:
-        raise UserError(f"batch {config.batch} leaves one image to a process, too few for batch norm; raise batch")
-    check_sizes(config)
-    if processes.is_main:
-        print(plan(config, images, processes, str(run)), flush=True)
-    if arguments.dry_run:
-        return
-    if arguments.show_views:
-        from pretrain.contact_sheet import draw_views
-
-        draw_views(images, config, arguments.show_views)
-        print(f"views drawn: {arguments.show_views}")
-        return
-
-    from pretrain.trainer import Stopped, train
-
-    try:
-        train(config, run, images, processes, workers)
-    except Stopped as stopped:
-        if processes.is_main:
-            print(stopped, file=sys.stderr)
-        sys.exit(143)
-    if processes.is_main:
-        print(f"done: {run}  (next: python evaluate/knn.py --ckpt {run})")
-
-
-def _workers(asked: int | None, device: str) -> int:
-    """Loader processes of this rank, and on a CPU the threads that are left for the network."""
-    import torch
-
-    if asked is not None and asked < 0:
-        raise UserError(f"--workers must not be negative, but is {asked}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    if device != "cpu":
-        return min(16, share) if asked is None else asked
-    workers = max(1, share // 4) if asked is None else asked
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, share - workers))
-    return workers
-
+from core.errors import run_entry_point
+from pretrain.command import main
 
 if __name__ == "__main__":
     run_entry_point(main)

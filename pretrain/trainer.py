@@ -29,7 +29,7 @@ from pretrain import state
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 from pretrain.metrics import CollapseWatch, Report, StepMetrics, spread
-from pretrain.monitor import Monitor, monitoring
+from pretrain.monitor import Monitor
 from pretrain.optimisers import build_optimiser, set_learning_rate
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, View, collate
@@ -41,8 +41,17 @@ class Stopped(Exception):
     """The run was asked to stop by a signal; its state is saved."""
 
 
-def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Processes, workers: int) -> None:
+def train(
+    config: PretrainConfig,
+    run: Path,
+    images: ImageSet,
+    processes: Processes,
+    workers: int,
+    monitor: Monitor | None = None,
+) -> None:
     """Trains to the last epoch, resuming from the newest state in `run` if one exists.
+
+    `monitor`: measures k-NN accuracy every `config.monitor.every_epochs` epochs; none: no accuracy is measured.
 
     Ends early with `Stopped` on SIGTERM or SIGINT (state saved), and with `UserError` on a non-finite loss (the
     last state untouched) or too many broken images.
@@ -57,7 +66,6 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
     optimiser = build_optimiser(method.online, config.optim, peak_lr)
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
     parameters = list(method.online.parameters())
-    monitor = Monitor(config, processes, workers) if monitoring(config) == "" else None
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
@@ -134,7 +142,7 @@ def train(config: PretrainConfig, run: Path, images: ImageSet, processes: Proces
                 accuracy = monitor.accuracy(method.online.backbone)
                 if folder is not None:
                     folder.write(done, {"epoch": epoch, "knn_top1": accuracy})
-                    bar.write(f"epoch {epoch}: k-NN top-1 {accuracy:.1f} % ({monitor.what})")
+                    bar.write(f"epoch {epoch}: k-NN top-1 {accuracy:.1f} % (monitor: {monitor.what})")
             if stop or due or done == total or (epoch_ends and epoch % config.checkpoint.every_epochs == 0):
                 _refuse_non_finite(parameters, done)
                 if folder is not None:
@@ -163,7 +171,7 @@ def views_on_device(
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Keeps a loader worker alive on a signal to its process group (torchrun, Slurm, Ctrl-C): the last step needs it."""
+    """Keeps a loader worker alive on a signal to its process group (torchrun, Slurm): the last step needs it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -21,8 +21,8 @@ class Config:
     probability: float = 1.0
     """Share of the samples that get a box."""
     fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """RGB of the box in 0…1; the default is ImageNet's mean. The colours follow, as in the paper's code, so the box is not
-    exactly zero after normalisation: its mean there is 0.0 to 0.8."""
+    """RGB of the box in 0…1; the default is ImageNet's mean. The colours follow, as in the paper's code, so the box
+    is not exactly zero after normalisation: its mean there is 0.0 to 0.8."""
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1]:

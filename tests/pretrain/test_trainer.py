@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,13 @@ import pytest
 import torch
 
 from core.checkpoints import load_training_state, training_states
-from core.config import load_config
+from core.config import load_config, save_config
 from core.data.open import open_images
 from core.distributed import Processes
 from core.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
+from pretrain.monitor import open_monitor
 from pretrain.trainer import train
 from tests.torchrun import ROOT, python
 
@@ -49,7 +51,8 @@ def recipe(image_folder: Path, *overrides: str) -> PretrainConfig:
 
 
 def run(config: PretrainConfig, out: Path) -> dict[str, Any]:
-    train(config, out, open_images(config.data, "pretrain", config.seed), ALONE, workers=0)
+    monitor, _ = open_monitor(config, ALONE, workers=0)
+    train(config, out, open_images(config.data, "pretrain", config.seed), ALONE, 0, monitor)
     return load_training_state(training_states(out / "checkpoints")[-1])
 
 
@@ -201,10 +204,29 @@ def test_monitor_scores_the_labelled_splits(image_folder: Path, tmp_path: Path) 
     scores = {line["step"]: line["knn_top1"] for line in lines if "knn_top1" in line}
     assert set(scores) == {4, 8}
     assert all(score * 12 / 100 == pytest.approx(round(score * 12 / 100)) for score in scores.values())  # of 12 queries
-    with pytest.raises(UserError, match=r"monitor\.k.* 20 .* 12 "):
-        run(recipe(image_folder, "monitor={every_epochs: 1}"), tmp_path / "k")
-    with pytest.raises(UserError, match=rf"{image_folder}/train.*train folder"):
-        run(recipe(image_folder / "train", monitor), tmp_path / "flat")
+
+
+def test_a_monitor_that_cannot_run_is_off_and_the_plan_has_the_reason(image_folder: Path, tmp_path: Path) -> None:
+    few = open_monitor(recipe(image_folder, "monitor={every_epochs: 1}"), ALONE, workers=0)
+    assert few[0] is None
+    assert re.search(r"off.*monitor\.k.* 20 .* 12 ", few[1])
+    flat = recipe(image_folder / "train" / "cat", "monitor={every_epochs: 1, k: 3, resize: 32, crop: 32}")
+    assert open_monitor(flat, ALONE, workers=0)[0] is None
+    save_config(flat, tmp_path / "flat.yaml")
+    command = [
+        "pretrain/run.py",
+        "--config",
+        str(tmp_path / "flat.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+    ]
+    for arguments in (["--dry-run"], []):
+        done = python(*command, "--workers", "0", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"monitor +off.*cat", done.stdout)
+    assert "knn_top1" not in (tmp_path / "run/metrics.jsonl").read_text()
 
 
 def test_monitor_does_not_change_the_run(

@@ -15,6 +15,7 @@ from core.config import load_config, save_config
 from core.data.open import open_images
 from core.distributed import Processes
 from pretrain.config import PretrainConfig
+from pretrain.monitor import open_monitor
 from pretrain.trainer import train
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -55,7 +56,8 @@ def write_recipe(path: Path, images: Path, *overrides: str) -> Path:
 
 def run_here(config: PretrainConfig, out: Path, workers: int = 0) -> dict[str, Any]:
     """Trains in this process; the last state."""
-    train(config, out, open_images(config.data, "pretrain", config.seed), ALONE, workers)
+    monitor, _ = open_monitor(config, ALONE, workers)
+    train(config, out, open_images(config.data, "pretrain", config.seed), ALONE, workers, monitor)
     return last_state(out)
 
 
