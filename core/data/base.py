@@ -6,12 +6,14 @@ from typing import Protocol
 
 import PIL.Image
 
+from core.data.account import Account
+
 
 class ImageSet(Protocol):
     """Images addressed by position, so that order, sharding and resuming are plain arithmetic."""
 
     name: str
-    """What the user asked for, e.g. `scenes:train` or `folder:/data/imagenet/train`."""
+    """Source as the user named it, e.g. `scenes:train` or `folder:/data/imagenet/train`."""
     classes: tuple[str, ...]
     """Class names in label order; empty where the set has no labels."""
 
@@ -28,9 +30,20 @@ class ImageSet(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """What to call image `index` in a message: its path, or `shard.tar::member`."""
+        """Name of image `index` in messages: its path, or `shard.tar::member`."""
         ...
 
     def digest(self) -> str:
-        """sha256 (hex) of what identifies the set: equal digests mean equal images in equal order."""
+        """Identity of the set, 64 hexadecimal digits and perhaps `:content` or `:stat` (core/data/digests.py).
+
+        Equal digests mean equal images in equal order.
+        """
+        ...
+
+    def account(self) -> Account:
+        """Differences between what is stored and what is used, without `conversions`."""
+        ...
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Reasons why image `index` is not used as it is stored (core/data/to_rgb.py); none for a broken one."""
         ...

@@ -1,22 +1,29 @@
-"""Decoding one image file into RGB pixels; whatever is wrong with the file becomes `BrokenImage`."""
+"""Decoding one image file into RGB pixels; every defect of the file becomes `BrokenImage`."""
 
 from __future__ import annotations
 
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.EpsImagePlugin
 import PIL.Image
 
+from core.data.to_rgb import conversions_to_rgb, to_rgb
 from core.errors import BrokenImage
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
+"""Endings of image names, in any case: those that Pillow knows for `FORMATS`."""
 PIL.Image.init()
 FORMATS = tuple(kind for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in PIL.Image.OPEN)
-"""What a file may be, whatever its name ends with. Pillow knows some fifty formats more: for EPS it starts Ghostscript,
-and few of the others were ever written with hostile files in mind."""
+"""Formats that a file may have, whatever its ending. Pillow knows some fifty more: for EPS it starts Ghostscript, and
+few of the others were ever written with hostile files in mind."""
 MAX_PIXELS = 89_478_485
 """A larger image counts as broken: a file of a hundred bytes may claim any size, and Pillow takes 8 bytes for each
 pixel while it decodes. It is the size from which Pillow warns of decompression bombs."""
@@ -26,19 +33,34 @@ PIL.EpsImagePlugin.gs_binary = False
 
 
 def decode_rgb(source: Path | bytes, where: str) -> PIL.Image.Image:
-    """The image as RGB. Orientation tags are ignored, as torchvision's ImageFolder does.
+    """Image as RGB, 8 bits per channel (core/data/to_rgb.py). Orientation tags are ignored, as in torchvision.
 
     Raises `BrokenImage`, naming `where`, for a file that is missing, truncated, of none of `FORMATS` or too large.
     """
+    with _opened(source, where) as image:
+        return to_rgb(image)
+
+
+def conversions_of(source: Path | bytes, where: str) -> tuple[str, ...]:
+    """Reasons why `decode_rgb` does not give the pixels as they are stored; reads the header alone.
+
+    Raises `BrokenImage` as `decode_rgb` does for a damaged header.
+    """
+    with _opened(source, where) as image:
+        return conversions_to_rgb(image)
+
+
+@contextmanager
+def _opened(source: Path | bytes, where: str) -> Iterator[PIL.Image.Image]:
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():  # reading a pipe may never end
-            raise BrokenImage(where, "is no regular file")
+            raise BrokenImage(where, "is not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large but bounded images are fine; EXIF oddities don't concern pixels
             with PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise BrokenImage(where, f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}")
-                return image.convert("RGB")
+                yield image
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, PIL.Image.DecompressionBombError, MemoryError,
             TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, AttributeError, RuntimeError,
             AssertionError, NotImplementedError) as error:  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from core.data.account import Account
 from core.errors import UserError
 from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
@@ -104,6 +105,14 @@ class FashionMNIST:
         """sha256 (hex) of the files' digests."""
         return hashlib.sha256(self._identity.encode()).hexdigest()
 
+    def account(self) -> Account:
+        """Empty: every image is used as it is published."""
+        return Account()
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """None: a grey value repeated in three channels is the same image."""
+        return ()
+
 
 def read_idx(path: Path, expected: IdxFile) -> NDArray[np.uint8]:
     """The array in an idx file of unsigned bytes, packed with gzip if its name ends in `.gz`.
@@ -181,7 +190,7 @@ def _run(command: list[str], folder: Path) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         failed, lines = True, [str(error)]
     if failed:
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         raise UserError(
             f"`{' '.join(command)}` failed ({last}): run `apt-get update` as root and try again, or name a folder "
             f"that holds {_file_names()}"

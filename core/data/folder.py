@@ -1,52 +1,67 @@
-"""Image folders: class folders as ImageNet has them, or a flat folder without labels."""
+"""Image folders: class folders as ImageNet has them, or any folder of images where no labels are needed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from core.data.decode import EXTENSIONS, decode_rgb
-from core.errors import UserError
+from core.data.account import Account, merged_endings
+from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
+from core.data.digests import files_digest
+from core.errors import BrokenImage, UserError
 
 
 class Folder:
-    """The images below `root`: one class per subfolder (nested files included), or flat and unlabelled."""
+    """Images below `root`: one class per subfolder (nested files included), or unlabelled.
 
-    def __init__(self, root: Path, name: str) -> None:
+    Hidden files and folders (`.NAME`, `__MACOSX`) and files with other endings are skipped and counted; links to
+    folders are followed.
+    """
+
+    def __init__(self, root: Path, name: str, labelled: bool = True, may_lack: bool = False) -> None:
+        """`labelled`: False where labels are not needed: then images may lie beside folders, and folders be empty.
+        `may_lack`: class folders may be empty (validation). Raises `UserError` for a folder that can't be used so.
+        """
         self.name = name
         self.root = root
-        try:
-            entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-            os.stat(root / ".")  # a folder that may be listed but not entered
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"no folder {root}; give the data's root, e.g. folder:/data/imagenet") from None
-        except OSError as error:
-            raise _unreadable(f"the folder {root}", error) from None
-        subfolders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        flat = [entry.name for entry in entries if entry.is_file() and _is_image(entry.name)]
-        if flat and subfolders:
+        entries = _entries(root)
+        scan = _Scan(root)
+        subfolders = [entry.name for entry in entries if _is_folder(entry) and not is_hidden(entry.name)]
+        flat = scan.files_of("", entries)
+        if flat and subfolders and labelled:
             raise UserError(
-                f"{root} holds images ({flat[0]}, …) beside folders ({subfolders[0]}, …); keep one of the two"
+                f"{root} holds images ({os.path.basename(flat[0])}, …) beside folders ({subfolders[0]}, …); keep one "
+                f"of the two"
             )
         if not flat and not subfolders:
             raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}) and no class folders")
-        names: list[str] = []
-        labels: list[int] = []
+        names, labels, empty = list(flat), [-1] * len(flat), []
         for label, subfolder in enumerate(subfolders):
-            found = _images_below(root / subfolder, subfolder)
+            found = list(scan.below(subfolder))
             if not found:
-                raise UserError(f"the class folder {root / subfolder} is empty; fill it or remove it")
+                empty.append(subfolder)
             names += found
-            labels += [label] * len(found)
-        self.classes = tuple(subfolders)
+            labels += [-1 if flat else label] * len(found)
+        if empty and labelled and not may_lack:
+            raise UserError(f"the class folder {root / empty[0]} is empty; fill it or remove it")
+        if not names:
+            raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}) in its folders")
+        self.classes = () if flat else tuple(subfolders)
+        notes = [f"{root}: {scan.links} links to folders followed"] if scan.links else []
+        if empty:
+            notes.append(f"{root}: {len(empty)} folders without images ({', '.join(empty[:10])})")
+        if flat and subfolders:
+            notes.append(f"{root}: images beside folders, so the folders are not taken as classes")
+        self._account = Account(merged_endings(scan.skipped), notes=tuple(notes))
         # One buffer instead of a million strings: forked workers share it without copying.
-        self._names = np.array([os.fsencode(name) for name in names or flat])
-        self._labels = np.array(labels or [-1] * len(flat), dtype=np.int64)
+        self._names = np.array([os.fsencode(name) for name in names])
+        self._labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -63,46 +78,98 @@ class Folder:
 
     @cache  # noqa: B019  (a data set lives as long as the process)
     def digest(self) -> str:
-        """Over relative names and file sizes: cheap for a million files, and notices any usual change."""
-        digest = hashlib.sha256()
-        for name in self._names:
-            path = self.root / os.fsdecode(name)
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise _unreadable(str(path), error) from None
-            digest.update(bytes(name) + b"\0" + str(size).encode() + b"\n")
-        return digest.hexdigest()
+        """Over names relative to the root and contents, or sizes and times (core/data/digests.py)."""
+        return files_digest((bytes(name), self.root / os.fsdecode(name)) for name in self._names)
+
+    def account(self) -> Account:
+        """Files that were skipped, links followed, folders without images."""
+        return self._account
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Reasons why image `index` is not used as it is stored; none for a broken one."""
+        where = self.describe(index)
+        try:
+            return conversions_of(Path(where), where)
+        except BrokenImage:
+            return ()
 
 
-def split_folder(root: Path, split: str) -> Path:
-    """`root/train`, `root/val` … where the root is divided so; the root itself for pre-training on a plain folder."""
-    candidates = {"pretrain": ("train",), "train": ("train",), "val": ("val", "validation", "test")}[split]
-    for candidate in candidates:
-        if (root / candidate).is_dir():
-            return root / candidate
-    if split == "pretrain" or not root.is_dir():
-        return root
-    raise UserError(
-        f"{root} has no {' or '.join(candidates)} folder; labelled evaluation needs root/train and root/val"
-    )
+class _Scan:
+    """One walk over a folder: images in order, and counts of everything else."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.skipped: Counter[str] = Counter()
+        self.links = 0
+
+    def below(self, subfolder: str) -> Iterator[str]:
+        """Names of all images below `root/subfolder`, relative to the root: files of a folder before its folders."""
+        waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(subfolder, frozenset({_identity(self.root)}))]
+        while waiting:
+            relative, above = waiting.pop()
+            path = self.root / relative
+            entries = _entries(path)
+            if path.is_symlink():
+                self.links += 1
+            if (identity := _identity(path)) in above:
+                self.skipped["link to a folder above it"] += 1
+                continue
+            yield from self.files_of(relative, entries)
+            folders = [entry.name for entry in entries if _is_folder(entry) and not is_hidden(entry.name)]
+            waiting += [(os.path.join(relative, name), above | {identity}) for name in reversed(folders)]
+
+    def files_of(self, relative: str, entries: list[os.DirEntry[str]]) -> list[str]:
+        """Images among the entries of a folder; counts its other files and those of its hidden folders."""
+        found = []
+        for entry in entries:
+            if _is_folder(entry):
+                if is_hidden(entry.name) and (count := _files_below(entry)):
+                    self.skipped[f"in hidden folders {entry.name}"] += count
+            elif is_hidden(entry.name):
+                self.skipped["hidden files"] += 1
+            elif not entry.name.lower().endswith(EXTENSIONS):
+                self.skipped[other_ending(entry.name)] += 1
+            else:
+                found.append(os.path.join(relative, entry.name))
+        return found
 
 
-def _unreadable(what: str, error: OSError) -> UserError:
-    return UserError(f"can't read {what}: {error.strerror}; mend its permissions or the disk, or give another folder")
+def is_hidden(name: str) -> bool:
+    """True for files and folders that programs leave behind: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`, …."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def other_ending(name: str) -> str:
+    """Reason for a file that is not an image by its name."""
+    ending = os.path.splitext(name)[1].lower()
+    return f"files ending in {ending}" if ending else "files without an ending"
 
 
-def _images_below(folder: Path, prefix: str) -> list[str]:
-    def refuse(error: OSError) -> None:  # what can't be looked into must not silently be left out
-        raise _unreadable(f"the folder {error.filename}", error) from None
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Entries by name; `UserError` where they can't be listed: what can't be read must not silently be left out."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        os.stat(folder / ".")  # a folder that may be listed but not entered
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no folder {folder}; give the data's root, e.g. folder:/data/imagenet") from None
+    except OSError as error:
+        raise UserError(
+            f"can't read the folder {folder}: {error.strerror}; fix its permissions or the disk, or give another folder"
+        ) from None
+    return entries
 
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        relative = os.path.join(prefix, os.path.relpath(path, folder)) if path != str(folder) else prefix
-        found += [os.path.join(relative, name) for name in sorted(files) if _is_image(name)]
-    return found
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _files_below(entry: os.DirEntry[str]) -> int:
+    return sum(len(files) for _, _, files in os.walk(entry.path))

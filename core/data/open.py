@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from core.data.base import ImageSet
+from core.data.folder import Folder
 from core.data.scenes.render import ScenesConfig
-from core.data.subset import sample
+from core.data.shards import open_shards
+from core.data.splits import Split, split_folder
+from core.data.subset import noted, sample
 from core.data.torchvision_sets import SETS, TorchvisionSet
-from core.errors import UserError
+from core.files.user_path import user_path
 
-Split = Literal["pretrain", "train", "val"]
+__all__ = ["SOURCES", "DataConfig", "Split", "open_images", "split_sources"]
 SOURCES = f"scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdataset:SHARDS, and {', '.join(SETS)}:ROOT"
 
 
@@ -20,14 +22,16 @@ SOURCES = f"scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdatas
 class DataConfig:
     source: str = "folder:data/imagenet"
     """`scenes`, `fashion-mnist[:FOLDER]`, `folder:ROOT` (ROOT/train, ROOT/val with class folders; any image folder for
-    pre-training) or `webdataset:/data/in1k-{split}-{000..127}.tar`, where {split} stands for train or val; or one
-    of torchvision's sets in its root, e.g. `cifar10:/data`."""
+    pre-training) or `webdataset:/data/in1k-{split}-{000..127}.tar`, where {split} stands for train or val (valid,
+    validation); or one of torchvision's sets in its root, e.g. `cifar10:/data`. Paths are taken literally."""
     limit: int | None = None
-    """Use a seeded sample of this many images; none: all of them."""
+    """Use a seeded sample of this many images of each split; none, or a split of fewer images: all of them."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """How the built-in scenes look; of no effect on the other sources."""
 
     def __post_init__(self) -> None:
+        if "\0" in self.source:
+            raise ValueError(f"source {self.source!r} holds a NUL character, which no path does")
         kind, colon, rest = self.source.partition(":")
         if kind not in ("scenes", "fashion-mnist", "folder", "webdataset", *SETS) or (colon and not rest):
             raise ValueError(f"source {self.source!r} is none of: {SOURCES}")
@@ -40,14 +44,22 @@ class DataConfig:
 
 
 def open_images(config: DataConfig, split: Split, seed: int) -> ImageSet:
-    """The images of one split. Fashion-MNIST's pre-training images are its train split, its val images the test split.
+    """Images of one split. Fashion-MNIST's pre-training images are its train split, its val images the test split.
 
-    `seed` decides which images `limit` keeps. Raises `UserError` for data that isn't there or has no such split.
+    `seed` decides which images `limit` keeps; a split of fewer images is used whole, which its account notes. Labels
+    are needed for train and val alone. Raises `UserError` for data that doesn't exist or has no such split.
     """
     images = _open_whole(config, split)
-    if config.limit is not None and config.limit != len(images):
-        return sample(images, config.limit, seed)
-    return images
+    return images if config.limit in (None, len(images)) else sample(images, config.limit, seed)
+
+
+def split_sources(text: str) -> tuple[str, ...]:
+    """Sources in a comma-separated list; a comma within a path is not taken for a separator.
+
+    A source begins with its kind (`scenes`, `folder:`, `cifar10:`, …) at the beginning or after a comma.
+    """
+    bare, placed = r"scenes|fashion-mnist", "|".join(("fashion-mnist", "folder", "webdataset", *SETS))
+    return tuple(part for part in re.split(rf",(?=(?:{bare})(?:,|$)|(?:{placed}):|,|$)", text) if part)
 
 
 def _open_whole(config: DataConfig, split: Split) -> ImageSet:
@@ -59,17 +71,11 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
     if kind == "fashion-mnist":
         from core.data.fashion_mnist import FashionMNIST
 
-        return FashionMNIST("test" if split == "val" else "train", Path(place) if place else None)
+        return FashionMNIST("test" if split == "val" else "train", user_path(place) if place else None)
     if kind == "folder":
-        from core.data.folder import Folder, split_folder
-
-        root = split_folder(Path(place).expanduser(), split)
-        return Folder(root, f"folder:{root}")
+        root, notes = split_folder(user_path(place), split)
+        folder = Folder(root, f"folder:{root}", labelled=split != "pretrain", may_lack=split == "val")
+        return noted(folder, *notes)
     if kind in SETS:
-        return TorchvisionSet(kind, Path(place).expanduser(), "val" if split == "val" else "train")
-    from core.data.shards import Shards
-
-    if "{split}" not in place and split != "pretrain":
-        raise UserError(f"webdataset:{place} needs {{split}} in its name to tell train from val shards")
-    pattern = place.replace("{split}", "val" if split == "val" else "train")
-    return Shards(pattern, f"webdataset:{pattern}")
+        return TorchvisionSet(kind, user_path(place), "val" if split == "val" else "train")
+    return open_shards(place, split)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import re
-import tarfile
-import tokenize
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from core.data.decode import EXTENSIONS, decode_rgb
+from core.data.account import Account, merged_endings
+from core.data.base import ImageSet
+from core.data.decode import conversions_of, decode_rgb
+from core.data.digests import files_digest
+from core.data.shard_index import INVALID, cached_index
+from core.data.splits import Split, split_names, split_notes
+from core.data.subset import noted
 from core.errors import BrokenImage, UserError
-from core.files.atomic_file import write_atomically
-from core.files.cache_folder import cache_folder
-from core.untrusted.zip_archives import find_fault
 
 _MAX_MEMBER = 256 * 2**20
+_HEADER = 2**18
+"""Bytes in which the header of an image is looked for first."""
 _OPEN_FILES = 32
-_LONGEST_KEY = 1000
 _MOST_SHARDS = 10**6
-_COLUMNS = {"offset": "i8", "size": "i8", "label": "i8", "key": "S"}
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
 class Shards:
@@ -36,24 +36,54 @@ class Shards:
     are the same plain arithmetic as for a folder. The index of a shard is cached beside the other caches.
     """
 
-    def __init__(self, pattern: str, name: str) -> None:
+    def __init__(self, pattern: str, name: str, labelled: bool = True, may_lack: bool = False) -> None:
+        """`labelled`: False where labels are not needed, so that incomplete ones don't matter. `may_lack`: as of
+        `find_shards`. Raises `UserError` for shards that can't be read so.
+        """
         self.name = name
-        self.shards = expand_shards(pattern)
-        indices = [_cached_index(shard) for shard in self.shards]
+        self.shards, notes = find_shards(pattern, may_lack)
+        indices = [cached_index(shard) for shard in self.shards]
         self._shard = np.concatenate([np.full(len(index["offset"]), i) for i, index in enumerate(indices)])
         self._offset = np.concatenate([index["offset"] for index in indices])
         self._size = np.concatenate([index["size"] for index in indices])
-        self._labels = np.concatenate([index["label"] for index in indices])
         self._keys = np.concatenate([index["key"] for index in indices])
         if len(self._offset) == 0:
             raise UserError(f"the shards {pattern} hold no images (members like key.jpg, key.png)")
-        unlabelled = self._labels < 0
-        if unlabelled.any() and not unlabelled.all():
-            raise UserError(f"{self.describe(int(unlabelled.argmax()))} has no .cls or .json label, others have one")
-        self.classes = tuple(str(i) for i in range(int(self._labels.max()) + 1))
+        self._labels, self.classes, unused = self._classes(np.concatenate([i["label"] for i in indices]), labelled)
+        skipped: Counter[str] = Counter()
+        for index in indices:
+            for reason, count in zip(index["reason"], index["count"], strict=True):
+                skipped[os.fsdecode(bytes(reason))] += int(count)
+        self._account = Account(merged_endings(skipped), notes=(*notes, *unused))
         self.blocks = np.flatnonzero(np.diff(self._shard, prepend=-1))
         """Position of each shard's first sample: reading stays near-sequential where the order keeps to blocks."""
         self._files: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    def _classes(self, labels: np.ndarray, labelled: bool) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+        """Class of each sample, names of the classes, and notes. `UserError` for labels that can't be used."""
+        names, inverse = np.unique(labels, return_inverse=True)
+        texts = [bytes(name) for name in names]
+        numbers = [int(text) if text.isdigit() else -1 for text in texts]
+        invalid = [text for text in texts if text.startswith(INVALID)]
+        named = [text for text in texts if text and not text.isdigit() and not text.startswith(INVALID)]
+        fault = ""
+        if invalid:
+            shard = self.shards[int(self._shard[int((labels == invalid[0]).argmax())])]
+            fault = f"{shard}::{os.fsdecode(invalid[0][1:])}"
+        elif b"" in texts and len(texts) > 1:
+            fault = f"{self.describe(int((labels == b'').argmax()))} has no .cls or .json label, others have one"
+        elif named and len(named) < len(texts):
+            fault = (
+                f"{self.name} has labels of two kinds, numbers and names such as {named[0].decode(errors='replace')!r}"
+            )
+        if fault and labelled:
+            raise UserError(f"{fault}; give all samples a class number in .cls, or a label in .json")
+        if fault or texts == [b""]:
+            unlabelled = (f"{self.name}: labels not used ({fault})",) if fault else ()
+            return np.full(len(labels), -1, dtype=np.int64), (), unlabelled
+        if named:
+            return inverse.astype(np.int64), tuple(text.decode(errors="replace").strip() for text in texts), ()
+        return np.array(numbers, dtype=np.int64)[inverse], tuple(map(str, range(max(numbers) + 1))), ()
 
     def __len__(self) -> int:
         return len(self._offset)
@@ -73,13 +103,27 @@ class Shards:
 
     @cache  # noqa: B019  (a data set lives as long as the process)
     def digest(self) -> str:
-        """Over shard names and sizes, member keys and labels."""
-        digest = hashlib.sha256()
-        for shard in self.shards:
-            digest.update(f"{shard.name} {shard.stat().st_size}\n".encode())
-        for column in (self._keys, self._labels, self._size):
-            digest.update(np.ascontiguousarray(column).tobytes())
-        return digest.hexdigest()
+        """Over names and contents of the shards (or sizes and times, core/data/digests.py), keys and labels."""
+        columns = (self._keys, self._labels, self._size)
+        more = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
+        return files_digest(((os.fsencode(shard.name), shard) for shard in self.shards), more)
+
+    def account(self) -> Account:
+        """Members that are not samples, shards that the range names and that don't exist."""
+        return self._account
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Reasons why image `index` is not used as it is stored; none for a broken one."""
+        where, size = self.describe(index), int(self._size[index])
+        for length in (min(size, _HEADER), size):  # the directory of a TIFF may lie at its end
+            try:
+                # Not by the open files: several threads count conversions.
+                with self.shards[int(self._shard[index])].open("rb") as file:
+                    file.seek(int(self._offset[index]))
+                    return conversions_of(file.read(length), where) if size <= _MAX_MEMBER else ()
+            except (BrokenImage, OSError):
+                continue
+        return ()
 
     def _file(self, shard: int) -> int:
         key = (os.getpid(), shard)  # a forked worker opens its own
@@ -91,111 +135,81 @@ class Shards:
         return self._files[key]
 
 
+def open_shards(place: str, split: Split) -> ImageSet:
+    """Shards of one split, where `{split}` in `place` stands for train or val (also valid, validation, …).
+
+    A split of fewer shards than the range names is opened, except for train. Raises `UserError` for missing shards.
+    """
+    labelled = split != "pretrain"
+    if "{split}" not in place:
+        if labelled:
+            raise UserError(f"webdataset:{place} needs {{split}} in its name to tell train from val shards")
+        return Shards(place, f"webdataset:{place}", labelled=False)
+    patterns = {name: place.replace("{split}", name) for name in split_names(split)}
+    usual = next(iter(patterns))
+    name = next((name for name, pattern in patterns.items() if _has_shard(pattern)), usual)
+    images = Shards(patterns[name], f"webdataset:{patterns[name]}", labelled, may_lack=split == "val")
+    return noted(images, *split_notes(split, name, f"webdataset:{place}"))
+
+
 def expand_shards(pattern: str) -> list[Path]:
     """`in1k-{000..127}.tar` and glob patterns -> existing files, in order. `UserError` names the first absent one."""
+    return find_shards(pattern)[0]
+
+
+def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple[str, ...]]:
+    """Existing files of `in1k-{000..127}.tar` or a glob pattern, in order, and notes.
+
+    A file of exactly that name is taken literally, whatever characters it has. `may_lack`: the last files that a range
+    names may be missing, which is noted. Raises `UserError` naming the first absent one.
+    """
+    if os.path.isfile(pattern):
+        return [Path(pattern)], ()
+    texts = _expand(pattern)
+    found: list[Path] = []
+    absent: list[str] = []
+    for text in texts:
+        matches = [text] if os.path.isfile(text) or not glob.has_magic(text) else sorted(glob.glob(text))
+        if matches and os.path.isfile(matches[0]):
+            if absent:  # a gap, not another number of shards
+                break
+            found += [Path(match) for match in matches]
+        else:
+            absent.append(text)
+            if not may_lack or not found:
+                break
+    if absent and (not may_lack or not found or len(found) + len(absent) < len(texts)):
+        raise UserError(
+            f"no shard {absent[0]}; give e.g. webdataset:/data/in1k-train-{{000..127}}.tar, or * in place of numbers"
+        )
+    notes = [f"{pattern}: {len(found)} shards, fewer than the range names ({absent[0]} is absent)"] if absent else []
+    if not absent and (beyond := _next(pattern)) and os.path.isfile(beyond):
+        notes.append(f"{pattern}: shards beyond the range are not used ({beyond} exists)")
+    return found, tuple(notes)
+
+
+def _expand(pattern: str) -> list[str]:
     texts = [pattern]
-    while brace := re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", texts[0]):
-        first, last = brace.groups()
+    while ranges := [_RANGE.search(text) for text in texts if _RANGE.search(text)]:
+        assert ranges[0] is not None
+        first, last = ranges[0].groups()
         if len(texts) * (int(last) - int(first)) > _MOST_SHARDS:
             raise UserError(f"the ranges in {pattern} name more than {_MOST_SHARDS:,} shards; give a smaller one")
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        texts = [text[: brace.start()] + number + text[brace.end() :] for text in texts for number in numbers]
-        if not texts:
-            raise UserError(f"the range {brace.group()} in {pattern} is empty")
-    found: list[Path] = []
-    for text in texts:
-        matches = sorted(glob.glob(text)) if glob.has_magic(text) else [text]
-        if not matches or not os.path.isfile(matches[0]):
-            raise UserError(f"no shard {text}; give e.g. webdataset:/data/in1k-train-{{000..127}}.tar")
-        found += [Path(match) for match in matches]
-    return found
+        if not numbers:
+            raise UserError(f"the range {ranges[0].group()} in {pattern} is empty")
+        texts = [_RANGE.sub(number, text, count=1) for text in texts for number in numbers]
+    return texts
 
 
-def _cached_index(shard: Path) -> dict[str, np.ndarray]:
-    stat = shard.stat()
-    key = hashlib.sha256(f"1 {shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
-    cached = cache_folder() / "shards" / f"{key}.npz"
-    if cached.is_file() and (index := _read_index(cached)) is not None:
-        return index
-    index = _index(shard)
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **index)
-
-    write_atomically(cached, write)
-    return index
+def _next(pattern: str) -> str:
+    """Name that follows the last one of a pattern with a single range; empty for other patterns."""
+    if len(ranges := list(_RANGE.finditer(pattern))) != 1:
+        return ""
+    first, last = ranges[0].groups()
+    return pattern[: ranges[0].start()] + str(int(last) + 1).zfill(len(first)) + pattern[ranges[0].end() :]
 
 
-def _read_index(cached: Path) -> dict[str, np.ndarray] | None:
-    """A kept index; None for a damaged one, which is then made again."""
-    if find_fault(cached):
-        return None
-    try:
-        with np.load(cached, allow_pickle=False) as arrays:
-            index = {name: arrays[name] for name in _COLUMNS}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        SyntaxError,
-        tokenize.TokenError,
-    ):
-        return None
-    sound = all(index[name].ndim == 1 and index[name].dtype.str.strip("<|").startswith(kind.rstrip("8"))
-                and len(index[name]) == len(index["key"]) for name, kind in _COLUMNS.items())  # fmt: skip
-    return index if sound else None
-
-
-def _index(shard: Path) -> dict[str, np.ndarray]:
-    offsets: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int] = {}
-    try:
-        end = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                # A size below zero would send the reader back, for ever.
-                if member.size < 0 or member.offset_data + (member.size if member.isreg() else 0) > end:
-                    raise tarfile.ReadError(f"member {member.name[:100]!r} has the impossible size {member.size}")
-                if not member.isreg():
-                    continue  # links and devices: nothing a data set needs
-                folder, _, base = member.name.rpartition("/")
-                stem, dot, extension = base.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                extension = (dot + extension).lower()
-                if len(os.fsencode(key)) > _LONGEST_KEY:  # all keys are kept in columns as wide as the longest
-                    raise UserError(f"{shard} has a member with a name of {len(key):,} characters; rename it")
-                if extension in EXTENSIONS:
-                    offsets[key] = (member.offset_data, member.size)
-                elif extension in (".cls", ".json") and member.size <= 2**20:
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    labels[key] = _label(content.read(), extension, f"{shard}::{member.name}")
-    except UserError:
-        raise
-    except (tarfile.TarError, OSError, EOFError, ValueError, TypeError, IndexError, KeyError, RecursionError,
-            OverflowError, MemoryError) as error:  # fmt: skip
-        raise UserError(
-            f"{shard} is not a readable tar file ({error}); compressed shards must be unpacked first"
-        ) from None
-    keys = list(offsets)
-    return {
-        "offset": np.array([offsets[key][0] for key in keys], dtype=np.int64),
-        "size": np.array([offsets[key][1] for key in keys], dtype=np.int64),
-        "label": np.array([labels.get(key, -1) for key in keys], dtype=np.int64),
-        "key": np.array([os.fsencode(key) for key in keys] or [b""], dtype=np.bytes_)[: len(keys)],
-    }
-
-
-def _label(content: bytes, extension: str, where: str) -> int:
-    try:
-        label = int(content) if extension == ".cls" else json.loads(content).get("label", -1)
-        if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < 10**6:
-            raise ValueError(f"{label!r} is no class number")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where} holds no class number: {error}") from None
-    return label
+def _has_shard(pattern: str) -> bool:
+    text = _expand(pattern)[0]
+    return os.path.isfile(text) or (glob.has_magic(text) and bool(glob.glob(text)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 
-from core.data.decode import decode_rgb
-from core.errors import UserError
+from core.data.account import Account, merged_endings
+from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
+from core.data.digests import files_digest
+from core.data.folder import is_hidden, other_ending
+from core.errors import BrokenImage, UserError
 from core.untrusted.matlab_files import check_unpacked_size
 
 Metric = Literal["top1", "mean_per_class"]
@@ -84,6 +88,8 @@ class TorchvisionSet:
         count = len(names) if names else int(self._labels.max()) + 1
         self.classes = tuple(map(str, names)) if names else tuple(str(number) for number in range(count))
         self.name = f"{kind}:{split}"
+        self._skip_hidden()
+        self._account = Account() if known.val else self._unlisted()
         if not known.val:
             self._divide(known.train_per_class, split == "train")
 
@@ -92,6 +98,34 @@ class TorchvisionSet:
         for image in self._images:
             if isinstance(image, Path) and not os.path.abspath(image).startswith(inside):
                 raise UserError(f"a list below {self._root} names {image}, which lies outside of it; fetch it again")
+
+    def _skip_hidden(self) -> None:
+        """Drops images in hidden folders and the classes that torchvision makes of such folders, both counted below."""
+        kept = [index for index, image in enumerate(self._images) if not self._is_hidden(image)]
+        shown = [label for label, name in enumerate(self.classes) if not is_hidden(name)]
+        if len(kept) == len(self._images) and len(shown) == len(self.classes):
+            return
+        number = {label: new for new, label in enumerate(shown)}
+        self._images = [self._images[index] for index in kept]
+        self._labels = np.array([number[int(self._labels[index])] for index in kept], dtype=np.int64)
+        self.classes = tuple(self.classes[label] for label in shown)
+
+    def _is_hidden(self, image: Any) -> bool:
+        return isinstance(image, Path) and any(map(is_hidden, os.path.relpath(image, self._root).split(os.sep)))
+
+    def _unlisted(self) -> Account:
+        """Files beside the images of a set that has no lists, where torchvision takes what it finds."""
+        used = {os.path.abspath(image) for image in self._images if isinstance(image, Path)}
+        skipped: Counter[str] = Counter()
+        for folder, _, files in os.walk(os.path.commonpath([os.path.dirname(path) for path in used])) if used else ():
+            for name in files:
+                path = os.path.join(folder, name)
+                if os.path.abspath(path) in used:
+                    continue
+                image = name.lower().endswith(EXTENSIONS)
+                hidden = self._is_hidden(Path(path))
+                skipped["hidden" if hidden else "not listed by torchvision" if image else other_ending(name)] += 1
+        return Account(merged_endings(skipped))
 
     def _divide(self, per_class: float, train: bool) -> None:
         order = np.random.default_rng(0).permutation(len(self._labels))
@@ -131,15 +165,26 @@ class TorchvisionSet:
 
     @cache  # noqa: B019  (a data set lives as long as the process)
     def digest(self) -> str:
-        """Over class names, labels, and file names with sizes or the pixels themselves."""
-        digest = hashlib.sha256("\n".join(self.classes).encode() + self._labels.astype("<i8").tobytes())
+        """Over class names, labels, and the pixels themselves or the files (core/data/digests.py)."""
+        more = "\n".join(self.classes).encode() + self._labels.astype("<i8").tobytes()
+        if self._images and isinstance(self._images[0], Path):
+            return files_digest(((os.fsencode(os.path.relpath(path, self._root)), path) for path in self._images), more)
+        digest = hashlib.sha256(more)
         for image in self._images:
-            if isinstance(image, Path):
-                size = image.stat().st_size if image.is_file() else -1
-                digest.update(f"{os.path.relpath(image, self._root)}\0{size}\n".encode())
-            else:
-                digest.update(np.ascontiguousarray(image).data)
+            digest.update(np.ascontiguousarray(image).data)
         return digest.hexdigest()
+
+    def account(self) -> Account:
+        """Files that torchvision doesn't list; of sets without lists alone."""
+        return self._account
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Reasons why image `index` is not used as it is stored; none for a broken one."""
+        image = self._images[index]
+        try:
+            return conversions_of(image, str(image)) if isinstance(image, Path) else ()
+        except BrokenImage:
+            return ()
 
 
 def download(kind: str, root: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any, Protocol
 
+from core.data.account import account_of
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
-from core.data.subset import sample
+from core.data.subset import match_classes, sample
 from core.errors import UserError
 
 SAMPLE_SEED = 0
@@ -36,7 +37,8 @@ def open_labelled(
 
     Raises `UserError` where a probe can't be trained on them: no labels, a single class, or different classes.
     """
-    train, val = open_images(config, "train", seed), open_images(config, "val", seed)
+    train = open_images(config, "train", seed)
+    val = match_classes(train, open_images(config, "val", seed))
     if train_limit is not None:
         train = sample(train, train_limit, SAMPLE_SEED)
     if val_limit is not None:
@@ -62,11 +64,21 @@ def check_classes(train: Classed, val: Classed) -> None:
 
 
 def facts(images: ImageSet, broken: Iterable[str]) -> dict[str, Any]:
-    """What the result file says about one part of the data."""
+    """Entry of one part of the data in result.json, with its account (docs/data.md)."""
     return {
         "name": images.name,
         "images": len(images),
         "classes": len(images.classes),
         "digest": images.digest(),
         "broken": list(broken),
+        "account": account_of(images).to_json(),
     }
+
+
+def account_lines(**parts: ImageSet) -> list[tuple[str, str]]:
+    """Lines of a plan about what is skipped, converted or decided in each part of the data, e.g. `train=images`."""
+    return [
+        ("account", f"{part}: {line}" if line.startswith(("skipped", "converted")) else line)
+        for part, images in parts.items()
+        for line in account_of(images).lines()
+    ]

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import PIL.Image
 
+from core.data.account import Account
 from core.data.scenes.photographs import SPLITS, pixels_digest
 from core.data.scenes.render import CLASSES, VERSION, Scene, ScenesConfig, arrange, render
 from core.errors import UserError
@@ -46,7 +47,7 @@ class Scenes:
         return PIL.Image.fromarray(self.scene(index).image)
 
     def label(self, index: int) -> int:
-        """Class of the object of which most pixels are seen (the nearer of two alike); nothing is painted for it."""
+        """Class of the object with the most visible pixels (ties: the nearer one). Computed without rendering."""
         placed = arrange(self.config, self.split, self._checked(index))
         return placed[int(np.argmax([thing.visible.sum() for thing in placed]))].label
 
@@ -67,3 +68,11 @@ class Scenes:
             "photographs": pixels_digest(self.split),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def account(self) -> Account:
+        """Empty: nothing is stored."""
+        return Account()
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """None."""
+        return ()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
-from core.data.subset import few_shot, sample
+from core.data.subset import few_shot, match_classes, sample
 from core.distributed import Processes, gather_objects
 from core.errors import UserError
 from core.features import FeatureConfig, Features, gather_features
@@ -64,7 +64,8 @@ def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, Image
     Raises `UserError` where they can't give an accuracy: no images, no labels, a single class, different classes,
     or fewer bank images than neighbours.
     """
-    bank, queries = open_images(config.data, "train", seed), open_images(config.data, "val", seed)
+    bank = open_images(config.data, "train", seed)
+    queries = match_classes(bank, open_images(config.data, "val", seed))
     if config.bank_limit is not None:
         bank = sample(bank, config.bank_limit, SAMPLE_SEED)
     if config.shots is not None and bank.classes:

@@ -9,8 +9,9 @@ import PIL.Image
 import pytest
 
 from core.data.broken import BrokenImages
-from core.data.folder import Folder, split_folder
+from core.data.folder import Folder
 from core.data.open import DataConfig, open_images
+from core.data.splits import split_folder
 from core.data.subset import few_shot, labels_of, sample
 from core.errors import BrokenImage, UserError
 
@@ -41,9 +42,9 @@ def test_flat_and_nested_folders(tmp_path: Path) -> None:
 
 
 def test_split_folders(image_folder: Path, tmp_path: Path) -> None:
-    assert split_folder(image_folder, "pretrain") == image_folder / "train"
-    assert split_folder(image_folder, "val") == image_folder / "val"
-    assert split_folder(tmp_path, "pretrain") == tmp_path
+    assert split_folder(image_folder, "pretrain") == (image_folder / "train", ())
+    assert split_folder(image_folder, "val") == (image_folder / "val", ())
+    assert split_folder(tmp_path, "pretrain") == (tmp_path, ())
     with pytest.raises(UserError, match=rf"{tmp_path}.*\bval\b.*validation.*test"):
         split_folder(tmp_path, "val")
 
@@ -104,8 +105,9 @@ def test_samples_and_few_shots(image_folder: Path) -> None:
     assert labels_of(few_shot(images, 2, seed=0)).tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"\b7 .*\bcat\b.*\b6 "):
         few_shot(images, 7, seed=0)
-    with pytest.raises(UserError, match=r"limit.*13.*12"):
-        sample(images, 13, seed=0)
+    whole = sample(images, 13, seed=0)
+    assert (len(whole), whole.digest()) == (12, images.digest())
+    assert "13" in whole.account().notes[0]
 
 
 @pytest.mark.parametrize("source", ["imagenet", "folder", "folder:", "scenes:x", "webdataset:"])
