@@ -26,6 +26,7 @@ import torch.distributed as dist
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
 from benchmarks.step import LR, OurStep, five_views, in_layout, random_views
 from core.backbones import BackboneConfig
+from core.data.account import Account
 from core.distributed import average_gradients, init_distributed
 from core.schedules import ScheduleConfig
 
@@ -156,6 +157,12 @@ class Squares:
 
     def digest(self) -> str:
         return "squares"
+
+    def account(self) -> Account:
+        return Account()
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        return ()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from core.backbones import build_backbone, describe, pooled_features
+from core.data.account import account_of
 from core.data.base import ImageSet
 from core.distributed import Processes
 from core.errors import UserError
@@ -47,6 +48,7 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         + (f", τ {config.objective.temperature:g}" if config.objective.name == "mocov3" else "")
         + f"; target: {target}; predictors: {config.predictors}",
         f"data        {images.name}: {len(images)} images",
+        *(f"            {line}" for line in account_of(images).lines()),
     ]
     for name, view in config.views.items():
         what = f"{view.count} × {name} {view.size} px, area {view.area[0]:g}–{view.area[1]:g}"
