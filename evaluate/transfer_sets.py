@@ -37,9 +37,11 @@ def main() -> None:
 
     from converters.open import open_backbone
     from core.config import load_config
+    from core.data.open import split_sources
     from core.data.torchvision_sets import SETS, download
     from core.distributed import gather_objects, init_distributed, rank_zero_first
     from core.features import feature_size
+    from core.files.user_path import user_path
     from core.result import device_name
     from evaluate.common.labelled import open_labelled
     from evaluate.common.protocol import full_name, protocol_file
@@ -50,7 +52,7 @@ def main() -> None:
 
     file = arguments.config or protocol_file(arguments.protocol, "transfer")
     config = load_config(TransferConfig, file, arguments.overrides)
-    sources = list(dict.fromkeys(filter(None, arguments.sets.split(","))) or config.sets)
+    sources = list(dict.fromkeys(split_sources(arguments.sets)) or config.sets)
     if not sources:
         raise UserError("no sets to measure; name them, e.g. --sets cifar10:/data,pets:/data")
     # Which sets are measured is no part of what is measured on each of them.
@@ -65,7 +67,7 @@ def main() -> None:
             for source in sources:
                 kind, _, place = source.partition(":")
                 if kind in SETS:
-                    download(kind, Path(place).expanduser())
+                    download(kind, user_path(place))
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
         # All sets are opened before the first is measured: a mistake in the last one is told at once.
         opened = [open_labelled(each, config.train_limit, config.val_limit, arguments.seed) for each in data]

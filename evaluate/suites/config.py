@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Evaluation:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if self.arguments and not self.arguments[0].startswith("--"):
             raise ValueError(f"arguments must start with an option such as --draw, not {self.arguments[0]!r}")
-        if unknown := sorted(set(_PLACE.findall(self.data)) - set(DATA_ROOTS)):
+        if unknown := sorted(set(_PLACE.findall(self.data)) - {*DATA_ROOTS, "split"}):
             raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(DATA_ROOTS)}")
 
     @property
@@ -50,11 +50,14 @@ class Evaluation:
 
     def missing_roots(self, places: Mapping[str, str]) -> list[str]:
         """Data sets that it asks for and that have no place."""
-        return [name for name in _PLACE.findall(self.data) if name not in places]
+        return [name for name in _PLACE.findall(self.data) if name in DATA_ROOTS and name not in places]
 
     def resolve(self, places: Mapping[str, str]) -> Evaluation:
         """The evaluation with its data's places filled in."""
-        return dataclasses.replace(self, data=_PLACE.sub(lambda found: places[found[1]], self.data))
+        filled = copy.copy(self)  # not checked again: the place itself may hold braces
+        data = _PLACE.sub(lambda found: places.get(found[1], found[0]), self.data)
+        object.__setattr__(filled, "data", data)
+        return filled
 
 
 def runs() -> dict[str, Description]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +24,16 @@ class Measurement:
 
 def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
     """The evaluation as so many processes run it. Raises `UserError` for settings that the protocol doesn't have."""
-    from core.config import load_config, to_dict
+    from core.config import Setting, load_config, to_dict
+    from core.data.open import split_sources
     from evaluate.common.protocol import flat, full_name, protocol_file
 
     description = evaluation.description
     file = protocol_file(evaluation.protocol, description.kind)
     several = description.data_key == "sets"
-    value = json.dumps(evaluation.data.split(",")) if several else evaluation.data
-    overrides = [*evaluation.settings, *([f"{description.data_key}={value}"] if evaluation.data else [])]
+    value = list(split_sources(evaluation.data)) if several else evaluation.data
+    data = [Setting(description.data_key, value)] if evaluation.data else []
+    overrides: list[str | Setting] = [*evaluation.settings, *data]
     config: Any = load_config(description.config_class(), file, overrides)
     # The name of a dense protocol tells its batch, which follows from the number of processes.
     config = description.for_processes(config, processes, evaluation.arguments)

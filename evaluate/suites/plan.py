@@ -167,11 +167,13 @@ def _backbones(
 def _found(
     evaluation: Evaluation, protocol: str, digest: str, seed: int, place: str, stored: Sequence[StoredResult]
 ) -> tuple[tuple[Path, ...], bool]:
+    from core.data.open import split_sources
+
     same = [result for result in stored if run_of(result.document) == (digest, seed)]
     if evaluation.description.data_key == "sets":  # one result for each set, named after it
         found = {
             source: [result.path for result in same if _is_of_set(result.document["protocol"], protocol, source)]
-            for source in place.split(",")
+            for source in split_sources(place)
         }
         return tuple(path for paths in found.values() for path in paths), all(found.values())
     key = evaluation.description.data_key.rpartition(".")[2]
