@@ -61,7 +61,7 @@ def test_data_errors(image_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(image_folder / "train", other / "train")
     shutil.copytree(image_folder / "train" / "dog", other / "val" / "cow")
-    with pytest.raises(UserError, match=r"class 0 .*\bcow\b.*\bcat\b"):
+    with pytest.raises(UserError, match=r"\bcow\b.*other/train"):
         opened(other, "ks=[4]")
 
 
