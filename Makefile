@@ -49,6 +49,8 @@ demo-seeds: install ## k-NN of the demo's main recipe on both sets with three se
 CORES := $(shell nproc 2>/dev/null || echo 1)
 JOBS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 SEEDS := 0 1 2
+# Tests: one process per core, the ten slowest named at the end.
+PARALLEL := -n $(CORES) --dist worksteal --durations 10
 RECIPE_demo := demo_scenes
 RECIPE_demo-2globals := demo_scenes_2globals
 RECIPE_demo-shared := demo_scenes_shared_multicrop
@@ -69,11 +71,11 @@ pretrained-%:
 		echo "== runs/$* came from another recipe or other images: it is now in $$old with its results; starts anew"; \
 	done
 
-test: install ## all tests that take seconds each
-	@$(PY) -m pytest -m "not slow and not gpu"
+test: install ## all tests that take seconds each, in parallel (about ten minutes on two cores)
+	@$(PY) -m pytest -m "not slow and not gpu" $(PARALLEL)
 
 test-avx2: install ## pre-training and evaluation once more with the arithmetic of CPUs that lack AVX-512
-	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PY) -m pytest -m "not slow and not gpu" tests/pretrain tests/evaluate
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PY) -m pytest -m "not slow and not gpu" $(PARALLEL) tests/pretrain tests/evaluate
 
 test-slow: install ## tests that take longer than half a minute each
 	@$(PY) -m pytest -m "slow and not gpu"
