@@ -109,11 +109,10 @@ class _Scan:
             relative, above = waiting.pop()
             path = self.root / relative
             entries = _entries(path)
-            if path.is_symlink():
-                self.links += 1
             if (identity := _identity(path)) in above:
                 self.skipped["link to a folder above it"] += 1
                 continue
+            self.links += path.is_symlink()
             yield from self.files_of(relative, entries)
             folders = [entry.name for entry in entries if _is_folder(entry) and not is_hidden(entry.name)]
             waiting += [(os.path.join(relative, name), above | {identity}) for name in reversed(folders)]
