@@ -57,6 +57,11 @@ def data_lines(facts: dict[str, Any], from_zero: bool) -> Plan:
     return Plan(tuple(lines))
 
 
+def test_batch_line(batch: int) -> Plan:
+    """Line about test images that can't share a forward pass."""
+    return Plan((("test", f"one image per forward pass instead of {batch}, as the images differ in size"),))
+
+
 def baseline_line(baseline: Baseline, names: Sequence[str]) -> Plan:
     """Line about the majority class."""
     text = f"{names[baseline.label]} everywhere: mIoU {baseline.mean_iou:.2f}, aAcc {baseline.pixel_accuracy:.2f}"

@@ -10,12 +10,19 @@ from typing import Any
 from core.distributed import gather_objects, raise_on_all_ranks
 from core.errors import UserError
 from evaluate.common.protocol import conflicting_result
-from evaluate.segmentation.data.checks import Checked, check_apart, check_split, label_facts, may_count_from_zero
+from evaluate.segmentation.data.checks import (
+    Checked,
+    check_apart,
+    check_split,
+    label_facts,
+    largest_test_batch,
+    may_count_from_zero,
+)
 from evaluate.segmentation.data.class_names import check_class_list
 from evaluate.segmentation.data.labels import Baseline, majority_baseline
 from evaluate.segmentation.data.layouts import split_facts
 from evaluate.segmentation.engine.run_state import Start, finished_result, prepare_folder
-from evaluate.segmentation.plan import baseline_line, data_lines, plan
+from evaluate.segmentation.plan import baseline_line, data_lines, plan, test_batch_line
 from evaluate.segmentation.setup import Setup
 
 
@@ -31,6 +38,8 @@ class Preflight:
     """Score of the majority class; None for a finished run."""
     finished: dict[str, Any] | None = None
     """Result of a finished run."""
+    test_batch: int = 1
+    """Test images per forward pass and process."""
     start: Start | None = None
     """Starting point of training; None for a finished run and a dry run."""
 
@@ -65,7 +74,10 @@ def _check(setup: Setup, arguments: argparse.Namespace) -> Preflight:
         facts[split] |= {"broken": list(found.broken), "labels": label_facts(found, config, setup.names)}
         facts[split]["notes"] = samples[split].notes | found.notes
     baseline = majority_baseline(checked["train"].counts, checked["val"].counts)
+    test_batch = largest_test_batch(checked["val"].sizes, setup.config.inference)
     print(data_lines(facts, may_count_from_zero(checked, config)), flush=True)
+    if test_batch < setup.config.inference.batch:
+        print(test_batch_line(setup.config.inference.batch), flush=True)
     print(baseline_line(baseline, setup.names), flush=True)
     start = None
     if not arguments.dry_run:
@@ -74,7 +86,8 @@ def _check(setup: Setup, arguments: argparse.Namespace) -> Preflight:
             "settings": setup.measured,
         }  # fmt: skip
         start = prepare_folder(setup.out, identity, arguments.restart, checked["train"].broken)
-    return Preflight(facts, {split: found.skipped for split, found in checked.items()}, baseline, start=start)
+    skipped = {split: found.skipped for split, found in checked.items()}
+    return Preflight(facts, skipped, baseline, test_batch=test_batch, start=start)
 
 
 def _check_split(setup: Setup, split: str) -> Checked:

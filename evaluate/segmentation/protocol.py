@@ -190,7 +190,7 @@ class InferenceConfig:
     scale: tuple[int, int] | None = (2048, 512)
     """(longer, shorter side) in pixels into which images are fitted; logits are resized back; null: own size."""
     batch: int = 1
-    """Images per forward pass and process; above 1 all images must have the same size."""
+    """Images per forward pass and process; 1 is used if the images differ in size."""
 
     def __post_init__(self) -> None:
         for key in ("stride", "batch"):

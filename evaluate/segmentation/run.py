@@ -57,6 +57,7 @@ def _train(setup: Setup, checked: Preflight, started: float) -> tuple[dict[str, 
     assert start is not None
     for split, loader in (("train", "train_dataloader"), ("val", "test_dataloader")):
         setup.engine[loader]["dataset"]["skipped"] = checked.skipped[split]
+    setup.engine["test_dataloader"]["batch_size"] = checked.test_batch
     record = None
     if setup.context.is_main:
         drop_metrics_after(out, start.iteration)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
 from evaluate.segmentation.data.labels import IGNORED, Header, check_pair, read_stored, to_classes
 from evaluate.segmentation.data.layouts import Samples
-from evaluate.segmentation.protocol import SegmentDataConfig
+from evaluate.segmentation.protocol import InferenceConfig, SegmentDataConfig
 
 _MAX_COUNTED = 2000
 
@@ -35,6 +35,8 @@ class Checked:
     """Their files, each with the reason."""
     notes: dict[str, int]
     """Files that are read in a way one may not expect: counts by reason."""
+    sizes: frozenset[tuple[int, int]]
+    """Widths and heights of the images."""
 
 
 def check_split(
@@ -46,7 +48,7 @@ def check_split(
     that can't be used and for more than `broken_share` broken samples.
     """
     stored, skipped = np.zeros(256, np.int64), []
-    account, notes = BrokenImages(len(pairs), config.broken_share), Counter[str]()
+    account, notes, sizes = BrokenImages(len(pairs), config.broken_share), Counter[str](), set()
     palette = _Palette()
     counted = set(spread(len(pairs), len(pairs) if whole else _MAX_COUNTED))
     bar = tqdm(pairs, desc=f"checking {what}", unit="image", disable=not progress)
@@ -62,6 +64,7 @@ def check_split(
                 numbers = read_stored(label, config)
                 to_classes(numbers, config, label)
                 stored += np.bincount(numbers.ravel(), minlength=256)
+            sizes.add(headers[0].size)
         except BrokenImage as error:
             skipped.append(position)
             account.add([str(error)])
@@ -69,11 +72,13 @@ def check_split(
     counts = stored[first : first + config.classes]
     if not counts.any():
         raise UserError(f"no pixel of the {what} labels has a class, all are ignored; check the labels")
-    return Checked(stored, counts, tuple(skipped), tuple(account.names), dict(sorted(notes.items())))
+    return Checked(stored, counts, tuple(skipped), tuple(account.names), dict(sorted(notes.items())), frozenset(sizes))
 
 
 def _remarks(image: Header, label: Header, config: SegmentDataConfig) -> list[str]:
     remarks = []
+    if image.mode not in ("RGB", "L"):
+        remarks.append(f"images of mode {image.mode}, converted to RGB")
     if image.orientation != 1:
         remarks.append("images with an orientation tag, which is ignored")
     if label.orientation != 1:
@@ -127,6 +132,14 @@ def may_count_from_zero(checked: Mapping[str, Checked], config: SegmentDataConfi
         return False
     stored = np.sum([found.stored for found in checked.values()], axis=0)
     return bool(stored[0] and not stored[config.classes])
+
+
+def largest_test_batch(sizes: Iterable[tuple[int, int]], inference: InferenceConfig) -> int:
+    """`inference.batch`, or 1 if the test images differ in size when the network sees them. Needs MMSegmentation."""
+    from mmcv import rescale_size
+
+    seen = {size if inference.scale is None else rescale_size(size, inference.scale) for size in sizes}
+    return inference.batch if len(seen) == 1 else 1
 
 
 def _ignored_numbers(config: SegmentDataConfig) -> tuple[int, ...]:

@@ -194,6 +194,21 @@ def test_labels_from_0_or_1_and_of_16_bits_train_the_same_network(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_images_of_several_sizes_and_kinds(place: Path, tmp_path: Path) -> None:
+    own = own_ade20k(place, tmp_path / "ade")
+    image, label = list_split(tmp_path / "ade", "ade20k", "val").pairs[2]
+    PIL.Image.open(image).resize((40, 36)).convert("CMYK").save(image)
+    PIL.Image.open(label).resize((40, 36), PIL.Image.Resampling.NEAREST).save(label)
+    said = run(*arguments(place, tmp_path / "out", *own, "inference.batch=7", "schedule.iterations=2",
+                          "schedule.warmup=0"))  # fmt: skip
+    assert "instead of 7" in said
+    notes = result(tmp_path / "out")["data"]["val"]["notes"]
+    assert [(count, "CMYK" in reason) for reason, count in notes.items()] == [(1, True)]
+    pairs = list_split(tmp_path / "ade", "ade20k", "val").pairs
+    metrics = result(tmp_path / "out")["metrics"]
+    equal_scores(metrics, confusion(trained(tmp_path / "out"), pairs, 9, reduce_zero_label=True))
+
+
 def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Path) -> None:
     arch = "vit_small_patch16_224(img_size=64, depth=4, embed_dim=24, num_heads=3)"
     source, out = tmp_path / "vit.pth", tmp_path / "out"
