@@ -12,9 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from core.backbones import BackboneConfig, build_backbone, describe
+from core.backbones import BackboneConfig, describe
 from core.config import from_dict
-from core.coverage import compare
 from core.errors import UserError
 
 # (bottlenecks, blocks per stage, groups, base width) -> timm's name.
@@ -38,13 +37,14 @@ _VITS = {
     (1024, 24): ("large", 16),
     (1280, 32): ("huge", 16),
 }
-# Arguments that make another network than the name says; a narrow ResNet-18 still goes by its name.
-_SIZES = {"layers", "cardinality", "base_width", "patch_size", "embed_dim", "depth"}
+# Number of heads of published widths where it is not width / 64.
+_HEADS = {1152: 16, 1408: 16, 1664: 16}
+_MOCO_V3_HEADS = {192: 12, 384: 12}
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What the family of a file says about an architecture beyond its weights."""
+    """Facts about an architecture that the weights do not show and the family of the file implies."""
 
     family: str = ""
     """Its name, for messages."""
@@ -58,7 +58,11 @@ NO_HINTS = Hints()
 
 
 def parse_architecture(text: str) -> BackboneConfig:
-    """`NAME` or `NAME(key=value, …)`, as `core.backbones.describe` prints it; values are YAML, `stem` sets the stem."""
+    """Config of `NAME` or `NAME(key=value, …)`, as `core.backbones.describe` prints it.
+
+    Values are YAML; `stem`, `mean` and `std` set those of the config, other keys are arguments of timm's model. Raises
+    `UserError` for anything else.
+    """
     match = re.fullmatch(r"([\w.]+)\s*(?:\((.*)\))?", text.strip(), re.DOTALL)
     if match is None:
         raise UserError(f"{text!r} is not an architecture; write e.g. resnet50 or 'resnet18(channels=[16,32,64,128])'")
@@ -68,8 +72,8 @@ def parse_architecture(text: str) -> BackboneConfig:
         args = None
     if not isinstance(args, dict) or None in args.values():
         raise UserError(f"the arguments in {text!r} can't be read; write e.g. 'resnet18(channels=[16,32,64,128])'")
-    stem = args.pop("stem", "imagenet")
-    return from_dict(BackboneConfig, {"name": match[1], "args": args, "stem": stem})
+    own = {key: args.pop(key) for key in ("stem", "mean", "std") if key in args}
+    return from_dict(BackboneConfig, {"name": match[1], "args": args, **own})
 
 
 def check_consistent(config: BackboneConfig, arch: str | None, source: str) -> None:
@@ -79,40 +83,16 @@ def check_consistent(config: BackboneConfig, arch: str | None, source: str) -> N
     wanted = parse_architecture(arch)
     if wanted.name != config.name or ("(" in arch and (wanted.args, wanted.stem) != (config.args, config.stem)):
         raise UserError(f"{source} is a {describe(config)}, --arch says {arch}")
-
-
-def resolve(
-    tensors: Mapping[str, Tensor], arch: str | None, source: str, hints: Hints = NO_HINTS
-) -> tuple[BackboneConfig, str]:
-    """The architecture of weights under timm's names, and a note on what had to be assumed ("" for nothing).
-
-    `arch` decides what the weights do not show, and must fit them. `hints`: of the file's family.
-    Raises `UserError` where it doesn't fit, and where there is none and the shapes don't tell.
-    """
-    try:
-        inferred, note = infer(tensors, source, hints)
-    except UserError:
-        if arch is None:
-            raise
-        inferred = None
-    if arch is None:
-        assert inferred is not None
-        return inferred, note
-    wanted = parse_architecture(arch)
-    if inferred is not None and wanted == BackboneConfig(inferred.name) and not _SIZES & inferred.args.keys():
-        return inferred, note
-    with torch.device("meta"):  # only its shapes are asked for
-        model = build_backbone(wanted)
-    coverage = compare(model, tensors)
-    if not coverage.complete:
-        if inferred is None:
-            raise UserError(f"{source} does not fit --arch {arch}: {coverage.summary()}")
-        raise UserError(f"{source} is a {describe(inferred)}, --arch says {arch}")
-    return wanted, f"--arch {arch}"
+    plain = BackboneConfig()
+    if (wanted.mean, wanted.std) not in ((plain.mean, plain.std), (config.mean, config.std)):
+        raise UserError(f"{source} is normalised with mean {config.mean} and std {config.std}, --arch says {arch}")
 
 
 def infer(tensors: Mapping[str, Tensor], source: str, hints: Hints = NO_HINTS) -> tuple[BackboneConfig, str]:
-    """`resolve` without an `arch`."""
+    """The architecture of weights under timm's names, and a note on what is assumed ("" for nothing).
+
+    `hints`: of the file's family. Raises `UserError` where the shapes do not show the architecture.
+    """
     try:
         if "patch_embed.proj.weight" in tensors:
             return _infer_vit(tensors, source, hints)
@@ -185,10 +165,16 @@ def _infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tupl
         args |= {key: value for key, (value, default) in sizes.items() if value != default}
     else:
         entry_heads = heads
-    fixed = grid is not None and _is_moco_v3(tensors["pos_embed"], grid)
-    if fixed and width == 384:
-        heads, note = 12, "12 attention heads, as MoCo v3's ViT-S has (its fixed position embedding tells it)"
+    moco = _MOCO_V3_HEADS if grid is not None and _is_moco_v3(tensors["pos_embed"], grid) else {}
+    if width in moco:
+        heads, note = (
+            moco[width],
+            f"{moco[width]} attention heads, as in MoCo v3 (by its fixed position embedding)",
+        )
+    elif width in hints.heads:
+        heads, note = hints.heads[width], f"{hints.heads[width]} attention heads, as in {hints.family}"
     else:
+        heads = heads or _HEADS.get(width, 0)
         if not heads and width % 64:
             raise UserError(
                 f"{source} holds a ViT of width {width}, whose number of attention heads the weights don't show; give "
@@ -236,7 +222,7 @@ def _position_grid(tensors: Mapping[str, Tensor], source: str) -> tuple[int | No
 
 
 def _is_moco_v3(embedding: Tensor, side: int) -> bool:
-    """Whether the embedding is MoCo v3's fixed one (sine and cosine in 2-D; arXiv 2104.02057, section 5)."""
+    """True if the embedding is MoCo v3's fixed one (sine and cosine in 2-D; arXiv 2104.02057, section 5)."""
     quarter = embedding.shape[-1] // 4
     frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
     rows, columns = torch.meshgrid(torch.arange(side).double(), torch.arange(side).double(), indexing="ij")

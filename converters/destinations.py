@@ -32,9 +32,9 @@ SUFFIXES: dict[Destination, tuple[str, ...]] = {
 
 
 def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -> KeyTable:
-    """Writes the backbone to `out` under the names of `to`; `table` is the account of reading it.
+    """Writes the backbone to `out` under the names of `to`; `table` is the report of reading it.
 
-    Gives the account from the file that was read to the file that was written. Raises `UserError` where the library
+    Returns the report from the file that was read to the file that was written. Raises `UserError` where the library
     has no such network, and where it has no place for one of the tensors.
     """
     check_weights(backbone, "convert")
@@ -56,7 +56,7 @@ def write_for(backbone: Backbone, table: KeyTable, to: Destination, out: Path) -
 
 
 def usage(backbone: Backbone, to: Destination, out: Path) -> str:
-    """How the library takes the file, with the settings that its own defaults would get wrong."""
+    """Instructions for loading the file in the library, with the settings whose defaults would be wrong."""
     mean, std = backbone.config.mean, backbone.config.std
     if to == "detectron2":
         text = (

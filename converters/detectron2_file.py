@@ -44,7 +44,7 @@ def read_detectron2(path: Path) -> dict[str, Any]:
     """
     try:
         if not path.is_file() and path.exists():
-            raise UserError(f"{path} is no regular file; copy the weights to one")
+            raise UserError(f"{path} is not a regular file; copy the weights to one")
         with path.open("rb") as file:
             document = plain(_Unpickler(file, encoding="latin1").load(), str(path), _tensor)
     except UserError:

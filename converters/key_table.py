@@ -1,4 +1,4 @@
-"""The account of a conversion: what became of every tensor in a file."""
+"""Report of a conversion: the fate of every tensor in a file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KeyTable:
-    """Every tensor of the file stands in exactly one of `matched`, `renamed` and `dropped`."""
+    """Every tensor of the file is in exactly one of `matched`, `renamed` and `dropped`."""
 
     matched: tuple[str, ...]
     """Names that the file and the destination share."""
     renamed: tuple[tuple[str, str], ...]
     """(name in the file, name in the destination)."""
     dropped: tuple[tuple[str, str], ...]
-    """(name in the file, why it is no part of the backbone)."""
+    """(name in the file, why it is not part of the backbone)."""
     filled: tuple[str, ...] = ()
     """Names in the destination that the file lacks and that are set to 0: batch counters of old files."""
 
     def compose(self, names: Mapping[str, str]) -> KeyTable:
-        """The account from the file through timm's names to another destination; `names`: timm's name -> its name."""
+        """Report from the file through timm's names to another destination; `names`: timm's name -> its name."""
         pairs = [(old, names[new]) for old, new in [*((name, name) for name in self.matched), *self.renamed]]
         return KeyTable(
             tuple(new for old, new in pairs if old == new),
@@ -30,12 +30,12 @@ class KeyTable:
         )
 
     def summary(self) -> str:
-        """One line: the counts."""
+        """The counts, in one line."""
         line = f"{len(self.matched)} matched, {len(self.renamed)} renamed, {len(self.dropped)} dropped"
         return line + (f", {len(self.filled)} filled with 0" if self.filled else "")
 
     def text(self) -> str:
-        """The whole account, a line per tensor; what was dropped for the same reason stands together."""
+        """The full report, one line per tensor; dropped tensors are grouped by reason."""
         lines = [f"  {name}" for name in self.matched]
         lines += [f"  {old} -> {new}" for old, new in self.renamed]
         reasons = dict.fromkeys(reason for _, reason in self.dropped)

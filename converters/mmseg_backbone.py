@@ -16,7 +16,7 @@ from core.errors import UserError
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 FINAL_NORM = ("ln1.weight", "ln1.bias")
-"""Names of a ViT's norm after the last block, which segmentation heads do without unless asked for."""
+"""Names of a ViT's norm after the last block, not used by segmentation heads unless `final_norm` is set."""
 
 
 def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:

@@ -19,7 +19,7 @@ from core.errors import UserError
 
 
 def verify_mmseg(backbone: Backbone, out: Path) -> str:
-    """Compares all taps on the same random images; says in one sentence what was compared, and how close it came.
+    """Compares all taps on the same random images and returns one sentence: what was compared and the difference.
 
     Without MMSegmentation the tensors on the way back to timm's names are compared instead, and the sentence says so.
     A ResNet of bottlenecks is compared dilated too (output stride 8). Raises `UserError` where a tensor is lost, where
@@ -41,15 +41,13 @@ def verify_mmseg(backbone: Backbone, out: Path) -> str:
     side = family_of(backbone.model).image_side(backbone.model) or 96
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     worst = _difference(backbone, backbone.model, settings, state, images, out)
-    said = f"{len(settings['out_indices'])} taps"
+    compared = f"{len(settings['out_indices'])} taps"
     if settings["type"] == "ResNet" and settings["depth"] >= 50:
         dilated = build_backbone(_dilated(backbone)).eval()
         load_completely(dilated, backbone.model.state_dict(), str(out))
         worst = max(worst, _difference(backbone, dilated, dilate(settings), state, images, out))
-        said += ", plain and dilated (output stride 8)"
-    return (
-        f"verified: MMSegmentation's feature maps equal the timm model's at all {said} (largest difference {worst:.2g})"
-    )
+        compared += ", plain and dilated (output stride 8)"
+    return f"verified: MMSegmentation's feature maps equal timm's at all {compared} (largest difference {worst:.2g})"
 
 
 def dilate(settings: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def _difference(
 ) -> float:
     """Largest absolute difference over all taps."""
     theirs = mmseg_model(settings)
-    theirs.eval()  # gives back None
+    theirs.eval()  # returns None
     load_completely(theirs, state, str(out))
     tolerance = family_of(ours).parity_tolerance
     worst = 0.0

@@ -1,4 +1,4 @@
-"""Opening whatever --ckpt names: our own runs and files, timm's models, other projects' checkpoints, baselines."""
+"""Opens everything that --ckpt accepts: our runs and files, timm's models, other projects' checkpoints, baselines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.architecture import check_consistent, parse_architecture, resolve
+from converters.architecture import check_consistent, parse_architecture
 from converters.detectron2_file import read_detectron2
 from converters.families import STAND_INS, Network
 from converters.key_table import KeyTable
 from converters.recognise import recognise
+from converters.resolve import resolve
+from converters.side_files import read_side_files
 from core.backbones import Backbone, BackboneConfig, build_backbone, check_weights, describe, fixed_backbone
 from core.checkpoints import (
     EXPORTS,
@@ -33,6 +35,8 @@ from core.coverage import build_and_load, load_completely
 from core.errors import UserError
 from core.files.atomic_file import file_digest
 
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
 
 def open_backbone(ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0) -> Backbone:
     """The backbone that `ckpt` names, every tensor of it loaded.
@@ -44,10 +48,12 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
       `timm:resnet18(channels=[16,32,64,128], stem=small)`; `timm:NAME.TAG`: the weights that timm released;
     - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
     - `pixels`: the flattened image itself;
-    - a file of another project (see converters/families): the family is found from its keys.
+    - a file of another project (see converters/families), whose family is detected from its keys;
+    - a folder of the Hugging Face hub with timm's weights in one file and its `config.json`.
 
-    `network`: which of two networks, where there are two. `arch` (as after `timm:`) decides what foreign weights don't
-    show, and must not contradict them. Raises `UserError` for everything that can't be opened completely.
+    `network`: one of two, where there are two. `arch` (as after `timm:`; `mean` and `std` may be among its arguments)
+    decides what foreign weights don't show, and must not contradict them. Raises `UserError` for everything that can't
+    be opened completely.
     """
     return open_with_report(ckpt, network, arch, seed)[0]
 
@@ -55,7 +61,7 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
 def open_with_report(
     ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0
 ) -> tuple[Backbone, KeyTable]:
-    """`open_backbone`, and what became of every tensor in the file."""
+    """The backbone as from `open_backbone`, and the fate of every tensor in the file."""
     backbone, table = _open(ckpt, network, arch, seed)
     backbone.model.eval()
     return backbone, table or KeyTable(tuple(backbone.model.state_dict()), (), ())
@@ -64,7 +70,7 @@ def open_with_report(
 def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Backbone, KeyTable | None]:
     if (fixed := fixed_backbone(ckpt)) is not None:
         if arch is not None:
-            raise UserError(f"{ckpt} is not a network, so --arch {arch} can't apply; leave it out")
+            raise UserError(f"{ckpt} is not a network, so --arch {arch} does not apply; drop it")
         return fixed, None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
@@ -101,8 +107,14 @@ def _in_folder(folder: Path, network: Network) -> Path:
     if exports:
         raise UserError(f"{folder} holds no {network} network, only {' and '.join(exports)}; ask for that")
     states = training_states(folder / "checkpoints")
+    weights = next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
+    if not states and weights is not None:
+        return weights
     if not states:
-        raise UserError(f"{folder} is no run folder: it holds neither {EXPORTS['online']} nor checkpoints/step_*.pt")
+        raise UserError(
+            f"{folder} is not a run folder: it holds neither {EXPORTS['online']} nor checkpoints/step_*.pt, and no "
+            f"{' or '.join(_HUB_FILES)} either; name the weights file"
+        )
     return states[-1]
 
 
@@ -110,7 +122,7 @@ def _exported(path: Path, network: Network, arch: str | None) -> Backbone:
     backbone = load_exported(path)
     check_consistent(backbone.config, arch, str(path))
     held = backbone.origin.get("network", network)
-    # `online` is what a call without a wish asks for, so only a wish for the target can be disappointed by a file.
+    # `online` is the default, so only an explicit request for the target can fail here.
     if network == "target" and held != "target":
         raise UserError(f"{path} holds the {held} network, not the target; pass {EXPORTS['target']} or the run folder")
     origin = {"family": "ssl-transfer", "file_sha256": file_digest(path), **backbone.origin}
@@ -139,12 +151,16 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
 
 def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
     found = recognise(document, str(path), network)
-    config, note = resolve(found.tensors, arch, str(path), found.hints)
+    declared = document.get("arch")
+    declared = declared if isinstance(declared, str) else None
+    resolved = resolve(found.tensors, arch, str(path), found.hints, read_side_files(path), declared)
+    config = resolved.config
     model, coverage = build_and_load(config, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"
-    notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *filter(None, [note, *found.notes])])
+    notes = "; ".join([f"{found.family}, {which}, {describe(config)}", *resolved.notes, *found.notes])
     origin = {"family": found.family, "file_sha256": file_digest(path), "network": found.network}
     origin["coverage"] = f"{coverage.summary()}; of the file's tensors {found.table.summary()}"
+    origin["normalisation"] = resolved.normalisation
     meta = document.get("meta")  # OpenMMLab's place for it
     for facts in (document, meta if isinstance(meta, Mapping) else {}):
         if isinstance(epoch := facts.get("epoch"), int):
@@ -166,12 +182,13 @@ def _from_timm(text: str, seed: int) -> Backbone:
     if not dot:
         return _random(parse_architecture(text), f"timm:{text}", seed)
     if bracket:
-        raise UserError(f"timm:{text}: released weights fix the architecture; leave the arguments or the tag out")
+        raise UserError(f"timm:{text}: released weights fix the architecture; drop the arguments or the tag")
     pretrained, settings = _released(base, tag)
     config = BackboneConfig(base, mean=tuple(settings["mean"]), std=tuple(settings["std"]))
     model = build_backbone(config)
     coverage = load_completely(model, pretrained, f"timm:{text}")
     origin = {"family": "timm", "network": "none", "weights": text, "coverage": coverage.summary()}
+    origin["normalisation"] = f"timm's {text}"
     return Backbone(config, model, f"timm:{text} (weights released with timm)", origin)
 
 
@@ -187,7 +204,7 @@ def _released(base: str, tag: str) -> tuple[dict[str, Tensor], Mapping[str, Any]
         raise UserError(f"timm has no weights {tag!r} for {base}{shown}; without a tag, timm:{base} is random")
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # one line of ours stands for its dozen about retries
+    hub.setLevel(logging.ERROR)  # our one line replaces its dozen about retries
     print(f"timm:{base}.{tag}: taken from the cache, or fetched (gives up after about a minute)", file=sys.stderr)
     try:
         model: Any = timm.create_model(f"{base}.{tag}", pretrained=True, num_classes=0)

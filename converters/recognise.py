@@ -30,11 +30,11 @@ class Recognised:
     tensors: dict[str, Tensor]
     table: KeyTable
     family: str
-    """Whose file it is, and where in it the network stands."""
+    """Project that wrote the file, and the prefix of the network in it."""
     network: str
     """`online` or `target`; `unknown` where the file holds one network and doesn't say which."""
     notes: tuple[str, ...]
-    """What the weights do not show and is assumed."""
+    """Assumptions that the weights do not show."""
     hints: Hints
 
 
@@ -164,7 +164,7 @@ def _choose(networks: Mapping[str, KeyMap], family: Family | None, network: Netw
             shown = ", ".join(repr(prefix) for prefix in networks)
             raise UserError(f"{source} holds several networks of an unknown family (below {shown}); save one alone")
         if network == "target":
-            raise UserError(f"{source} holds one network and doesn't say which; leave the choice of the target out")
+            raise UserError(f"{source} holds one network and doesn't say which; drop --network target")
         return next(iter(networks)), "unknown"
     present = {
         "online": [prefix for prefix in family.online if prefix in networks],
@@ -172,7 +172,9 @@ def _choose(networks: Mapping[str, KeyMap], family: Family | None, network: Netw
     }
     if not present[network]:
         other = "target" if network == "online" else "online"
-        raise UserError(f"{source} ({family.name}) has no {network} network; it holds the {other} one, ask for that")
+        raise UserError(
+            f"{source} ({family.name}) has no {network} network; it holds the {other} one: pass --network {other}"
+        )
     return present[network][0], network
 
 

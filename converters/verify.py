@@ -21,7 +21,7 @@ from core.errors import UserError
 
 
 def verify(backbone: Backbone, to: Destination, out: Path) -> str:
-    """Compares feature maps on the same random images; says in one sentence what was compared, and how close it came.
+    """Compares feature maps on the same random images and returns one sentence: what was compared and the difference.
 
     Where Detectron2 or MMSegmentation is not installed, or has no such model, the way back to timm's names is compared
     instead, and the sentence says so. Raises `UserError` where a tensor is lost, where a ResNet's maps
@@ -55,7 +55,7 @@ def feature_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 
 def _maps_of(backbone: Backbone, to: Destination, out: Path, images: Tensor) -> tuple[str, list[Tensor], str]:
-    """Whose maps, the maps of the network in the written file, and what was left unproved."""
+    """Name of the network that was run, its maps from the written file, and a note on what was not verified."""
     if to == "torchvision":
         model = torchvision_model(backbone.config, backbone.model).eval()
         load_completely(model, _read(out), str(out))
@@ -88,7 +88,7 @@ def _torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 
 def _absent() -> str:
-    """Why Detectron2's own model can't be run here; empty where it can."""
+    """Reason why Detectron2's model can't be run here; empty where it can."""
     detectron2_compat.install_hook()
     try:
         import detectron2.modeling  # noqa: F401

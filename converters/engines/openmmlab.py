@@ -57,7 +57,7 @@ def import_mmseg() -> None:
 
 
 def _refuse_command(command: list[str]) -> None:
-    raise UserError(f"nothing is installed from within a run; {' '.join(command)} is yours to call")
+    raise UserError(f"refusing to install packages during a run; run `{' '.join(command)}` yourself")
 
 
 class _WithoutOperators(types.ModuleType):

@@ -1,4 +1,4 @@
-"""Checkpoint families: every module here has one `FAMILY` of one project, and is found by being here."""
+"""Checkpoint families: every module here with a `FAMILY`, one per project, is discovered."""
 
 from __future__ import annotations
 

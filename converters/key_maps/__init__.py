@@ -1,4 +1,4 @@
-"""How libraries name the tensors of a ResNet or a ViT: every module here has `KEY_MAPS`, and is found by being here."""
+"""Names that libraries give the tensors of ResNets and ViTs: every module here with `KEY_MAPS` is discovered."""
 
 from __future__ import annotations
 

@@ -112,6 +112,18 @@ def _mm_moco(a: nn.Module, b: nn.Module) -> dict[str, Any]:
     return {"meta": {"epoch": 200}, "state_dict": state | mlp("encoder_q.1.mlp")}
 
 
+def _ijepa(a: nn.Module, b: nn.Module) -> dict[str, Any]:
+    networks = {
+        name: prefixed(_without_head(model), "module.") for name, model in (("encoder", a), ("target_encoder", b))
+    }
+    return networks | {"predictor": mlp("module.predictor_embed"), "opt": {"state": {}}, "epoch": 300}
+
+
+def _pixpro(a: nn.Module, b: nn.Module) -> dict[str, Any]:
+    state = prefixed(_without_head(a), "module.encoder.") | prefixed(_without_head(b), "module.encoder_k.")
+    return {"epoch": 400, "model": state | mlp("module.projector_k.linear1") | mlp("module.value_transform")}
+
+
 def _timm_ema(a: nn.Module, b: nn.Module) -> dict[str, Any]:
     return {"arch": "resnet18", "state_dict": a.state_dict(), "state_dict_ema": b.state_dict(), "version": 2}
 
@@ -130,6 +142,8 @@ def _timm_ema(a: nn.Module, b: nn.Module) -> dict[str, Any]:
         (_lightly_student, "lightly"),
         (_mmselfsup, "OpenMMLab"),
         (_mm_moco, "OpenMMLab"),
+        (_ijepa, "I-JEPA or MSN"),
+        (_pixpro, "PixPro"),
         (_timm_ema, "timm with averaged weights"),
     ],
 )

@@ -122,7 +122,6 @@ def test_moco_v3_vit_small_has_12_heads(tmp_path: Path) -> None:
         {"qkv_bias": False},
         {"no_embed_class": True, "reg_tokens": 4},
         {"init_values": 1e-5},
-        {"pre_norm": True},
         {"mlp_ratio": 2.0},
         {"patch_size": 8},
         {"pos_embed": "none"},
