@@ -37,6 +37,23 @@ _VITS = {
     (1024, 24): ("large", 16),
     (1280, 32): ("huge", 16),
 }
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A ViT of timm and its sizes."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    side: int = 224
+    mlp_ratio: float = 4.0
+
+
+_SMALL = _Entry("vit_small_patch16_224", 384, 12, 6, 16)
+_SWIGLU = _Entry("vit_giant_patch14_dinov2", 1536, 40, 24, 14, 518, 2 * 2.66667)
 # Number of heads of published widths where it is not width / 64.
 _HEADS = {1152: 16, 1408: 16, 1664: 16}
 _MOCO_V3_HEADS = {192: 12, 384: 12}
@@ -153,24 +170,23 @@ def _infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tupl
     depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d{1,3})\.", name) for name in tensors) if m)
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in tensors else 4 * width
     grid, args = _position_grid(tensors, source)
+    size, heads = _VITS.get((width, depth), ("", 0))
+    name = f"vit_{size}_patch{patch}_224"
+    if _is_gated(tensors):
+        entry, heads = _SWIGLU, 24 if width == _SWIGLU.width else heads
+    elif size and _known(name):
+        entry = _Entry(name, width, depth, heads, patch)
+    else:
+        entry = _SMALL
+    sizes = {"patch_size": (patch, entry.patch), "embed_dim": (width, entry.width), "depth": (depth, entry.depth)}
     if grid is None:
         args["pos_embed"] = "none"
-    elif grid * patch != 224:
+    elif grid * patch != entry.side:
         args["img_size"] = grid * patch
-    size, heads = _VITS.get((width, depth), ("", 0))
-    entry = f"vit_{size}_patch{patch}_224"
-    if not size or not _known(entry):
-        entry, (entry_width, entry_depth, entry_heads, entry_patch) = "vit_small_patch16_224", (384, 12, 6, 16)
-        sizes = {"patch_size": (patch, entry_patch), "embed_dim": (width, entry_width), "depth": (depth, entry_depth)}
-        args |= {key: value for key, (value, default) in sizes.items() if value != default}
-    else:
-        entry_heads = heads
+    args |= {key: value for key, (value, default) in sizes.items() if value != default}
     moco = _MOCO_V3_HEADS if grid is not None and _is_moco_v3(tensors["pos_embed"], grid) else {}
     if width in moco:
-        heads, note = (
-            moco[width],
-            f"{moco[width]} attention heads, as in MoCo v3 (by its fixed position embedding)",
-        )
+        heads, note = moco[width], f"{moco[width]} attention heads, as in MoCo v3 (by its fixed position embedding)"
     elif width in hints.heads:
         heads, note = hints.heads[width], f"{hints.heads[width]} attention heads, as in {hints.family}"
     else:
@@ -178,21 +194,29 @@ def _infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tupl
         if not heads and width % 64:
             raise UserError(
                 f"{source} holds a ViT of width {width}, whose number of attention heads the weights don't show; give "
-                f"--arch '{describe(BackboneConfig(entry, args)).removesuffix(')')}, num_heads=N)'"
+                f"--arch '{describe(BackboneConfig(entry.name, args)).removesuffix(')')}, num_heads=N)'"
             )
         heads = heads or width // 64
         note = f"{heads} attention heads assumed, the weights don't show them"
-    if heads != entry_heads:
+    if heads != entry.heads:
         args["num_heads"] = heads
-    if hidden != 4 * width:
+    if hidden != int(entry.mlp_ratio * width):
         args["mlp_ratio"] = hidden / width
-    return BackboneConfig(entry, args | _vit_options(tensors)), note
+    return BackboneConfig(entry.name, args | _vit_options(tensors)), note
+
+
+def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
+    """True if the MLP multiplies two halves of its hidden layer, as SwiGLU does."""
+    first, second = (tensors.get(f"blocks.0.mlp.fc{number}.weight") for number in (1, 2))
+    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
 def _vit_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     args: dict[str, Any] = {}
     if "cls_token" not in tensors:
         args |= {"class_token": False, "global_pool": "avg", "fc_norm": "fc_norm.weight" in tensors}
+        if "norm.weight" not in tensors and "fc_norm.weight" not in tensors:
+            args["final_norm"] = False
     elif "fc_norm.weight" in tensors:
         args["global_pool"] = "avg"
     elif "norm.weight" not in tensors:

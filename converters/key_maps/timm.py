@@ -33,13 +33,33 @@ DINOV2_REGISTERS = KeyMap(
     adapt=fold_class_position,
 )
 
-DINOV2_CHUNKS = KeyMap(
-    "DINOv2's ViT in chunks of blocks",
-    "blocks.0.0.attn.qkv.weight",
+DINOV2_SWIGLU = KeyMap(
+    "DINOv2's ViT with SwiGLU",
+    "blocks.0.mlp.w12.weight",
     "patch_embed.proj.",
-    templates=(_REGISTERS, ("blocks.{n}.{*}", "blocks.{-}.{n}.{*}"), *IDENTITY),
+    templates=(
+        _REGISTERS,
+        ("blocks.{n}.mlp.fc1.{}", "blocks.{n}.mlp.w12.{}"),
+        ("blocks.{n}.mlp.fc2.{}", "blocks.{n}.mlp.w3.{}"),
+        *IDENTITY,
+    ),
     heads=_OUTSIDE,
     adapt=fold_class_position,
 )
 
-KEY_MAPS = (VIT, DINOV2_REGISTERS, DINOV2_CHUNKS)
+DINOV2_CHUNKS = KeyMap(
+    "DINOv2's ViT in chunks of blocks",
+    "blocks.0.0.attn.qkv.weight",
+    "patch_embed.proj.",
+    templates=(
+        _REGISTERS,
+        ("blocks.{n}.mlp.fc1.{}", "blocks.{-}.{n}.mlp.w12.{}"),
+        ("blocks.{n}.mlp.fc2.{}", "blocks.{-}.{n}.mlp.w3.{}"),
+        ("blocks.{n}.{*}", "blocks.{-}.{n}.{*}"),
+        *IDENTITY,
+    ),
+    heads=_OUTSIDE,
+    adapt=fold_class_position,
+)
+
+KEY_MAPS = (VIT, DINOV2_REGISTERS, DINOV2_SWIGLU, DINOV2_CHUNKS)

@@ -18,7 +18,7 @@ _UNDECAYED = frozenset({"cls_token", "pos_embed", "reg_token"})
 
 
 class TimmVit(Family):
-    """Class token, mean patch token or both; one map per block.
+    """Class token, mean patch token (through `fc_norm`, where the network has it) or both; one map per block.
 
     Images may have any size that the patch size divides: position embeddings are interpolated.
     """
@@ -50,7 +50,10 @@ class TimmVit(Family):
         return model
 
     def poolings(self, model: Any) -> tuple[Pooling, ...]:
-        return ("patches",) if model.cls_token is None else ("cls", "patches", "cls+patches")
+        if model.cls_token is None:
+            return ("patches",)
+        # The head of a network with `fc_norm` sees the mean patch token, as a fine-tuned MAE's does.
+        return ("patches", "cls", "cls+patches") if model.global_pool == "avg" else ("cls", "patches", "cls+patches")
 
     def width(self, model: Any, pooling: Pooling, side: int | None) -> int:
         return int(model.num_features) * (2 if pooling == "cls+patches" else 1)
@@ -66,12 +69,13 @@ class TimmVit(Family):
         if blocks <= 1:  # the last block's tokens are the model's output
             tokens = model.forward_features(images)
             parts = [tokens[:, 0]] if blocks else []
-            return torch.cat(parts + ([tokens[:, model.num_prefix_tokens :].mean(dim=1)] if patches else []), dim=1)
+            mean = [model.fc_norm(tokens[:, model.num_prefix_tokens :].mean(dim=1))] if patches else []
+            return torch.cat(parts + mean, dim=1)
         outputs = model.forward_intermediates(
             images, indices=blocks, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
         )
         parts = [prefix[:, 0] for _, prefix in outputs]
-        return torch.cat([*parts, outputs[-1][0].mean(1)] if patches else parts, dim=1)
+        return torch.cat([*parts, model.fc_norm(outputs[-1][0].mean(1))] if patches else parts, dim=1)
 
     def tokens(self, model: Any, images: Tensor) -> Tokens:
         sequence, prefix = model.forward_features(images), model.num_prefix_tokens

@@ -132,6 +132,28 @@ def test_dinov2s_own_names(tmp_path: Path, registers: int, chunks: bool) -> None
     assert dict(report.dropped)["teacher.backbone.mask_token"].startswith("decoder")
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2s_swiglu(tmp_path: Path, registers: int) -> None:
+    """fc1 and fc2 are called w12 and w3; checked against the formula w3(SiLU(a) · b) with a, b = w12(x)."""
+    sizes = {"embed_dim": 128, "depth": 2, "num_heads": 2, "img_size": 56}
+    model = trained(timm.create_model("vit_giant_patch14_dinov2", num_classes=0, **sizes), 3)
+    block, x = model.blocks[0].mlp, torch.randn(3, 128)
+    a, b = block.fc1(x).chunk(2, dim=-1)
+    torch.testing.assert_close(block(x), block.fc2(nn.functional.silu(a) * b))
+    state = {name.replace("fc1", "w12").replace("fc2", "w3"): tensor for name, tensor in model.state_dict().items()}
+    more = {"register_tokens": torch.zeros(1, registers, 128)} if registers else {}
+    torch.save(state | more | {"mask_token": torch.zeros(1, 128)}, tmp_path / "vitg.pth")
+    backbone = open_backbone(str(tmp_path / "vitg.pth"))
+    assert backbone.config.name == "vit_giant_patch14_dinov2"
+    own = backbone.model.state_dict()
+    assert all(
+        torch.equal(own[name], tensor) for name, tensor in model.state_dict().items() if name.startswith("blocks")
+    )
+    if not registers:
+        images = torch.randn(1, 3, 56, 56)
+        torch.testing.assert_close(backbone.model.forward_features(images), model.forward_features(images))
+
+
 def test_ibots_masked_embedding_is_dropped(tmp_path: Path) -> None:
     state = trained(timm.create_model("vit_small_patch16_224", **_ARGUMENTS), 1).state_dict()
     student = prefixed(state | {"masked_embed": torch.zeros(1, 384)}, "module.backbone.")

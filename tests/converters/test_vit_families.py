@@ -118,6 +118,7 @@ def test_moco_v3_vit_small_has_12_heads(tmp_path: Path) -> None:
     "arguments",
     [
         {"class_token": False, "global_pool": "avg", "fc_norm": False},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False, "final_norm": False},
         {"global_pool": "avg"},  # final norm after pooling
         {"qkv_bias": False},
         {"no_embed_class": True, "reg_tokens": 4},

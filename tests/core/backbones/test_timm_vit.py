@@ -41,10 +41,21 @@ def test_pooling_takes_class_token_or_mean_patch() -> None:
 
 
 def test_without_class_token_patches_are_the_default() -> None:
-    model = vit(class_token=False, global_pool="avg")
+    model = vit(class_token=False, global_pool="avg", fc_norm=False)
     torch.testing.assert_close(pooled_features(model, IMAGES), model.forward_features(IMAGES).mean(1))
     with pytest.raises(UserError, match=r"pooling cls\b.*\bpatches"):
         pooled_features(model, IMAGES, "cls")
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_a_norm_after_pooling_is_applied_as_timms_head_does(class_token: bool) -> None:
+    """A fine-tuned MAE's feature is its mean patch token through fc_norm."""
+    model = vit(class_token=class_token, global_pool="avg")
+    torch.nn.init.uniform_(model.fc_norm.weight)
+    torch.nn.init.uniform_(model.fc_norm.bias)
+    expected = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
+    torch.testing.assert_close(pooled_features(model, IMAGES), expected)
+    torch.testing.assert_close(family_of(model).head_vector(model, IMAGES, 2 * class_token, True)[:, -48:], expected)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
