@@ -1,4 +1,4 @@
-"""Features of a frozen backbone for a whole data set: one vector per image, each rank computing its share."""
+"""Features of a frozen backbone for a whole data set: one vector per image, each rank computes its share."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class EvalTransformConfig:
 @dataclass(frozen=True)
 class FeatureConfig:
     transform: EvalTransformConfig = field(default_factory=EvalTransformConfig)
-    """How an image becomes the square that the backbone sees."""
+    """Resizing and cropping of each image."""
     pooling: Pooling = "auto"
-    """`avg` for ResNets; `cls`, `patches` (mean patch token) or `cls+patches` for ViTs; `auto`: avg or cls."""
+    """`avg` for ResNets; `cls`, `patches` (mean patch token) or `cls+patches` for ViTs; `auto`: the default of each."""
     batch: int = 256
-    """Images per forward pass and process; memory and speed only."""
+    """Images per forward pass and process; affects memory and speed only."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the forward pass (autocast below float32)."""
+    """Precision of the forward pass (autocast below float32)."""
     storage: Literal["float32", "float16"] = "float32"
-    """Of the features in memory; float16 halves a large bank."""
+    """Precision of the features in memory; float16 halves the size of a bank."""
     broken_share: float = 0.01
-    """Largest share of the images that may be broken, 0 … 1; beyond it the evaluation stops."""
+    """Largest share of broken images, 0 … 1; above it the evaluation stops."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -67,20 +67,20 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of one image set, or one rank's contiguous part of them; broken images are left out. N images."""
+    """Features of N images: an image set or one rank's contiguous part of it, without broken images."""
 
     values: NDArray[Any]
     """float32 or float16, [N, D]."""
     labels: NDArray[np.int64]
-    """Class of each image, [N]; −1 where the set has no labels."""
+    """Class of each image, [N]; −1 if the set has no labels."""
     positions: NDArray[np.int64]
     """Position of each image in its set, ascending, [N]."""
     name: str
     """The image set's name."""
     classes: tuple[str, ...]
-    """The image set's class names; empty where it has no labels."""
+    """The image set's class names; empty if it has no labels."""
     broken: tuple[str, ...]
-    """What and why, for each broken image of the whole set (all ranks)."""
+    """File and reason for each broken image of the whole set (all ranks)."""
 
 
 def eval_crop(image: PIL.Image.Image, config: EvalTransformConfig) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ def feature_size(
     device: torch.device,
     pool: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> int:
-    """D of `extract_features`, found with one blank image of the size that the protocol sets.
+    """Width D of `extract_features`, measured on one blank image of the protocol's size.
 
     Raises `UserError` for a pooling that the model lacks and for a size that it can't take.
     """
@@ -129,13 +129,13 @@ def extract_features(
     pool: Callable[[Any, Tensor], Tensor] | None = None,
     allocate: Callable[[tuple[int, int], str], NDArray[Any]] = np.empty,
 ) -> Features:
-    """Features of this rank's part of `images`, in ascending position; every image is seen by exactly one rank.
+    """Features of this rank's part of `images`, by ascending position; each image is processed by exactly one rank.
 
-    All ranks call it together. `model` is on the device of `processes`; its training mode is left as it was, and
-    neither its buffers nor torch's global random state change. `unit`: L2-normalised in float32 before storage.
-    `pool`: (model, images [B, 3, H, W]) -> vectors [B, D], in place of `config.pooling`. `allocate`: (shape, dtype) ->
-    the array that is to hold this rank's vectors, e.g. one on disk; its last rows stay unused where images are broken.
-    Raises `UserError` (on every rank) where too many images are broken or a feature is not finite.
+    All ranks must call it together. `model` is on the device of `processes`; its training mode, its buffers and torch's
+    global random state are unchanged afterwards. `unit`: L2-normalise in float32 before storage.
+    `pool`: (model, images [B, 3, H, W]) -> vectors [B, D], replaces `config.pooling`. `allocate`: (shape, dtype) ->
+    array for this rank's vectors, e.g. on disk; its last rows stay unused if images are broken.
+    Raises `UserError` (on every rank) if too many images are broken or a feature is not finite.
     """
     part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world_size)[processes.rank]
     values = allocate((len(part), feature_size(model, config, processes.device, pool)), config.storage)
@@ -177,19 +177,21 @@ def extract_features(
             block = slice(done, done + len(stored))
             values[block], labels[block], positions[block] = stored, batch_labels, batch_positions
             done += len(stored)
-    # The ranks agree on errors here, so that none waits for one that has stopped.
-    account = BrokenImages(len(images), config.broken_share)
-    account.add(name for names in gather_objects(broken) for name in names)
-    for position in (position for found in gather_objects(not_finite) for position in found):
+    # All ranks learn of an error here, so that none waits for one that has stopped.
+    broken_images = BrokenImages(len(images), config.broken_share)
+    broken_images.add(name for names in gather_objects(broken) for name in names)
+    first = next((position for found in gather_objects(not_finite) for position in found), None)
+    if first is not None:
         raise UserError(
-            f"the backbone's feature of {images.describe(position)} is not finite: the checkpoint has diverged, or "
+            f"the backbone's feature of {images.describe(first)} is not finite: the checkpoint has diverged, or "
             f"{'/'.join(sorted({config.precision, config.storage}))} is too narrow (features.precision, .storage)"
         )
-    return Features(values[:done], labels[:done], positions[:done], images.name, images.classes, tuple(account.names))
+    names = tuple(broken_images.names)
+    return Features(values[:done], labels[:done], positions[:done], images.name, images.classes, names)
 
 
 def gather_features(features: Features, device: torch.device) -> Features:
-    """The parts of all ranks in rank order, on every rank; `device` is where the ranks exchange tensors."""
+    """Features of all ranks in rank order, on every rank; `device` is where the ranks exchange tensors."""
     return Features(
         _gather(features.values, device),
         _gather(features.labels, device),
@@ -201,7 +203,7 @@ def gather_features(features: Features, device: torch.device) -> Features:
 
 
 def _gather(rows: NDArray[Any], device: torch.device) -> NDArray[Any]:
-    """Rows of all ranks, whose counts may differ; in blocks, so that the device holds little at a time."""
+    """Rows of all ranks, whose counts may differ, gathered in blocks to save device memory."""
     counts = [int(count) for count in gather_objects(len(rows))]
     if len(counts) == 1:
         return rows
@@ -221,7 +223,7 @@ def _gather(rows: NDArray[Any], device: torch.device) -> NDArray[Any]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
+    """Evaluation mode without gradients; the mode of every submodule is restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -233,7 +235,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _Crops:
-    """What a loader worker does: decode, resize, crop, and note what is broken."""
+    """Decoded, resized and cropped images for a loader worker, or the message about a broken one."""
 
     def __init__(self, images: ImageSet, positions: NDArray[np.int64], config: EvalTransformConfig) -> None:
         self.images, self.positions, self.config = images, positions, config

@@ -42,18 +42,18 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class Backbone:
-    """The unit of exchange: a network in timm's key names, and where it came from."""
+    """Network with timm's parameter names, and its origin."""
 
     config: BackboneConfig
     model: nn.Module
     source: str
-    """What the user gave, and what was recognised in it."""
+    """User's argument, and what was detected in it."""
     origin: dict[str, str] = field(default_factory=dict)
     """Facts for the result file: network, method, epoch, file digest."""
 
 
 class Tokens(NamedTuple):
-    """Token sequence of a batch after the final norm."""
+    """Tokens of a batch after the final norm."""
 
     prefix: Tensor
     """Class and register tokens, [B, P, D]; P may be 0."""
@@ -76,7 +76,7 @@ class LayerGroups:
 
 
 class Family(ABC):
-    """Everything the project needs to know about one kind of network. Stateless: the network is an argument.
+    """Interface to one kind of network; stateless, as the network is an argument of each method.
 
     The networks themselves are plain modules with timm's parameter names.
     """
@@ -86,7 +86,7 @@ class Family(ABC):
     noun: str
     """One network of it with its article."""
     vector_name: str
-    """What `vector` returns by default, in a few words."""
+    """Name of the default pooling, as shown for linear heads."""
     architecture: str
     """Construction of the network, for which other libraries' names and classes are known: `resnet`, `vit`, …"""
     dense: Dense

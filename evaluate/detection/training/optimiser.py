@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
+from core.backbones import LayerGroups, family_of
 from evaluate.detection.settings import SolverConfig
 
-_UNDECAYED = ("pos_embed", "cls_token", "reg_token", "gamma")
+_VIT = "backbone.bottom_up.vit"
 
 
 def build(cfg: CfgNode, solver: SolverConfig, detector: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
@@ -27,22 +27,20 @@ def build(cfg: CfgNode, solver: SolverConfig, detector: nn.Module) -> tuple[torc
 
 
 def parameter_groups(detector: nn.Module, lr: float, solver: SolverConfig) -> list[dict[str, Any]]:
-    """Groups for AdamW: vectors, tokens and position embeddings without decay, a ViT's early blocks with less rate.
+    """Groups for AdamW: no weight decay for vectors, tokens and position embeddings, lower rates for early layers.
 
-    With d blocks the rate of block i is lr · layer_decay^(d − i), i from 0; what comes before the blocks counts as −1,
-    everything outside of the ViT has the whole rate (arXiv 2106.08254, section 3.1; 2203.16527, appendix A.2).
+    Layer l of a ViT has the rate lr · layer_decay^(top − l), everything outside it the full rate (arXiv 2106.08254,
+    section 3.1; 2203.16527, appendix A.2).
     """
-    blocks = re.compile(r"backbone\.bottom_up\.vit\.(?:blocks\.(\d+)\.)?")
-    depth = 1 + max(
-        (int(m[1]) for name, _ in detector.named_parameters() if (m := blocks.match(name)) and m[1]), default=-1
-    )
+    vit = dict(detector.named_modules()).get(_VIT)
+    of_vit = LayerGroups({}, 0) if vit is None else family_of(vit).layer_groups(vit)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
-        found = blocks.match(name)
-        distance = 0 if found is None else depth - (int(found[1]) if found[1] else -1)
-        plain = parameter.ndim <= 1 or name.endswith(_UNDECAYED)
-        key = (lr * solver.layer_decay**distance, 0.0 if plain else solver.weight_decay)
+        name = name.removeprefix(f"{_VIT}.")
+        distance = of_vit.top - of_vit.layers.get(name, of_vit.top)
+        decays = parameter.ndim > 1 and name not in of_vit.undecayed
+        key = (lr * solver.layer_decay**distance, solver.weight_decay if decays else 0.0)
         groups.setdefault(key, []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
