@@ -9,7 +9,7 @@ from torch import nn
 
 from core.data.base import ImageSet
 from core.data.open import Split, open_images
-from core.data.subset import sample
+from core.data.subset import match_classes, sample
 from core.distributed import Processes, gather_objects, in_group
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
@@ -46,7 +46,8 @@ class Monitor:
         open_engine(processes)
         self._config, self._processes, self._workers = config, processes, workers
         monitor = config.monitor
-        self._bank, self._queries = self._open("train", monitor.bank), self._open("val", monitor.queries)
+        self._bank = self._open("train", monitor.bank)
+        self._queries = match_classes(self._bank, self._open("val", monitor.queries))
         check_classes(self._bank, self._queries)
         if monitor.k > len(self._bank):
             raise UserError(f"monitor.k {monitor.k} is more than the bank's {len(self._bank)} images; lower it")

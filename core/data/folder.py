@@ -78,8 +78,9 @@ class Folder:
 
     @cache  # noqa: B019  (a data set lives as long as the process)
     def digest(self) -> str:
-        """Over names relative to the root and contents, or sizes and times (core/data/digests.py)."""
-        return files_digest((bytes(name), self.root / os.fsdecode(name)) for name in self._names)
+        """Over classes, names relative to the root, and contents or sizes and times (core/data/digests.py)."""
+        files = ((bytes(name), self.root / os.fsdecode(name)) for name in self._names)
+        return files_digest(files, os.fsencode("\n".join(self.classes)))
 
     def account(self) -> Account:
         """Files that were skipped, links followed, folders without images."""

@@ -105,7 +105,7 @@ class Shards:
     def digest(self) -> str:
         """Over names and contents of the shards (or sizes and times, core/data/digests.py), keys and labels."""
         columns = (self._keys, self._labels, self._size)
-        more = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
+        more = b"".join(np.ascontiguousarray(column).tobytes() for column in columns) + "\n".join(self.classes).encode()
         return files_digest(((os.fsencode(shard.name), shard) for shard in self.shards), more)
 
     def account(self) -> Account:

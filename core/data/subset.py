@@ -69,7 +69,7 @@ class Renamed:
         return self.whole.describe(index)
 
     def digest(self) -> str:
-        return self.whole.digest()
+        return part_digest(self.whole.digest(), "\n".join(self.classes).encode())  # the same images, other labels
 
     def account(self) -> Account:
         """That of the whole set, and which classes it lacks."""

@@ -148,3 +148,5 @@ def test_classes_are_matched_by_name(tmp_path: Path, empty: bool) -> None:
     assert [Path(val.describe(index)).parent.name for index in range(2)] == ["a", "c"]
     assert [val.label(index) for index in range(2)] == [0, 2]
     assert any("b" in note for note in val.account().notes)
+    alone = open_images(DataConfig(f"folder:{tmp_path}"), "val", 0)
+    assert alone.digest() != val.digest()  # the same images under other labels: not the same cached features

@@ -12,6 +12,7 @@ import pytest
 
 from core.data.open import DataConfig, open_images
 from core.data.shards import Shards, expand_shards
+from core.data.subset import Subset
 from core.errors import BrokenImage, UserError
 
 
@@ -124,3 +125,86 @@ def test_not_a_tar(tmp_path: Path) -> None:
         Shards(str(tmp_path / "n.tar"), "n")
     with pytest.raises(UserError, match=r"\{split\}"):
         open_images(DataConfig(f"webdataset:{tmp_path}/n.tar"), "train", seed=0)
+
+
+def test_two_unpadded_ranges(tmp_path: Path) -> None:
+    names = [f"p{first}-{second}.tar" for first in range(11) for second in range(2)]
+    for name in names:
+        write_tar(tmp_path / name, {"a.png": png(1)})
+    assert [path.name for path in expand_shards(f"{tmp_path}/p{{0..10}}-{{0..1}}.tar")] == names
+
+
+@pytest.mark.parametrize("name", ["x[1].tar", "x*.tar", "x{0..1}.tar", "x #2.tar", "x?.tar"])
+def test_a_file_of_that_very_name_comes_first(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / name, {"a.png": png(1)})
+    write_tar(tmp_path / "x1.tar", {"a.png": png(1)})
+    assert expand_shards(f"{tmp_path}/{name}") == [tmp_path / name]
+
+
+@pytest.mark.parametrize(
+    ("members", "labels"),
+    [
+        ({"a.png": png(1), "a.cls": b"3", "a.json": b'{"url": "x"}'}, {"a": 3}),
+        ({"a.png": png(1), "a.json": b'{"label": 1}', "a.cls": b"3"}, {"a": 3}),
+        ({"a.cls": b"3", "a.png": png(1), "a.json": b'{"label": "b"}'}, {"a": 3}),
+        ({"a.png": png(1), "a.json": b'{"label": "3"}'}, {"a": 3}),
+        ({"a.png": png(1), "a.cls": b"0", "b.v2.png": png(1), "b.v2.cls": b"1"}, {"a": 0, "b.v2": 1}),
+        ({"a.png": png(1), "a.cls": b"0", "a.v2.png": png(1), "a.v2.cls": b"1"}, {"a": 0, "a.v2": 1}),
+        ({"a.png": png(1), "a.cls": b"0", "a.seg.png": png(1)}, {"a": 0}),  # WebDataset: one sample
+        ({"a.v2.png": png(1), "a.cls": b"2"}, {"a.v2": 2}),
+        ({"a.png": png(1), "a.cls": b"2", "b.png": png(1), "b.cls": b"1"}, {"a": 2, "b": 1}),
+        ({"a.jpg": png(1), "a.png": png(2), "a.cls": b"2"}, {"a": 2}),
+    ],
+)
+def test_labels_and_names_with_dots(tmp_path: Path, members: dict[str, bytes], labels: dict[str, int]) -> None:
+    images = Shards(str(write_tar(tmp_path / "d.tar", members)), "d")
+    assert {images.describe(i).partition("::")[2]: images.label(i) for i in range(len(images))} == labels
+
+
+def test_class_names_in_json(tmp_path: Path) -> None:
+    members = {}
+    for number, name in enumerate(("cow", "!x", "ant", "cow")):
+        members |= {f"{number}.png": png(1), f"{number}.json": f'{{"label": "{name}"}}'.encode()}
+    images = Shards(str(write_tar(tmp_path / "n.tar", members)), "n")
+    assert [images.classes[images.label(index)] for index in range(4)] == ["cow", "!x", "ant", "cow"]
+
+
+def test_pre_training_needs_no_labels(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p.tar", {"a.png": png(1), "a.cls": b"cat", "b.png": png(2)})
+    images = open_images(DataConfig(f"webdataset:{tmp_path}/p.tar"), "pretrain", 0)
+    assert (len(images), images.classes, images.label(0)) == (2, (), -1)
+    assert "a.cls" in images.account().notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "found"),
+    [
+        (["validation-0", "validation-1"], "{split}-{0..7}", "validation"),
+        (["val-0"], "{split}-*", "val"),
+        (["valid-0", "test-0"], "{split}-0", "valid"),
+        (["test-0"], "{split}-{0..7}", "test"),
+    ],
+)
+def test_splits_of_shards(tmp_path: Path, names: list[str], pattern: str, found: str) -> None:
+    for name in [*names, *(f"train-{number}" for number in range(8))]:
+        write_tar(tmp_path / f"{name}.tar", {"a.png": png(1), "a.cls": b"0"})
+    source = DataConfig(f"webdataset:{tmp_path}/{pattern}.tar")
+    val = open_images(source, "val", 0)
+    assert found in val.name
+    assert len(val.account().notes) == (found != "val") + ("7" in pattern)
+    (tmp_path / "train-7.tar").unlink()
+    if "7" in pattern:  # of the training set nothing may be missing
+        with pytest.raises(UserError, match=r"train-7\.tar"):
+            open_images(source, "train", 0)
+    write_tar(tmp_path / f"{found}-6.tar", {"a.png": png(1), "a.cls": b"0"})
+    if "7" in pattern:  # a gap is not another number of shards
+        with pytest.raises(UserError, match=rf"{found}-\d\.tar"):
+            open_images(source, "val", 0)
+
+
+def test_blocks_of_a_sample(tmp_path: Path) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / f"b{shard}.tar", {f"{n}.png": png(n) for n in range(5)})
+    part = Subset(Shards(f"{tmp_path}/b{{0..2}}.tar", "b"), np.array([0, 3, 4, 11, 12]), "five")
+    assert part.blocks is not None
+    assert part.blocks.tolist() == [0, 3]
