@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
-from core.untrusted.plain_values import plain
+from core.untrusted.plain_values import to_plain
 
 
 def write_detectron2(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -46,7 +46,7 @@ def read_detectron2(path: Path) -> dict[str, Any]:
         if not path.is_file() and path.exists():
             raise UserError(f"{path} is not a regular file; copy the weights to one")
         with path.open("rb") as file:
-            document = plain(_Unpickler(file, encoding="latin1").load(), str(path), _tensor)
+            document = to_plain(_Unpickler(file, encoding="latin1").load(), str(path), _tensor)
     except UserError:
         raise
     except _Refused as refused:

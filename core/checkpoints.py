@@ -21,7 +21,7 @@ from core.config import from_dict
 from core.coverage import build_and_load
 from core.errors import UserError, first_line
 from core.files.atomic_file import write_atomically
-from core.untrusted.plain_values import plain
+from core.untrusted.plain_values import to_plain
 from core.untrusted.stand_ins import SAFE_GLOBALS, SafeGlobal, unlisted_globals, unlisted_outside_optimisers
 from core.untrusted.zip_archives import find_fault, is_zip
 
@@ -50,7 +50,7 @@ def read_tensors(path: Path, stand_ins: Sequence[SafeGlobal] = (), foreign: bool
             warnings.simplefilter("ignore")  # of torch about what a file asks of it
             with torch.serialization.safe_globals(list(unlisted_globals(path) if foreign else ())):
                 document = torch.load(path, map_location="cpu", weights_only=True)
-        document = plain(document, str(path))
+        document = to_plain(document, str(path))
         if foreign and (name := unlisted_outside_optimisers(document)):
             raise UserError(_more_than_tensors(path, name))
         return document
@@ -108,7 +108,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
 
 
 def is_training_state(document: Any) -> bool:
-    """Whether a loaded document is one of our training states."""
+    """True for a loaded document that is a training state of this project."""
     return isinstance(document, dict) and document.get("format") == TRAINING_FORMAT
 
 
@@ -171,7 +171,7 @@ def load_exported(path: Path) -> Backbone:
 
 
 def is_exported(header: Mapping[str, str]) -> bool:
-    """Whether a safetensors header is of `export_backbone`, be it that a part of it is damaged."""
+    """True if the header was written by `export_backbone`, even if damaged."""
     return header.get("format", "").startswith("ssl-transfer/") or any(key in header for key in _ABOUT_THE_FILE[1:])
 
 
@@ -193,4 +193,4 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def _refuse_special(path: Path) -> None:
     """Raises `UserError` for a pipe or a device, from which reading may never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path} is no regular file; copy the checkpoint to one")
+        raise UserError(f"{path} is not a regular file; copy the checkpoint to one")

@@ -14,7 +14,7 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of each tensor when a file met a model."""
+    """Outcome for each tensor of a file and of the model it is loaded into."""
 
     matched: tuple[str, ...]
     """Tensors of the model that the file covers with the right shape."""
@@ -27,7 +27,7 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor found its place, in both directions."""
+        """True if every tensor was matched, in both directions."""
         return not (self.missing or self.unexpected or self.misshaped)
 
     def summary(self) -> str:
@@ -64,7 +64,7 @@ def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 def load_completely(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Coverage:
     """Loads `state` into `model`, all of it or nothing.
 
-    Raises `UserError` with the four counts where anything is left over on either side, and where a tensor is no plain
+    Raises `UserError` with the four counts where anything is left over on either side, and where a tensor isn't a plain
     one, is of another kind of number than its place, or holds values that are not finite there. `source` names the
     file in the message.
     """

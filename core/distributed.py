@@ -30,7 +30,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
 
@@ -88,7 +88,7 @@ def _device(device: str, local_rank: int) -> torch.device:
 
 
 def in_group() -> bool:
-    """Whether there are peers to talk to."""
+    """True if there are other processes in the group."""
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -119,9 +119,9 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def raise_on_all_ranks(refused: str) -> None:
-    """Raises `UserError(refused)` on every rank where rank 0 gives a sentence: none waits for one that has gone.
+    """Raises `UserError(refused)` on every rank if rank 0 passes a sentence, so that no rank waits for a dead one.
 
-    All ranks call it; what the others give doesn't count.
+    All ranks call it; the arguments of other ranks are ignored.
     """
     if refused := gather_objects(refused)[0]:
         raise UserError(refused)

@@ -34,21 +34,21 @@ class Result:
     metrics: dict[str, Any]
     """Numbers of the protocol; accuracies in percent."""
     backbone: Backbone
-    """What was measured."""
+    """Backbone that was measured."""
     data: dict[str, Any]
     """Per part of the data (bank, queries, …): name, size, digest, broken images."""
     seed: int
-    """Seed of everything random."""
+    """Random seed."""
     settings: dict[str, Any]
     """The resolved protocol; its `kind` and `scaled_down` stand in the document's first level too."""
     started: float
     """time.time() at the start, for the wall time."""
     device: torch.device
-    """Where it ran."""
+    """Device of the measurement."""
 
 
 def write_result(path: Path, result: Result) -> dict[str, Any]:
-    """Writes result.json atomically and gives back what it holds."""
+    """Writes result.json atomically and returns its content."""
     document = {
         "format": FORMAT,
         "protocol": result.protocol,
@@ -97,7 +97,7 @@ def device_name(device: torch.device) -> str:
 def git_revision() -> str:
     """The project's commit, with `-dirty` where files are changed; `unknown` outside a checkout.
 
-    Asked for once: what runs is what was there at the start.
+    Determined once: the running code is that of the start.
     """
     try:
         return subprocess.run(

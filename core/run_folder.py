@@ -109,7 +109,7 @@ class _WandB:
             import wandb
         except ImportError:
             raise UserError("tracker=wandb needs Weights & Biases: pip install 'ssl-transfer[track]'") from None
-        # Kept in the folder: a resumed run goes on in the same chart, and another folder of the same name doesn't.
+        # Kept in the folder: a resumed run continues the same chart, and another folder of the same name doesn't.
         kept = path / "wandb_id.txt"
         if not kept.is_file():
             write_atomically(kept, lambda partial: partial.write_text(uuid.uuid4().hex, encoding="utf-8"))

@@ -15,7 +15,7 @@ class ScheduleConfig:
     end: float = 0.001
     """Fraction of the peak at which the cosine ends."""
     granularity: Literal["step", "epoch"] = "step"
-    """Whether the rate changes at every step or once per epoch (SimSiam)."""
+    """Unit in which the rate changes: every step, or once per epoch (SimSiam)."""
 
     def __post_init__(self) -> None:
         if self.warmup_epochs < 0:

@@ -1,4 +1,4 @@
-"""Broken images: others in their place, each named once, and an end to the run where they are too many."""
+"""Broken images: replaced by others, each reported once; too many of them end the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BrokenImages:
         self._known: set[str] = set()
 
     def add(self, names: Iterable[str]) -> list[str]:
-        """Notes the names and gives back those not seen before.
+        """Records the names and returns those not seen before.
 
         Raises `UserError` with the list once more than `allowed_share` of all images are broken.
         """
@@ -38,7 +38,7 @@ class BrokenImages:
             listed = "; ".join(self.names[:20]) + ("; …" if len(self.names) > 20 else "")
             raise UserError(
                 f"{len(self.names)} of {self.total} images are broken, more than the allowed share "
-                f"{self.allowed_share:g}: {listed}; mend or remove them, or raise broken_share"
+                f"{self.allowed_share:g}: {listed}; fix or remove them, or raise broken_share"
             )
         return new
 

@@ -35,7 +35,7 @@ class IdxFile:
     name: str
     """File name without `.gz`."""
     shape: tuple[int, ...]
-    """What it holds: one byte per value."""
+    """Shape of the array it holds; one byte per value."""
     sha256: str
     """Of the uncompressed file, so that it is the same however the file was packed."""
 

@@ -27,7 +27,7 @@ class DataConfig:
     limit: int | None = None
     """Use a seeded sample of this many images of each split; none, or a split of fewer images: all of them."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
-    """How the built-in scenes look; of no effect on the other sources."""
+    """Appearance of the built-in scenes; ignored by the other sources."""
 
     def __post_init__(self) -> None:
         if "\0" in self.source:

@@ -28,7 +28,7 @@ Metric = Literal["top1", "mean_per_class"]
 
 @dataclass(frozen=True)
 class TransferSet:
-    """How torchvision knows a set, and by what it is measured."""
+    """torchvision's name and arguments of a set, and its metric."""
 
     loader: str
     """torchvision's class."""

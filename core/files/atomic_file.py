@@ -15,9 +15,9 @@ from core.errors import UserError, first_line
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, then moves it into place: readers see the old file or the whole new one.
+    """Lets `write` fill a temporary file, then moves it to `path`: readers see the old file or the complete new one.
 
-    Raises `UserError` where the disk is full or read-only; what stood at `path` before stays.
+    Raises `UserError` if the disk is full or read-only; an existing file at `path` is kept.
     """
     from safetensors import SafetensorError
 
@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(OSError):  # a disk without locks: then nobody removes what isn't theirs
+        with contextlib.suppress(OSError):  # a disk without locks: then nobody removes another process's file
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write(partial)
         _sync(partial)  # on disk before it gets its name: a power cut can't leave a hollow file
@@ -42,8 +42,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if refused:
             reason = "No space left on device, or a limit on the size of files"
         raise UserError(
-            f"can't write {path}: {reason}; what was there before is unchanged: free space there, or allow writing, "
-            f"and give the same command again"
+            f"can't write {path}: {reason}; an existing file is unchanged: free space there, or allow writing, "
+            f"and run the same command again"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ def file_digest(path: Path) -> str:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes what processes that were killed left of `path` half written: no living process holds it."""
+    """Removes half-written files of `path` that killed processes left: those that no living process holds."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

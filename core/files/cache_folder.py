@@ -1,4 +1,4 @@
-"""Where downloaded and derived files are kept between runs."""
+"""Folder of downloaded and derived files that are kept between runs."""
 
 from __future__ import annotations
 

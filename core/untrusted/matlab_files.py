@@ -1,4 +1,4 @@
-"""MATLAB files: how much one unpacks to, found before its reader unpacks it."""
+"""Unpacked size of MATLAB files, checked before a reader unpacks them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _STEP = 2**20
 def check_unpacked_size(path: Path, most: int) -> None:
     """Raises `UserError` where the packed elements of a version-5 file unpack to more than `most` bytes together.
 
-    The reader that SciPy has unpacks each element as a whole, a thousand times its size if need be. A file that is no
-    such file is left to the reader to refuse.
+    SciPy's reader unpacks each element at once, to a thousand times its size if need be. Other files are left for the
+    reader to refuse.
     """
     total = 0
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a reader made of a stranger's file, brought to plain containers of a size and depth that can be walked."""
+"""Copies untrusted objects into plain containers of bounded size and depth."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from core.errors import UserError
 
 MAX_DEPTH = 64
-"""Containers within containers."""
+"""Levels of containers within containers."""
 MAX_ENTRIES = 1_000_000
 """Entries of all containers together, each counted as often as it is reached."""
 
 
-def plain(document: Any, source: str, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
-    """A copy of `document` with new dictionaries, lists and tuples, and `leaf` of everything else.
+def to_plain(document: Any, source: str, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Copy of `document` with new dictionaries, lists and tuples, and `leaf` applied to all other values.
 
     A dictionary from a pickle may hold itself, the same list a million times, or attributes in the place of its
-    methods; the copy does not. Raises `UserError`, naming `source`, for what is nested too deeply or is too much.
+    methods; the copy does not. Raises `UserError`, naming `source`, for a document that is nested too deeply or too
+    large.
     """
     count = 0
 
@@ -29,7 +30,9 @@ def plain(document: Any, source: str, leaf: Callable[[Any], Any] = lambda value:
         if isinstance(value, torch.Size) or not isinstance(value, dict | list | tuple):
             return leaf(value)
         if depth == MAX_DEPTH:
-            raise UserError(f"{source} holds containers more than {MAX_DEPTH} deep, or within themselves; save less")
+            raise UserError(
+                f"{source} is nested more than {MAX_DEPTH} levels deep or contains itself; save only the state dict"
+            )
         count += dict.__len__(value) if isinstance(value, dict) else len(value)
         if count > MAX_ENTRIES:
             raise UserError(f"{source} holds more than {MAX_ENTRIES:,} entries; save the weights alone")

@@ -1,4 +1,4 @@
-"""Placeholder stand-ins for the bookkeeping objects that other projects store beside their weights."""
+"""Placeholders for the bookkeeping objects that other projects store with their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Placeholder:
-    """Takes any arguments and any state, keeps none of it and does nothing: whatever a file asks of it is harmless."""
+    """Accepts any arguments and any state, keeps none of it and does nothing, so no file can misuse it."""
 
     def __new__(cls, *_arguments: Any) -> Placeholder:
         return super().__new__(cls)
@@ -74,7 +74,7 @@ SAFE_GLOBALS: tuple[SafeGlobal, ...] = (
     *((OrderedDict, name) for name in _DICTIONARIES),
     (_empty_dict, "collections.defaultdict"),
 )
-"""For `torch.serialization.safe_globals`: what may stand in a foreign checkpoint beside tensors and plain values."""
+"""For `torch.serialization.safe_globals`: globals allowed in checkpoints of other projects."""
 
 _OPTIMISER_KEY = re.compile(r"opt$|optim|sched", re.IGNORECASE)
 

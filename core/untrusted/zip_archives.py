@@ -1,4 +1,4 @@
-"""Zip archives of tensors and arrays, looked at before a reader unpacks them."""
+"""Zip archives of tensors and arrays, checked before a reader unpacks them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 def is_zip(path: Path) -> bool:
-    """Whether the file begins as `torch.save` and `numpy.savez` begin theirs."""
+    """True if the file begins like those of `torch.save` and `numpy.savez`."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def find_fault(path: Path) -> str:
-    """What is wrong with an archive that `torch.save` or `numpy.savez` should have written; empty where nothing is.
+    """Fault of an archive that `torch.save` or `numpy.savez` should have written; empty if it has none.
 
-    Both store their entries as they are, one behind the other. So a compressed entry, and entries that are larger than
-    the file together, are the work of somebody who wants much memory used. Each entry has a checksum (CRC-32), which
-    neither reader looks at; here every byte is compared with it. Writers that were told to leave the checksums out
+    Both store their entries uncompressed, one after the other. So a compressed entry, and entries that together are
+    larger than the file, were made to exhaust memory. Each entry has a checksum (CRC-32) that neither reader verifies;
+    here every byte is. Writers configured to omit checksums
     (`torch.serialization.set_crc32_options`) write zeros for all of them, which pass.
     """
     try:
@@ -30,7 +30,7 @@ def find_fault(path: Path) -> str:
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 return "its entries claim to be larger than the file"
             if any(entry.CRC for entry in entries) and (damaged := archive.testzip()):
-                return f"{damaged} does not give its checksum, fetch or write it again"
+                return f"checksum mismatch in {damaged}; download or save the file again"
     except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError,
             NotImplementedError, OverflowError) as error:  # fmt: skip
         return (str(error).splitlines() or [type(error).__name__])[0][:200]
