@@ -23,6 +23,8 @@ def detection_plan(setup: Setup, context: RunContext) -> Plan:
         ("schedule", f"{schedule_of(config.solver)}; {config.solver.optimiser}"),
         runs_on(context.processes, "mixed precision" if config.solver.amp else ""),
     ]
+    for part, split in (("training", train), ("test", val)):
+        lines += [("data", f"{part}: {line}") for line in split.account.lines()]
     if setup.scaling:
         lines.append(("scaled", setup.scaling))
     return Plan(tuple(lines))

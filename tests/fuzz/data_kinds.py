@@ -53,8 +53,10 @@ def coco_json(folder: Path) -> Trial:
                 x, y, w, h = annotation["bbox"]
                 assert w > 0
                 assert h > 0
-                assert x + w <= record["width"] + 2
-                assert y + h <= record["height"] + 2
+                assert x < record["width"]
+                assert y < record["height"]
+                assert x + w > 0
+                assert y + h > 0
                 assert 0 <= annotation["category_id"] < len(found.classes)
 
     return trial

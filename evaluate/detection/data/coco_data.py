@@ -2,64 +2,77 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from core.data.account import Account
+from core.data.broken import BrokenImages
 from core.errors import UserError
-from core.files.atomic_file import file_digest
-from evaluate.detection.data.coco_masks import mask_of
-from evaluate.detection.data.records import XYWH_ABS, DetectionSet, ImpossibleObjects, existing_images, is_number
+from evaluate.detection.data.coco_document import complete_sizes, read_document, read_entries, renumber
+from evaluate.detection.data.coco_masks import area_of, mask_of
+from evaluate.detection.data.records import MISSING, UNREADABLE, XYWH_ABS, DetectionSet, ObjectChecks, existing_images
 
-_WHOLE = {"id", "image_id", "category_id", "iscrowd", "height", "width"}
-_TEXT = {"file_name", "name"}
-_LARGEST_SIDE = 100_000
 SPLITS = {"train": "train2017", "val": "val2017"}
+NO_CROWD = "objects: without iscrowd, taken as 0"
+NO_AREA = {
+    "mask": "objects: without area, taken from the mask",
+    "box": "objects: without area, taken from the box",
+}
 
 
 def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: float, name: str = "") -> DetectionSet:
-    """`root`/train2017 or val2017 with annotations/instances_*.json, called `name` or by its place.
+    """`root`/train2017 or val2017 with annotations/instances_*.json, called `name` or by its path.
 
-    `masks`: every object must have one. Images that are missing, boxes that are impossible and masks without a shape
-    are left out of the records and of the truth. Raises `UserError` for a file that isn't such a list, for anything
-    that refers to nothing, for a mask that doesn't fit, and where more than `share` is left out.
+    `masks`: every object must have one. Missing images and impossible objects are excluded from the records and from
+    the ground truth. Raises `UserError` for a file that isn't such a list, for a reference to nothing, for a mask that
+    doesn't fit, and if more than `share` is excluded.
     """
     folder, file = root / SPLITS[split], root / "annotations" / f"instances_{SPLITS[split]}.json"
-    document, digest = _read(file)
-    categories = {entry["id"]: entry["name"] for entry in _entries(file, document, "categories", ("id", "name"))}
-    ids = sorted(categories)
-    images = {
-        entry["id"]: entry for entry in _entries(file, document, "images", ("id", "file_name", "height", "width"))
-    }
-    annotations = _entries(file, document, "annotations", ("id", "image_id", "category_id", "iscrowd", "bbox", "area"))
-    found, left_out = existing_images(folder, (entry["file_name"] for entry in images.values()), share)
-    numbers = {category: number for number, category in enumerate(ids)}
-    by_image: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
-    account, truth = ImpossibleObjects(str(file), share), []
-    for annotation in annotations:
-        image = images.get(annotation["image_id"])
-        what = f"annotation {annotation['id']}"
-        if image is None:
-            raise UserError(f"{file}, {what}: there is no image {annotation['image_id']} in the list; mend the file")
+    document, digest = read_document(file)
+    categories, notes = _class_names(read_entries(file, document, "categories", ("id", "name")))
+    listed = read_entries(file, document, "images", ("id", "file_name"))
+    annotations = read_entries(file, document, "annotations", ("image_id", "category_id", "bbox"))
+    existing, missing = existing_images(folder, (image["file_name"] for image in listed), share)
+    converted, unreadable = complete_sizes(folder, listed, existing)
+    BrokenImages(len(listed), share).add([*missing, *unreadable])
+    images = {image["id"]: image for image in listed}
+    numbers = {category: number for number, category in enumerate(categories)}
+    by_image: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
+    checks, truth = ObjectChecks(str(file), share), []
+    for position, annotation in enumerate(annotations):
+        what = f"annotation {annotation.get('id', f'in position {position}')}"
+        image = _image_of(annotation, images, f"{file}, {what}")
         if annotation["category_id"] not in numbers:
+            shown = ", ".join(map(str, list(categories)[:5])) + (", …" if len(categories) > 5 else "")
             raise UserError(
-                f"{file}, {what}: category {annotation['category_id']} is not among its categories "
-                f"({', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}); mend the file"
+                f"{file}, {what}: category {annotation['category_id']} is not among its categories ({shown}); fix the "
+                f"file"
             )
-        if account.refuses_box(what, annotation["bbox"], image["width"], image["height"]):
+        if image["width"] is None or checks.refuses_box(what, annotation["bbox"], image["width"], image["height"]):
             continue
-        crowd = annotation["iscrowd"]
-        record = {"bbox": annotation["bbox"], "bbox_mode": XYWH_ABS, "iscrowd": crowd}
+        if annotation.get("iscrowd") is None:
+            converted[NO_CROWD] += 1
+        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
+        record = {"bbox": annotation["bbox"], "bbox_mode": XYWH_ABS, "iscrowd": annotation["iscrowd"]}
         record["category_id"] = numbers[annotation["category_id"]]
         if masks:
             record["segmentation"] = mask_of(annotation, image, mask_format, f"{file}, {what}")
-            if account.refuses_mask(what, record["segmentation"]):
+            if checks.refuses_mask(what, record["segmentation"]):
                 continue
         by_image[annotation["image_id"]].append(record)
         if split == "val":
-            # What isn't measured isn't left for the evaluation to stumble over.
+            if annotation.get("area") is None:
+                annotation["area"], source = area_of(annotation, image)
+                converted[NO_AREA[source]] += 1
+            # Masks that aren't measured can't trouble the evaluation.
             truth.append({key: value for key, value in annotation.items() if masks or key != "segmentation"})
-    account.check()
+    checks.check()
+    converted += checks.converted
+    compared = None  # nothing is measured on the training split, whose document takes gigabytes
+    if split == "val":
+        converted += renumber(truth)
+        compared = {**document, "annotations": truth}
     records = [
         {
             "file_name": str(folder / image["file_name"]),
@@ -69,65 +82,36 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
             "annotations": by_image[key],
         }
         for key, image in images.items()
-        if image["file_name"] in found
+        if image["file_name"] in existing and image["width"] is not None
     ]
-    name = name or f"coco:{root} ({SPLITS[split]})"
-    left = (*left_out, *account.names)
-    # Nothing is measured on the training split, whose document takes gigabytes.
-    compared = {**document, "annotations": truth} if split == "val" else None
-    return DetectionSet(name, records, tuple(categories[i] for i in ids), tuple(ids), digest, left, compared)
+    skipped = Counter({MISSING: len(missing), UNREADABLE: len(unreadable)}) + checks.skipped
+    return DetectionSet(
+        name=name or f"coco:{root} ({SPLITS[split]})",
+        records=records,
+        classes=tuple(categories.values()),
+        category_ids=tuple(categories),
+        digest=digest,
+        excluded=(*missing, *unreadable, *checks.names),
+        truth=compared,
+        account=Account(dict(skipped), dict(converted), notes),
+    )
 
 
-def _read(file: Path) -> tuple[dict[str, Any], str]:
-    try:
-        digest = file_digest(file)
-        # As text alone, which is let go once it is parsed: its bytes don't stand beside the objects.
-        with file.open(encoding="utf-8") as opened:
-            document = json.load(opened)
-    except FileNotFoundError:
-        raise UserError(
-            f"no annotations {file}; --data coco:ROOT wants ROOT/annotations/instances_train2017.json and "
-            f"instances_val2017.json, ROOT/train2017 and ROOT/val2017"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); fetch it again") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{file} holds a {type(document).__name__}, not COCO's object with images and annotations")
-    return document, digest
+def _class_names(entries: list[dict[str, Any]]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Class name by category id, in the order of the ids, as Detectron2 numbers them; and remarks for the plan."""
+    entries = sorted(entries, key=lambda entry: entry["id"])
+    names = Counter(entry["name"] for entry in entries)
+    found = {e["id"]: e["name"] if names[e["name"]] == 1 else f"{e['name']} (id {e['id']})" for e in entries}
+    ids, notes = list(found), []
+    if ids not in (list(range(len(ids))), list(range(1, len(ids) + 1))):
+        notes.append(f"category ids {ids[0]} … {ids[-1]} with gaps: the {len(ids)} classes are numbered in their order")
+    if repeated := [name for name, count in names.items() if count > 1]:
+        notes.append(f"categories of the same name: their ids are added ({', '.join(repeated[:5])})")
+    return found, tuple(notes)
 
 
-def _entries(file: Path, document: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    entries = document.get(key)
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{file} has no {key}; a detector needs images with annotations of known categories")
-    seen = set()
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not all(name in entry for name in fields):
-            raise UserError(f"{file}: entry {number} of {key} lacks one of {', '.join(fields)}; mend the file")
-        wrong = [name for name in fields if name in _WHOLE and type(entry[name]) is not int]
-        if wrong:
-            raise UserError(f"{file}: entry {number} of {key} has no whole number for {wrong[0]}; mend the file")
-        wrong = [name for name in fields if name in _TEXT and (type(entry[name]) is not str or not entry[name])]
-        if wrong:
-            raise UserError(f"{file}: entry {number} of {key} has no text for {wrong[0]}; mend the file")
-        if impossible := _impossible(entry):
-            raise UserError(f"{file}: entry {number} of {key} has {impossible}; mend the file")
-        if entry["id"] in seen:
-            raise UserError(f"{file}: two of its {key} have the id {entry['id']}; mend the file")
-        seen.add(entry["id"])
-    if key == "annotations" and 0 in seen:
-        # pycocotools writes a match down as the annotation's id, and 0 for none.
-        raise UserError(f"{file}: an annotation has the id 0, which COCO's evaluation takes for no match; count from 1")
-    return entries
-
-
-def _impossible(entry: dict[str, Any]) -> str:
-    """The value of an image or annotation that can't be; empty where all can. Its whole numbers are whole."""
-    for side in ("height", "width"):
-        if not 1 <= entry.get(side, 1) <= _LARGEST_SIDE:
-            return f"a {side} of {str(entry[side])[:20]} pixels"
-    if entry.get("iscrowd", 0) not in (0, 1):
-        return f"an iscrowd of {entry['iscrowd']}, neither 0 nor 1"
-    if "area" in entry and not (is_number(entry["area"]) and entry["area"] >= 0):
-        return f"no finite area, but {entry['area']!r}"
-    return ""
+def _image_of(annotation: dict[str, Any], images: dict[int, dict[str, Any]], where: str) -> dict[str, Any]:
+    image = images.get(annotation["image_id"])
+    if image is None:
+        raise UserError(f"{where}: there is no image {annotation['image_id']} in the list; fix the file")
+    return image

@@ -1,46 +1,148 @@
-"""The two splits that a protocol names, opened, compared and registered with Detectron2."""
+"""Both splits of a protocol: opened, compared, checked against their images, registered with Detectron2."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from core.config import config_digest
+from core.data.account import Account
+from core.data.broken import BrokenImages
 from core.data.scenes.coco_ade20k_folders import write_coco
-from core.errors import UserError
+from core.errors import BrokenImage, UserError
 from core.files.cache_folder import cache_folder
 from evaluate.detection.data.coco_data import open_coco
-from evaluate.detection.data.records import DetectionSet
+from evaluate.detection.data.image_headers import ORIENTED, UNORIENTED, read_headers
+from evaluate.detection.data.records import UNREADABLE, DetectionSet
 from evaluate.detection.data.voc_data import open_voc
 from evaluate.detection.settings import DetectionConfig
+
+OTHER_SIZE = "images: not of the size in the annotations"
 
 
 def open_splits(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
     """Training and test split; scenes are rendered into the cache on first use.
 
-    Raises `UserError` where either is unusable, or their categories differ.
+    Raises `UserError` if either is unusable or their categories differ.
     """
     data = config.data
-    kind, _, place = data.source.partition(":")
-    share, masks = data.broken_share, config.detector.masks
-    if kind == "voc":
+    place, share, masks = data.source.partition(":")[2], data.broken_share, config.detector.masks
+    if data.kind == "voc":
         train, val = (open_voc(Path(place).expanduser(), split, share) for split in ("train", "val"))
     else:
-        root = Path(place).expanduser() if kind == "coco" else _scenes(config)
+        root = Path(place).expanduser() if data.kind == "coco" else _scenes(config)
         train, val = (
-            open_coco(root, split, masks, data.mask_format, share, name="" if kind == "coco" else f"scenes:{part}")
+            open_coco(root, split, masks, data.mask_format, share, name="" if place else f"scenes:{part}")
             for split, part in (("train", "train"), ("val", "test"))
         )
-    if (train.category_ids, train.classes) != (val.category_ids, val.classes):
-        pairs = [set(zip(split.category_ids, split.classes, strict=True)) for split in (train, val)]
-        different = sorted(pairs[0] ^ pairs[1])
-        number, name = different[0]
-        raise UserError(
-            f"{train.name} and {val.name} have different categories, e.g. {number} {name!r} is in one of them only; "
-            f"take annotation files that belong together"
-        )
+    val = match_classes(train, val)
+    train, val = check_images(train, share), check_images(val, share)
     if not any(not one["iscrowd"] for record in train.records for one in record["annotations"]):
-        raise UserError(f"{train.name} has no image with an object that could be trained on; mend its annotations")
-    return train, val
+        raise UserError(f"{train.name} has no image with an object to train on; fix its annotations")
+    return train, note_classes(val)
+
+
+def match_classes(train: DetectionSet, val: DetectionSet) -> DetectionSet:
+    """`val` with the class numbers of `train`: by id and name, or else by name alone.
+
+    A class of one split alone is accepted where it makes no difference: in `train`, and in `val` without an object.
+    Raises `UserError` for an object in `val` of a class that `train` doesn't know.
+    """
+    if (train.category_ids, train.classes) == (val.category_ids, val.classes):
+        return val
+    number_of = {name: number for number, name in enumerate(train.classes)}
+    used = {one["category_id"] for record in val.records for one in record["annotations"]}
+    unknown = [number for number, name in enumerate(val.classes) if name not in number_of]
+    if wrong := sorted(used.intersection(unknown)):
+        number = wrong[0]
+        raise UserError(
+            f"{train.name} and {val.name} have different categories: {val.category_ids[number]} "
+            f"{val.classes[number]!r} has objects in the latter alone; use annotation files that belong together"
+        )
+    new = {number: number_of[name] for number, name in enumerate(val.classes) if name in number_of}
+    ids = {val.category_ids[number]: train.category_ids[other] for number, other in new.items()}
+    records = [
+        record | {"annotations": [one | {"category_id": new[one["category_id"]]} for one in record["annotations"]]}
+        for record in val.records
+    ]
+    truth = {
+        **val.truth,
+        "categories": [{"id": i, "name": n} for i, n in zip(train.category_ids, train.classes, strict=True)],
+        # Objects of excluded images don't count, whatever their class.
+        "annotations": [
+            one | {"category_id": ids[one["category_id"]]}
+            for one in val.truth["annotations"]
+            if one["category_id"] in ids
+        ],
+    }
+    note = f"categories of the two splits differ: matched by name ({len(new)} of {len(train.classes)} are in both)"
+    account = val.account + Account(notes=(note,))
+    classes, category_ids = train.classes, train.category_ids
+    return dataclasses.replace(
+        val, records=records, truth=truth, classes=classes, category_ids=category_ids, account=account
+    )
+
+
+def check_images(split: DetectionSet, share: float) -> DetectionSet:
+    """`split` without images whose header is unreadable or shows another size than the annotations.
+
+    Reads headers alone. Raises `UserError` for more than `share` of such images.
+    """
+    by_folder: dict[Path, list[str]] = {}
+    for record in split.records:
+        path = Path(record["file_name"])
+        by_folder.setdefault(path.parent, []).append(path.name)
+    headers = {folder: read_headers(folder, names) for folder, names in by_folder.items()}
+    records, excluded = [], []
+    skipped: Counter[str] = Counter()
+    converted: Counter[str] = Counter()
+    for record in split.records:
+        path, size = Path(record["file_name"]), (record["width"], record["height"])
+        header = headers[path.parent][path.name]
+        if isinstance(header, BrokenImage):
+            excluded.append(str(header))
+            skipped[UNREADABLE] += 1
+        elif size == header.upright_size:
+            converted.update(header.conversions + ((ORIENTED,) if header.orientation != 1 else ()))
+            records.append(record | {"orientation": header.orientation} if header.orientation != 1 else record)
+        elif size == (header.width, header.height):
+            converted.update((*header.conversions, UNORIENTED))
+            records.append(record)
+        else:
+            width, height = header.upright_size
+            excluded.append(f"{path}: has {width}×{height} pixels, not {size[0]}×{size[1]} as in the annotations")
+            skipped[OTHER_SIZE] += 1
+    BrokenImages(len(split.records), share).add(excluded)
+    account = split.account + Account(dict(skipped), dict(converted))
+    return dataclasses.replace(split, records=records, excluded=(*split.excluded, *excluded), account=account)
+
+
+def note_classes(val: DetectionSet) -> DetectionSet:
+    """`val` with a note on the classes of which no object counts: crowds and difficult objects don't."""
+    voc = isinstance(val.truth, dict) and "annotations" not in val.truth
+    names = _counting_in_voc(val) if voc else _counting(val)
+    absent = [name for name in val.classes if name not in names]
+    if not absent:
+        return val
+    if len(absent) == len(val.classes):
+        note = "no object counts, so there is no average precision"
+    else:
+        effect = "count as average precision 0, as in Detectron2" if voc else "have no average precision"
+        shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
+        note = f"{len(absent)} of {len(val.classes)} classes have no object that counts and {effect}: {shown}"
+    return dataclasses.replace(val, account=val.account + Account(notes=(note,)))
+
+
+def _counting(val: DetectionSet) -> set[str]:
+    objects = (one for record in val.records for one in record["annotations"] if not one["iscrowd"])
+    return {val.classes[one["category_id"]] for one in objects}
+
+
+def _counting_in_voc(val: DetectionSet) -> set[str]:
+    objects: Any = (one for record in val.records for one in val.truth[record["image_id"]])
+    return {one.name for one in objects if not one.difficult}
 
 
 def _scenes(config: DetectionConfig) -> Path:
@@ -48,7 +150,7 @@ def _scenes(config: DetectionConfig) -> Path:
 
 
 def register(split: DetectionSet) -> str:
-    """Makes the split known to Detectron2's catalogues; gives the name it has there."""
+    """Registers the split in Detectron2's catalogues; returns its name there."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     name = f"ssl-transfer {split.name} {split.digest[:12]}"

@@ -5,6 +5,7 @@ Large-scale jitter, which Detectron2 0.6 lacks for polygons, is defined here, to
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +13,19 @@ from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.common import DatasetFromList
-from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken
 from evaluate.common.context import RunContext
 from evaluate.detection.data.datasets import register
+from evaluate.detection.data.image_headers import read_pixels
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.settings import DetectionDataConfig
 
@@ -53,7 +54,7 @@ def training_batches(
 
 def test_images(cfg: CfgNode, records: list[dict[str, Any]], workers: int) -> Any:
     """This rank's test images: lists of one dictionary, with `broken` (the reason) in place of an undecodable image."""
-    images = _TestImages(records, DatasetMapper(cfg, False))
+    images = _TestImages(records, _Mapper(cfg, False))
     return DataLoader(
         images, batch_size=1, sampler=InferenceSampler(len(images)), num_workers=workers, collate_fn=_uncollated
     )
@@ -65,8 +66,8 @@ def _uncollated(batch: list[Any]) -> list[Any]:
 
 def _mapper(cfg: CfgNode, jitter: int | None) -> DatasetMapper:
     if jitter is None:
-        return DatasetMapper(cfg, True)
-    return DatasetMapper(
+        return _Mapper(cfg, True)
+    return _Mapper(
         True,
         augmentations=large_scale_jitter(jitter),
         image_format=cfg.INPUT.FORMAT,
@@ -86,17 +87,26 @@ class _ResumableSampler(Sampler[int]):
         return itertools.islice(iter(self.order), self.skipped, None)
 
 
-def _mapped(mapper: DatasetMapper, record: dict[str, Any]) -> Any:
-    """The mapper's output for a record. Raises `BrokenImage` if the image is at fault."""
-    try:
-        return mapper(record)
-    except SizeMismatchError:
-        raise BrokenImage(
-            record["file_name"], f"is not of {record['width']}×{record['height']} pixels as listed"
-        ) from None
-    except Exception:  # whatever Pillow's plugins raise: the image is at fault if decoding it alone fails too
-        decode_rgb(Path(record["file_name"]), record["file_name"])
-        raise
+class _Mapper(DatasetMapper):
+    """Detectron2's mapper with this project's rule for pixels (core/data/to_rgb.py) in place of its own."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Model input of a record. Raises `BrokenImage` for an undecodable image or one of another size."""
+        record = copy.deepcopy(dataset_dict)
+        image = read_pixels(record)
+        if image.size != (record["width"], record["height"]):
+            raise BrokenImage(
+                record["file_name"],
+                f"has {image.width}×{image.height} pixels, not {record['width']}×{record['height']} as listed",
+            )
+        inputs = T.AugInput(np.asarray(image))
+        transforms = self.augmentations(inputs)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if self.is_train:
+            self._transform_annotations(record, transforms, inputs.image.shape[:2])
+        else:
+            record.pop("annotations")
+        return record
 
 
 class _TrainingImages(Dataset[Any]):
@@ -115,7 +125,7 @@ class _TrainingImages(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         for further in range(len(self)):
             try:
-                return _mapped(self.mapper, self.records[(index + further) % len(self)])
+                return self.mapper(self.records[(index + further) % len(self)])
             except BrokenImage as error:
                 note_broken(self.report, str(error), self.total, self.share)
         raise UserError("no training image can be decoded; download the images again")
@@ -133,7 +143,7 @@ class _TestImages(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         record = self.records[index]
         try:
-            return _mapped(self.mapper, record)
+            return self.mapper(record)
         except BrokenImage as error:
             return {"image_id": record["image_id"], "broken": str(error)}
 

@@ -1,118 +1,133 @@
-"""A split with boxes and masks as Detectron2 wants it, and what every loader of such a split checks."""
+"""A split with boxes and masks as Detectron2 takes it, and the checks that all readers of such splits share."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from core.data.account import Account
 from core.data.broken import BrokenImages
 from core.errors import UserError
 
 XYWH_ABS = 1
 """Detectron2's number of the box format left, top, width, height."""
-_MARGIN = 2.0
+
+MISSING = "images: listed, but no such file"
+UNREADABLE = "images: unreadable header"
+NO_SIZE = "images: without a size, taken from the image"
+NO_AREA = "objects: box without area"
+OUTSIDE = "objects: box outside the image"
+FEW_POINTS = "objects: polygon of fewer than three points"
+CLIPPED = "objects: box over the image's border, clipped in training as in Detectron2"
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """One split. Images that are missing and boxes that are impossible are left out and named."""
+    """One split. Missing images and impossible objects are excluded and named."""
 
     name: str
-    """What it is, for plans and results."""
+    """Name in plans and results."""
     records: list[dict[str, Any]]
     """Detectron2's dictionaries, one per image; categories count from 0."""
     classes: tuple[str, ...]
     """Names of the categories, in the order of their numbers."""
     category_ids: tuple[int, ...]
-    """The numbers that the annotation file gives them."""
+    """Ids of the categories in the annotation file."""
     digest: str
     """sha256 (hex) of the annotations."""
     excluded: tuple[str, ...]
-    """Which images and boxes, each with its reason."""
+    """Excluded images and objects, each with its reason."""
     truth: Any
-    """What the evaluation compares with: COCO's document without the impossible (of the test split), or VOC's objects
-    by image id."""
+    """Ground truth of the evaluation: COCO's document without excluded objects (test split only), or VOC's objects by
+    image id."""
+    account: Account = field(default_factory=Account)
+    """Counts by reason of everything excluded, converted or assumed."""
 
 
 def existing_images(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:
     """Names of the images that are files in `folder`, and a message for each that isn't.
 
-    Raises `UserError` where there is no such folder, for a name that leads out of it, and where more than `share` of
-    the images are missing.
+    Raises `UserError` for a missing folder, for a name that leads out of it, and if more than `share` of the images are
+    missing.
     """
     names = list(names)
     for name in names:
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise UserError(f"the image {name!r} lies outside of its folder {folder}; mend the list")
+            raise UserError(f"the image {name!r} lies outside of its folder {folder}; fix the list")
     try:
-        there = {entry.name for entry in os.scandir(folder)}
+        entries = {entry.name for entry in os.scandir(folder)}
     except OSError as error:
         raise UserError(f"can't read the image folder {folder} ({error.strerror}); --data names its parent") from None
     # Names with folders in them are looked up one by one.
-    found = {name for name in names if name in there or ("/" in name and (folder / name).is_file())}
-    account = BrokenImages(len(names), share)
-    account.add(f"{folder / name}: listed, but there is no such file" for name in names if name not in found)
-    return found, account.names
+    found = {name for name in names if name in entries or ("/" in name and (folder / name).is_file())}
+    missing = BrokenImages(len(names), share)
+    missing.add(f"{folder / name}: listed, but there is no such file" for name in names if name not in found)
+    return found, missing.names
 
 
-class ImpossibleObjects:
-    """The account of boxes and masks that can't be right."""
+class ObjectChecks:
+    """Checks of boxes and masks: impossible objects are refused and named, clipped boxes are counted."""
 
     def __init__(self, where: str, share: float) -> None:
         self.where, self.share, self.total = where, share, 0
         self.names: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        self.converted: Counter[str] = Counter()
 
     def refuses_box(self, name: str, box: Any, width: int, height: int) -> bool:
-        """Whether `box` (left, top, width, height in pixels) of object `name` has no area or lies outside.
+        """True if `box` (left, top, width, height in pixels) of object `name` has no area within the image.
 
-        Published boxes overstep the border by rounding; two pixels pass. Raises `UserError` for what is no box at all.
+        A box that oversteps the border is kept as it is: Detectron2 clips it after its transforms, and COCO's and VOC's
+        evaluations take it as it is. Raises `UserError` for anything but four finite numbers.
         """
         self.total += 1
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            raise UserError(f"{self.where}, {name}: box {box} is not four finite numbers; mend the file")
-        reason = _wrong(box, width, height)
-        return self._noted(f"{self.where}, {name}: box {box} {reason}" if reason else "")
+            raise UserError(f"{self.where}, {name}: box {box} is not four finite numbers; fix the file")
+        left, top, w, h = box
+        what = f"{self.where}, {name}: box {box}"
+        if w <= 0 or h <= 0:
+            return self._refused(NO_AREA, f"{what} has no area")
+        if left >= width or top >= height or left + w <= 0 or top + h <= 0:
+            return self._refused(OUTSIDE, f"{what} lies outside the image of {width}×{height} pixels")
+        if min(left, top) < -_ROUNDING or left + w > width + _ROUNDING or top + h > height + _ROUNDING:
+            self.converted[CLIPPED] += 1
+        return False
 
     def refuses_mask(self, name: str, mask: Any) -> bool:
-        """Whether a polygon of `mask` is less than three points; run lengths pass.
+        """True if a polygon of `mask` has fewer than three points; run lengths pass.
 
         Raises `UserError` for a polygon that isn't finite numbers.
         """
         polygons = mask if isinstance(mask, list) else []
         for polygon in polygons:
             if not isinstance(polygon, list) or not all(map(is_number, polygon)):
-                raise UserError(f"{self.where}, {name}: a polygon of its mask is not finite numbers; mend the file")
+                raise UserError(f"{self.where}, {name}: a polygon of its mask is not finite numbers; fix the file")
         few = next((len(polygon) for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
-        reason = f"a polygon of its mask has {few} numbers, where x and y of three points or more belong"
-        return self._noted(f"{self.where}, {name}: {reason}" if few is not None else "")
+        if few is None:
+            return False
+        reason = f"a polygon of its mask has {few} numbers instead of x and y of at least three points"
+        return self._refused(FEW_POINTS, f"{self.where}, {name}: {reason}")
 
-    def _noted(self, message: str) -> bool:
-        if message:
-            self.names.append(message)
-        return bool(message)
+    def _refused(self, reason: str, message: str) -> bool:
+        self.skipped[reason] += 1
+        self.names.append(message)
+        return True
 
     def check(self) -> None:
-        """Raises `UserError` where too many were refused."""
+        """Raises `UserError` if too many objects were refused."""
         if len(self.names) > self.share * self.total:
             listed = "; ".join(self.names[:5]) + ("; …" if len(self.names) > 5 else "")
             raise UserError(
                 f"{len(self.names)} of {self.total} boxes or masks are impossible, more than the allowed share "
-                f"{self.share:g}: {listed}; mend or remove them, or raise data.broken_share"
+                f"{self.share:g}: {listed}; fix or remove them, or raise data.broken_share"
             )
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number of a size that pixels can have."""
+    """True for a finite number of a size that pixels can have."""
     return type(value) in (int, float) and abs(value) < 1e12
-
-
-def _wrong(box: list[float], width: int, height: int) -> str:
-    left, top, w, h = box
-    if w <= 0 or h <= 0:
-        return "has no area"
-    if left < -_MARGIN or top < -_MARGIN or left + w > width + _MARGIN or top + h > height + _MARGIN:
-        return f"lies outside the image of {width}×{height} pixels"
-    return ""

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageOps
 from numpy.typing import NDArray
 
-from core.data.decode import decode_rgb
 from evaluate.common.pictures import DETECTIONS, save_picture
+from evaluate.detection.data.image_headers import read_pixels
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.metrics.inference import Detections
 
@@ -37,8 +36,7 @@ def draw(folder: Path, split: DetectionSet, detections: Detections, count: int, 
             for entry in detections.objects
             if entry["image_id"] == record["image_id"] and entry["score"] >= _MIN_SCORE
         ]
-        with decode_rgb(Path(record["file_name"]), record["file_name"]) as decoded:
-            image = PIL.ImageOps.exif_transpose(decoded)
+        image = read_pixels(record)
         truth = [one for one in record["annotations"] if not one["iscrowd"]]
         left, right = (_overlaid(image, entries, split.classes) for entries in (truth, found))
         picture = PIL.Image.new("RGB", (left.width + right.width + 8, left.height), "white")

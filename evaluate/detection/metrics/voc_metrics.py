@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
@@ -20,7 +21,7 @@ from evaluate.detection.metrics.inference import Detections
 
 
 def voc_metrics(split: DetectionSet, detections: Detections | None) -> dict[str, Any]:
-    """`box_ap`, `box_ap50`, `box_ap75` in percent, on the first rank; None where one is not a number.
+    """`box_ap`, `box_ap50`, `box_ap75` in percent, on the first rank; None if no object counts.
 
     All ranks call it, because Detectron2's evaluator gathers from them. `detections` are those of all ranks on the
     first, and None on the others, whose numbers mean nothing. Undecodable images don't count.
@@ -28,9 +29,8 @@ def voc_metrics(split: DetectionSet, detections: Detections | None) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         # The evaluator reads VOC's folders. These hold what was read and checked before the training, and no more.
         truth: dict[str, list[VocObject]] = split.truth
-        _write_voc(
-            Path(folder), {image: truth[image] for image in (detections.images if detections is not None else ())}
-        )
+        images = detections.images if detections is not None else []
+        _write_voc(Path(folder), {image: truth[image] for image in images})
         name = f"ssl-transfer voc metrics {folder}"
         MetadataCatalog.get(name).set(dirname=folder, split="test", year=2007, thing_classes=list(split.classes))
         evaluator = PascalVOCDetectionEvaluator(name)
@@ -46,9 +46,13 @@ def voc_metrics(split: DetectionSet, detections: Detections | None) -> dict[str,
             instances.scores = torch.tensor([entry["score"] for entry in entries])
             instances.pred_classes = torch.tensor([entry["category_id"] for entry in entries])
             evaluator.process([{"image_id": image}], [{"instances": instances}])
-        numbers = evaluator.evaluate() or {"bbox": {}}
+        with np.errstate(divide="ignore", invalid="ignore"):  # recall of a class without an object
+            numbers = evaluator.evaluate() or {"bbox": {}}
         MetadataCatalog.remove(name)
-    return {f"box_{key.lower()}": _percent(float(value)) for key, value in numbers["bbox"].items()}
+    # Without any object Detectron2 counts 0, which would read as a failure of the detector.
+    counts = detections is None or any(not thing.difficult for image in images for thing in truth[image])
+    found = {f"box_{key.lower()}": float(value) for key, value in numbers["bbox"].items()}
+    return {key: _percent(value) if counts else None for key, value in found.items()}
 
 
 def _percent(value: float) -> float | None:

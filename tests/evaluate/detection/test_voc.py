@@ -73,7 +73,7 @@ def test_what_is_wrong_with_voc_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"object 0 .*'unicorn'.*VOC"):
         open_voc(write_voc(tmp_path, name="unicorn"), "train", 0.0)
     with pytest.raises(UserError, match=r"object 0: box .*outside.*40×30"):
-        open_voc(write_voc(tmp_path, box=(1, 1, 60, 30)), "train", 0.0)
+        open_voc(write_voc(tmp_path, box=(41, 1, 60, 30)), "train", 0.0)
     with pytest.raises(UserError, match=r"2007_trainval\.xml"):
         open_voc(write_voc(tmp_path, objects="<object>"), "train", 0.0)
     write_voc(tmp_path)
@@ -140,7 +140,7 @@ def test_images_and_objects_that_were_left_out_do_not_count(tmp_path: Path) -> N
     assert half["box_ap50"] == pytest.approx(5 * 6 / 11, abs=1e-4)  # recall 0.5 passes six of eleven points
     assert voc_metrics(val, Detections([dog], ["2007_test"], ["second"]))["box_ap50"] == 5.0
     outside = tmp_path / "VOC2007" / "Annotations" / "second.xml"
-    outside.write_text(outside.read_text().replace("<xmax>20", "<xmax>200"))
+    outside.write_text(outside.read_text().replace("<xmin>1", "<xmin>100").replace("<xmax>20", "<xmax>200"))
     val = open_voc(tmp_path, "val", 0.5)
     assert "second.xml, object 0: box" in val.excluded[0]
     assert voc_metrics(val, Detections([dog], ["2007_test", "second"], []))["box_ap50"] == 5.0
