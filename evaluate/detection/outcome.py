@@ -31,7 +31,7 @@ def data_part(split: DetectionSet, broken: list[str]) -> dict[str, Any]:
         "classes": len(split.classes),
         "digest": split.digest,
         "broken": [*split.excluded, *broken],
-        **split.account.to_json(),
+        "account": split.account.to_json(),
     }
 
 

@@ -24,7 +24,7 @@ def detection_plan(setup: Setup, context: RunContext) -> Plan:
         runs_on(context.processes, "mixed precision" if config.solver.amp else ""),
     ]
     for part, split in (("training", train), ("test", val)):
-        lines += [("data", f"{part}: {line}") for line in split.account.lines()]
+        lines += [("account", f"{part}: {line}") for line in split.account.lines()]
     if setup.scaling:
         lines.append(("scaled", setup.scaling))
     return Plan(tuple(lines))

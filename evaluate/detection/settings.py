@@ -1,4 +1,4 @@
-"""The settings of a detection protocol: data, detector, training."""
+"""Settings of a detection protocol: data, detector, training."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def find_protocol(name: str) -> Path:
 class DetectionDataConfig:
     source: str = "coco:data/coco"
     """`coco:ROOT` (ROOT/train2017, val2017, annotations/instances_*.json), `voc:ROOT` (ROOT/VOC2007, VOC2012) or
-    `scenes`, which are rendered on first use and written in COCO's layout."""
+    `scenes`, rendered on first use in COCO's layout."""
     scenes: ScenesConfig = field(default_factory=lambda: ScenesConfig(objects=(2, 6), radius=(0.1, 0.28)))
-    """How the built-in scenes look; of no effect on the other sources."""
+    """Appearance of the built-in scenes; no effect on other sources."""
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
-    """Shorter side of a training image in pixels, one of these at random."""
+    """Shorter side of a training image in pixels, drawn from these."""
     longest: int = 1333
-    """No side of a training or test image is longer, in pixels."""
+    """Longest side allowed for training and test images, in pixels."""
     test_short_side: int = 800
     """Shorter side of a test image in pixels."""
     large_scale_jitter: int | None = None
-    """Instead of `short_sides`: images are scaled to fit a square of this many pixels, times 0.1 … 2, and what goes
-    beyond it is cropped; masks are then trained on as bitmaps. A ViT sees all images, those of the test too, padded to
-    the square on the right and below."""
+    """Replaces `short_sides`: images are scaled to fit a square of this many pixels, times 0.1 … 2, and cropped to it;
+    masks are then trained on as bitmaps. A ViT sees all images, test images included, padded to the square on the right
+    and below."""
     mask_format: Literal["polygon", "bitmask"] = "polygon"
-    """In which form masks are trained on; `bitmask` takes run lengths too."""
+    """Form of the masks in training; `bitmask` allows run lengths."""
     broken_share: float = 0.001
-    """Largest share of images that may be missing or undecodable, and of boxes that may be impossible."""
+    """Largest share of missing, undecodable or wrongly sized images, and of impossible objects."""
 
     def __post_init__(self) -> None:
         kind, _, place = self.source.partition(":")
         if kind not in ("scenes", "coco", "voc") or (kind == "scenes") == bool(place):
-            raise ValueError(f"source {self.source!r} is none of: {SOURCES}")
+            raise ValueError(f"source must be one of {SOURCES}, not {self.source!r}")
         if not self.short_sides or min(*self.short_sides, self.longest, self.test_short_side) < 32:
             raise ValueError("short_sides, longest and test_short_side must be at least 32 pixels")
         if self.large_scale_jitter is not None and self.large_scale_jitter < 32:
@@ -65,22 +65,22 @@ class DetectionDataConfig:
 class DetectorConfig:
     design: Literal["resnet_fpn", "resnet_c4", "vit_fpn", "vit_simple"] = "resnet_fpn"
     """`resnet_fpn`: feature pyramid. `resnet_c4`: one map (res4), res5 is the head. `vit_fpn`: `taps` of a ViT resized
-    to four strides below a feature pyramid. `vit_simple`: the same without the pyramid's way down, the two finest taps
+    to four strides below a feature pyramid. `vit_simple`: the same without the top-down path, the two finest taps
     narrowed to a quarter and a half of the channels."""
     masks: bool = True
-    """Mask R-CNN; without: Faster R-CNN."""
+    """True: Mask R-CNN; false: Faster R-CNN."""
     norm: Norm = "SyncBN"
-    """In a ResNet, and in a C4 head after res5; for a ViT in the layers that resize its taps."""
+    """Norm in a ResNet and in a C4 head after res5; for a ViT in the layers that resize its taps."""
     pyramid_norm: Norm = ""
-    """In the feature pyramid."""
+    """Norm in the feature pyramid."""
     head_norm: Norm = ""
-    """In the convolutions of box and mask heads."""
+    """Norm in the convolutions of box and mask heads."""
     extra_norm: bool = False
     """C4: one more norm after res5."""
     freeze_at: int = 0
-    """ResNet: this many parts, counted from the stem, keep their weights."""
+    """ResNet: number of frozen parts, counted from the stem."""
     taps: tuple[int, ...] = (3, 5, 7, 11)
-    """ViT: the blocks, counted from 0, whose outputs become strides 4, 8, 16 and 32."""
+    """ViT: blocks, counted from 0, whose outputs become strides 4, 8, 16 and 32."""
     drop_path: float = 0.0
     """ViT: stochastic depth rate."""
     pyramid_width: int = 256
@@ -88,7 +88,7 @@ class DetectorConfig:
     rpn_convs: int = 1
     """Convolutions of the proposal network before its two outputs."""
     box_convs: int = 0
-    """Convolutions of the box head (256 channels, or `pyramid_width` where that is less)."""
+    """Convolutions of the box head (256 channels, at most `pyramid_width`)."""
     box_fcs: int = 2
     """Fully connected layers of the box head."""
     box_width: int = 1024
@@ -110,17 +110,17 @@ class DetectorConfig:
         if not self.norm and self.design.startswith("resnet"):
             raise ValueError("norm must be BN or SyncBN for a ResNet, whose weights have batch norms")
         if self.design == "resnet_c4" and (self.box_convs or self.pyramid_norm or self.head_norm):
-            raise ValueError("design resnet_c4 has no pyramid and no own heads: leave their norms and box_convs out")
+            raise ValueError("design resnet_c4 has neither pyramid nor heads: drop pyramid_norm, head_norm, box_convs")
         if self.extra_norm and self.design != "resnet_c4":
             raise ValueError("extra_norm is for design resnet_c4")
         if len(self.taps) != 4 or min(self.taps) < 0 or list(self.taps) != sorted(self.taps):
-            raise ValueError(f"taps must be four block numbers that don't fall, not {list(self.taps)}")
+            raise ValueError(f"taps must be four block numbers in ascending order, not {list(self.taps)}")
         if self.design != "resnet_c4" and len(self.anchors) != 5:
             raise ValueError(f"anchors must be five sides, for p2 … p6, not {list(self.anchors)}")
         if not 0 <= self.freeze_at <= 5:
             raise ValueError(f"freeze_at must be 0 … 5, not {self.freeze_at}")
         if not 0 <= self.drop_path < 1 or (self.drop_path and not self.design.startswith("vit")):
-            raise ValueError(f"drop_path must be 0 … 1, and is for ViTs, not {self.drop_path}")
+            raise ValueError(f"drop_path must be at least 0 and below 1, and 0 for ResNets, not {self.drop_path}")
         counts = (self.pyramid_width, self.rpn_convs, self.box_width, self.mask_width, *self.proposals, self.rois)
         if min(counts, default=0) < 1 or min(self.box_convs, self.mask_convs) < 0 or self.box_fcs < 1:
             raise ValueError("widths, rpn_convs, box_fcs, proposals and rois must be at least 1, convs at least 0")
@@ -133,32 +133,32 @@ class SolverConfig:
     lr: float = 0.02
     """Peak learning rate at `batch`."""
     weight_decay: float = 1e-4
-    """For all but norms; AdamW: for matrices only, not for biases, norms, position embeddings and tokens."""
+    """Weight decay of all but norms; AdamW: of matrices only, not of biases, norms, position embeddings and tokens."""
     layer_decay: float = 1.0
     """ViT: learning rate of each block relative to the next one's."""
     batch: int = 16
-    """Images per step, over all processes, for which the other numbers are meant."""
+    """Images per step over all processes for which the other values are meant."""
     processes: int = 1
-    """Processes (GPUs) among which `batch` is meant to be shared. With fewer, each keeps its share of it, and learning
-    rate and steps follow by the linear rule, unless `global_batch` is set."""
+    """Processes (GPUs) that share `batch`. With fewer, each keeps its share, and learning rate and steps are scaled by
+    the linear rule, unless `global_batch` is set."""
     global_batch: int | None = None
-    """Images per step in this run; none: as `batch` and `processes` say. Learning rate and steps follow."""
+    """Images per step in this run; learning rate and steps are scaled. Null: from `batch` and `processes`."""
     iterations: int = 90_000
-    """Steps."""
+    """Training steps."""
     steps: tuple[int, ...] = (60_000, 80_000)
-    """After these the learning rate falls to a tenth."""
+    """Steps after which the learning rate is divided by 10."""
     schedule: float = 1.0
-    """Multiplies `iterations` and `steps`: 2 makes a 1x protocol 2x."""
+    """Factor of `iterations` and `steps`: 2 turns a 1x protocol into 2x."""
     warmup: int = 1000
     """Steps of linear warm-up from a thousandth."""
     precise_bn: int = 0
-    """After training, statistics of batch norms are averaged over this many batches; 0: the running ones stay."""
+    """Batches over which the statistics of batch norms are averaged after training; 0: keep the running ones."""
     amp: bool = False
     """Mixed precision in training; CUDA only."""
     checkpoint_every: int = 5000
-    """Steps between two states from which a killed run resumes."""
+    """Steps between two saved states."""
     log_every: int = 20
-    """Steps between two lines of progress."""
+    """Steps between two progress lines."""
 
     def __post_init__(self) -> None:
         for key in ("batch", "processes", "iterations", "checkpoint_every", "log_every"):
@@ -176,15 +176,15 @@ class SolverConfig:
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
         if list(self.steps) != sorted(set(self.steps)) or (self.steps and not 0 < self.steps[0] <= self.steps[-1]):
-            raise ValueError(f"steps must be positive and rise, not {list(self.steps)}")
+            raise ValueError(f"steps must be positive and ascending, not {list(self.steps)}")
         if self.steps and self.steps[-1] >= self.iterations:
-            raise ValueError(f"steps must lie before the last iteration {self.iterations}, not {list(self.steps)}")
+            raise ValueError(f"steps must come before the last iteration {self.iterations}, not {list(self.steps)}")
 
 
 @dataclass(frozen=True)
 class DetectionConfig:
     name: str = "coco_maskrcnn_r50_fpn_1x_mulan"
-    """The protocol's name, under which results are compared."""
+    """Protocol name under which results are compared."""
     kind: Literal["detection"] = "detection"
     """Kind of evaluation."""
     scaled_down: bool = False
@@ -192,9 +192,9 @@ class DetectionConfig:
     data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
     """Images and boxes."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    """What is built on the backbone."""
+    """Detector built on the backbone."""
     solver: SolverConfig = field(default_factory=SolverConfig)
-    """How it is trained; everything is trained but `freeze_at`."""
+    """Training; everything is trained except `freeze_at`."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

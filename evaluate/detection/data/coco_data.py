@@ -11,7 +11,16 @@ from core.data.broken import BrokenImages
 from core.errors import UserError
 from evaluate.detection.data.coco_document import complete_sizes, read_document, read_entries, renumber
 from evaluate.detection.data.coco_masks import area_of, mask_of
-from evaluate.detection.data.records import MISSING, UNREADABLE, XYWH_ABS, DetectionSet, ObjectChecks, existing_images
+from evaluate.detection.data.records import (
+    MISSING,
+    UNLISTED,
+    UNREADABLE,
+    XYWH_ABS,
+    DetectionSet,
+    ObjectChecks,
+    existing_images,
+    unlisted_images,
+)
 
 SPLITS = {"train": "train2017", "val": "val2017"}
 NO_CROWD = "objects: without iscrowd, taken as 0"
@@ -84,7 +93,8 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
         for key, image in images.items()
         if image["file_name"] in existing and image["width"] is not None
     ]
-    skipped = Counter({MISSING: len(missing), UNREADABLE: len(unreadable)}) + checks.skipped
+    unlisted = unlisted_images(folder, (image["file_name"] for image in listed))
+    skipped = Counter({MISSING: len(missing), UNREADABLE: len(unreadable), UNLISTED: unlisted}) + checks.skipped
     return DetectionSet(
         name=name or f"coco:{root} ({SPLITS[split]})",
         records=records,

@@ -39,9 +39,7 @@ def open_splits(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
         )
     val = match_classes(train, val)
     train, val = check_images(train, share), check_images(val, share)
-    if not any(not one["iscrowd"] for record in train.records for one in record["annotations"]):
-        raise UserError(f"{train.name} has no image with an object to train on; fix its annotations")
-    return train, note_classes(val)
+    return note_empty(train), note_classes(val)
 
 
 def match_classes(train: DetectionSet, val: DetectionSet) -> DetectionSet:
@@ -117,6 +115,17 @@ def check_images(split: DetectionSet, share: float) -> DetectionSet:
     BrokenImages(len(split.records), share).add(excluded)
     account = split.account + Account(dict(skipped), dict(converted))
     return dataclasses.replace(split, records=records, excluded=(*split.excluded, *excluded), account=account)
+
+
+def note_empty(train: DetectionSet) -> DetectionSet:
+    """`train` with a note on images without objects. Raises `UserError` if there is nothing to train on."""
+    empty = sum(all(one["iscrowd"] for one in record["annotations"]) for record in train.records)
+    if empty == len(train.records):
+        raise UserError(f"{train.name} has no image with an object to train on; fix its annotations")
+    if not empty:
+        return train
+    note = f"training without {empty:,} images that show no object, as in Detectron2"
+    return dataclasses.replace(train, account=train.account + Account(notes=(note,)))
 
 
 def note_classes(val: DetectionSet) -> DetectionSet:

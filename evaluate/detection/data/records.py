@@ -11,12 +11,14 @@ from typing import Any
 
 from core.data.account import Account
 from core.data.broken import BrokenImages
+from core.data.decode import EXTENSIONS
 from core.errors import UserError
 
 XYWH_ABS = 1
 """Detectron2's number of the box format left, top, width, height."""
 
 MISSING = "images: listed, but no such file"
+UNLISTED = "images: in the folder, but not listed"
 UNREADABLE = "images: unreadable header"
 NO_SIZE = "images: without a size, taken from the image"
 NO_AREA = "objects: box without area"
@@ -68,6 +70,13 @@ def existing_images(folder: Path, names: Iterable[str], share: float) -> tuple[s
     missing = BrokenImages(len(names), share)
     missing.add(f"{folder / name}: listed, but there is no such file" for name in names if name not in found)
     return found, missing.names
+
+
+def unlisted_images(folder: Path, names: Iterable[str]) -> int:
+    """Number of image files directly in `folder` that are not among `names`."""
+    listed = set(names)
+    images = (entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in EXTENSIONS)
+    return sum(name not in listed for name in images)
 
 
 class ObjectChecks:

@@ -25,10 +25,10 @@ def engine() -> str:
 
 
 def coco_metrics(split: DetectionSet, detections: Detections, masks: bool, by: str = "") -> dict[str, Any]:
-    """`box_ap` … `box_ar_large` and, with `masks`, `mask_ap` … in percent, and `box_ap_per_class`; None where a size or
-    class does not occur. Without any detection every number that exists is 0.
+    """`box_ap` … `box_ar_large` and, with `masks`, `mask_ap` … in percent, and `box_ap_per_class`; None for a size or
+    class without objects. Without any detection every number that exists is 0.
 
-    `by`: `faster-coco-eval` or `pycocotools`; by default `engine()`. Images that can't be decoded don't count.
+    `by`: `faster-coco-eval` or `pycocotools`; by default `engine()`. Undecodable images don't count.
     """
     metrics: dict[str, Any] = {}
     for kind, name in (("bbox", "box"), ("segm", "mask")) if masks else (("bbox", "box"),):
@@ -39,7 +39,7 @@ def coco_metrics(split: DetectionSet, detections: Detections, masks: bool, by: s
 
 
 def _evaluate(split: DetectionSet, detections: Detections, kind: str, by: str) -> tuple[list[float], list[float]]:
-    """The twelve numbers, and the average precision of each class; shares, −1 for what does not occur."""
+    """The twelve numbers and the average precision of each class; shares, −1 if there is no object."""
     truth_type, evaluation = _types(by)
     # The area of a detection, small to large, is its mask's in the evaluation of masks: a box would take its place.
     other = "bbox" if kind == "segm" else "segmentation"

@@ -1,4 +1,4 @@
-"""From a protocol and a backbone to a detector: Detectron2's config, the model, and the backbone's weights in it."""
+"""Builds the detector of a protocol: Detectron2's config, the model, and the backbone's weights in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STAGES = ["res2", "res3", "res4", "res5"]
 
 
 def detectron2_config(config: DetectionConfig, backbone: Backbone, classes: int, processes: Processes) -> CfgNode:
-    """Detectron2's config with everything the protocol says; data sets are not named in it."""
+    """Detectron2's config for a protocol; it names no data sets."""
     cfg = get_cfg()
     model, detector = cfg.MODEL, config.detector
     cfg.INPUT.FORMAT = "RGB"
@@ -71,7 +71,7 @@ def _set_solver(cfg: CfgNode, config: DetectionConfig) -> None:
 def _set_backbone(cfg: CfgNode, config: DetectionConfig, backbone: Backbone, processes: Processes) -> None:
     model, detector = cfg.MODEL, config.detector
     norm = norm_here(detector.norm, processes)
-    # What our own builders need to make the same network once more.
+    # Arguments with which our builders make the same network again.
     model.SSL = CfgNode(
         {
             "NAME": backbone.config.name,
@@ -119,7 +119,7 @@ def _set_pyramid_heads(cfg: CfgNode, config: DetectionConfig, processes: Process
 
 
 def build_detector(cfg: CfgNode, backbone: Backbone, seed: int) -> tuple[nn.Module, Coverage]:
-    """The detector on its device, heads random from `seed`, with every tensor of the backbone in it.
+    """Detector on its device, heads random from `seed`, with every tensor of the backbone loaded.
 
     Raises `UserError` unless the backbone is covered completely, in both directions.
     """
@@ -130,11 +130,11 @@ def build_detector(cfg: CfgNode, backbone: Backbone, seed: int) -> tuple[nn.Modu
 
 
 def load_backbone(detector: nn.Module, backbone: Backbone) -> Coverage:
-    """Copies the backbone's tensors into the detector; the account of them. Nothing is read from a file here."""
+    """Copies the backbone's tensors into the detector and returns the coverage. Reads no file."""
     own: Mapping[str, torch.Tensor] = detector.state_dict()
     places = {name: _place(name, own) for name in backbone.model.state_dict()}
     taken = set(places.values())
-    # The places that belong to the backbone, whether or not a tensor came for them.
+    # Tensors of the detector that belong to the backbone, whether or not one of its own goes there.
     belonging = [name for name in own if _belongs(name)]
     matched, misshaped = [], []
     for name, tensor in backbone.model.state_dict().items():
@@ -160,7 +160,7 @@ def load_backbone(detector: nn.Module, backbone: Backbone) -> Coverage:
 
 
 def _place(name: str, own: Mapping[str, Any]) -> str | None:
-    """Where the detector keeps the tensor that timm calls `name`."""
+    """Detector's name of the tensor that timm calls `name`; None if it has none."""
     candidates = [f"backbone.bottom_up.vit.{name}"]
     if (theirs := RESNET.from_timm(name)) is not None:
         candidates += [f"backbone.bottom_up.{theirs}", f"backbone.{theirs}", f"roi_heads.{theirs}"]

@@ -1,4 +1,4 @@
-"""Whether a backbone can be what a detection protocol builds on, and the reason where it can't."""
+"""Checks that a backbone fits the design of a detection protocol."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEPTHS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
 
 
 def plain_depth(config: BackboneConfig) -> int | None:
-    """The depth of a ResNet that Detectron2's own builder makes too; None where its arguments shape another."""
+    """Depth of a ResNet that Detectron2's builder can make; None if arguments change its shape."""
     return None if architecture_args(config) else DEPTHS.get(config.name)
 
 
 def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
-    """Raises `UserError` where the protocol's design can't take the backbone."""
+    """Raises `UserError` if the protocol's design can't use the backbone."""
     design, what = config.detector.design, describe(backbone.config)
     check_weights(backbone, "build a detector on")
     model: Any = backbone.model
@@ -58,7 +58,7 @@ def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
 
 
 def _other_layers(resnet: Any) -> str:
-    """What a ResNet of timm computes otherwise than Detectron2's, though its tensors may be the same."""
+    """Difference in what a ResNet of timm and Detectron2's compute from the same tensors; empty if there is none."""
     from timm.models.resnet import BasicBlock, Bottleneck
 
     modules = list(resnet.modules())

@@ -1,4 +1,4 @@
-"""A timm ViT as Detectron2's backbone: outputs of some blocks, resized to strides 4 … 32, and a pyramid over them."""
+"""A timm ViT as Detectron2 backbone: outputs of four blocks, resized to strides 4 … 32, and a pyramid over them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class VitBackbone(Backbone):
     """`res2` … `res5`: the maps of four blocks, enlarged by 4 and 2, as they are, and halved.
 
     Enlarging is learned (transposed convolutions), halving is max pooling (arXiv 2111.11429, section 3.1; 2203.16527,
-    section 3). `narrowing`: each transposed convolution halves the channels, as the latter has it; else they stay.
+    section 3). `narrowing`: each transposed convolution halves the channels, as in the latter; otherwise they stay.
     `square`: smaller images are padded on the right and below to this many pixels on both sides (0: not at all). A
-    block that no tap needs is left out of the forward pass and its weights are kept frozen.
+    block that no tap needs is not run, and its weights are frozen.
     """
 
     def __init__(self, vit: Any, taps: tuple[int, ...], norm: Any, narrowing: bool, square: int) -> None:
         super().__init__()
         self.vit, self.taps, self._family = vit, taps, family_of(vit)
         width = self._family.channels(vit)[max(taps)]
-        # A multiple of 32, as the coarsest map wants it.
+        # A multiple of 32, because of the coarsest map.
         self.square = math.ceil(square / 32) * 32
         half, quarter = (width // 2, width // 4) if narrowing else (width, width)
         self.channels = (quarter, half, width, width)
@@ -70,7 +70,7 @@ class VitBackbone(Backbone):
 
 
 class _Level(CNNBlockBase):
-    """What the simple pyramid does to one map: a 1×1 and a 3×3 convolution, each with a norm."""
+    """One level of the simple pyramid: a 1×1 and a 3×3 convolution, each with a norm."""
 
     def __init__(self, channels: int, width: int, norm: Any) -> None:
         super().__init__(channels, width, 1)
@@ -83,7 +83,7 @@ class _Level(CNNBlockBase):
 
 
 class SimplePyramid(Backbone):
-    """`p2` … `p6` without a way down (arXiv 2203.16527, section 3); p6 is every second position of p5."""
+    """`p2` … `p6` without a top-down path (arXiv 2203.16527, section 3); p6 is every second position of p5."""
 
     def __init__(self, bottom_up: VitBackbone, width: int, norm: Any) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _taps(cfg: Any, narrowing: bool) -> VitBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_vit_fpn_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
-    """HeadInputs of the ViT that `MODEL.SSL` describes below Detectron2's feature pyramid."""
+    """Detectron2's feature pyramid on the ViT that `MODEL.SSL` describes."""
     return FPN(
         _taps(cfg, narrowing=False),
         list(NAMES),
@@ -127,5 +127,5 @@ def build_vit_fpn_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_vit_simple_backbone(cfg: Any, _input_shape: ShapeSpec) -> Backbone:
-    """HeadInputs of the ViT that `MODEL.SSL` describes below the simple pyramid."""
+    """Simple pyramid on the ViT that `MODEL.SSL` describes."""
     return SimplePyramid(_taps(cfg, narrowing=True), cfg.MODEL.FPN.OUT_CHANNELS, norm_of(cfg.MODEL.FPN.NORM))

@@ -1,4 +1,4 @@
-"""The linear rule for Detectron2's solver: its numbers at another global batch, or with fewer processes."""
+"""Linear scaling rule for Detectron2's solver: its values at another global batch, or with fewer processes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from evaluate.detection.settings import DetectionConfig, SolverConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The solver's numbers after `schedule` and the linear rule."""
+    """Solver values after `schedule` and the linear rule."""
 
     batch: int
     """Images per step over all processes."""
     lr: float
     """Peak learning rate."""
     iterations: int
-    """Steps."""
+    """Training steps."""
     steps: tuple[int, ...]
-    """Where the learning rate falls."""
+    """Steps after which the learning rate is divided by 10."""
     warmup: int
     """Steps of warm-up."""
 
@@ -33,7 +33,7 @@ class Schedule:
 
 
 def schedule_of(solver: SolverConfig) -> Schedule:
-    """The solver's numbers by the linear rule."""
+    """Solver values by the linear rule."""
     batch = solver.global_batch or solver.batch
     factor = batch / solver.batch
 
@@ -45,10 +45,10 @@ def schedule_of(solver: SolverConfig) -> Schedule:
 
 
 def scale_to_processes(config: DetectionConfig, world: int) -> tuple[DetectionConfig, str]:
-    """The protocol as `world` processes run it, and a sentence on how it was scaled ("" for not at all).
+    """The protocol as `world` processes run it, and a sentence about how it was scaled ("" if it wasn't).
 
-    `solver.global_batch` decides where it is set, else the number of processes. In the answer it is set exactly where
-    the batch is not the protocol's, so that the protocol's name tells.
+    `solver.global_batch` takes precedence over the number of processes. The returned config sets it only if the batch
+    differs from the protocol's, so that the full name shows the difference.
     """
     solver = config.solver
     batch, why = batch_of_processes(solver.batch, solver.processes, world)
@@ -58,5 +58,5 @@ def scale_to_processes(config: DetectionConfig, world: int) -> tuple[DetectionCo
         return dataclasses.replace(config, solver=dataclasses.replace(solver, global_batch=None)), ""
     scaled = dataclasses.replace(solver, global_batch=batch)
     schedule = schedule_of(scaled)
-    said = sentence(solver.batch, batch, why, schedule.lr, schedule.iterations, schedule.warmup)
-    return dataclasses.replace(config, solver=scaled), said
+    text = sentence(solver.batch, batch, why, schedule.lr, schedule.iterations, schedule.warmup)
+    return dataclasses.replace(config, solver=scaled), text

@@ -43,8 +43,13 @@ SIZE = "<size><width>40</width><height>30</height></size>"
 
 @pytest.mark.parametrize(
     "size",
-    ["", "<size><width>0</width><height>0</height></size>", "<size><width/><height/></size>", "<size><width>40</width></size>"],
-)  # fmt: skip
+    [
+        "",
+        "<size><width>0</width><height>0</height></size>",
+        "<size><width/><height/></size>",
+        "<size><width>40</width></size>",
+    ],
+)
 def test_an_absent_size_is_the_images(tmp_path: Path, size: str) -> None:
     val = open_voc(rewritten(tmp_path, SIZE, size), "val", 0.0)
     assert [(record["width"], record["height"]) for record in val.records] == [(40, 30)]

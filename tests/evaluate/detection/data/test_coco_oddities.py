@@ -1,4 +1,4 @@
-"""COCO files as labelling tools write them: accepted with the defaults of COCO's own tools, and every default counted."""
+"""COCO files as labelling tools write them: accepted with the defaults of COCO's own tools, all of them counted."""
 
 # Detectron2 is looked for before what imports it.
 # ruff: noqa: E402
@@ -57,11 +57,11 @@ def splits(root: Path, train: Document, val: Document, share: float = 0.0) -> tu
 
 def numbers(split: DetectionSet, by: str) -> dict[str, Any]:
     """Metrics of detections that are the ground truth's boxes, a pixel off."""
-    found = [
-        {"image_id": r["image_id"], "category_id": a["category_id"], "score": 0.9, "bbox": [a["bbox"][0] + 1, *a["bbox"][1:]]}
-        for r in split.records
-        for a in r["annotations"]
-    ]  # fmt: skip
+    found = []
+    for record in split.records:
+        for one in record["annotations"]:
+            box = [one["bbox"][0] + 1, *one["bbox"][1:]]
+            found.append({"image_id": record["image_id"], "category_id": one["category_id"], "score": 0.9, "bbox": box})
     return coco_metrics(split, Detections(found, [r["image_id"] for r in split.records], []), False, by)
 
 
@@ -214,3 +214,22 @@ def test_other_sizes_are_found_before_training(tmp_path: Path) -> None:
 def splits_of_existing(root: Path) -> tuple[DetectionSet, DetectionSet]:
     file = find_protocol("coco_maskrcnn_r50_fpn_1x_mulan")
     return open_splits(load_config(DetectionConfig, file, [f"data.source=coco:{root}", "data.broken_share=0.5"]))
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    """An image that no list names, one that shows nothing, and one that is missing."""
+    document = small()
+    document["images"] += [
+        {"id": 11, "file_name": "none.png", "width": 40, "height": 30},
+        {"id": 12, "file_name": "empty.png", "width": 40, "height": 30},
+    ]
+    write(tmp_path, document, small())
+    for name in ("empty.png", "extra.PNG"):
+        (tmp_path / "train2017" / name).write_bytes((tmp_path / "train2017" / "a.png").read_bytes())
+    train, _ = splits_of_existing(tmp_path)
+    assert train.account.skipped == {
+        "images: listed, but no such file": 1,
+        "images: in the folder, but not listed": 1,
+    }
+    assert sum(train.account.skipped.values()) + len(train.records) == 5  # four files and the missing one
+    assert any("1 images" in note for note in train.account.notes)
