@@ -37,7 +37,7 @@ def decode_rgb(source: Path | bytes, where: str) -> PIL.Image.Image:
 
     Raises `BrokenImage`, naming `where`, for a file that is missing, truncated, of none of `FORMATS` or too large.
     """
-    with _opened(source, where) as image:
+    with opened_image(source, where) as image:
         return to_rgb(image)
 
 
@@ -46,12 +46,13 @@ def conversions_of(source: Path | bytes, where: str) -> tuple[str, ...]:
 
     Raises `BrokenImage` as `decode_rgb` does for a damaged header.
     """
-    with _opened(source, where) as image:
+    with opened_image(source, where) as image:
         return conversions_to_rgb(image)
 
 
 @contextmanager
-def _opened(source: Path | bytes, where: str) -> Iterator[PIL.Image.Image]:
+def opened_image(source: Path | bytes, where: str) -> Iterator[PIL.Image.Image]:
+    """Image whose header is read; errors within the block become `BrokenImage` too. Raises it as `decode_rgb` does."""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():  # reading a pipe may never end
             raise BrokenImage(where, "is not a regular file")

@@ -76,7 +76,8 @@ def conversions_to_rgb(image: PIL.Image.Image) -> tuple[str, ...]:
         reasons.append(ALPHA)
     if getattr(image, "is_animated", False):
         reasons.append(FRAMES)
-    if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+    # Called by its base class, because Pillow otherwise decodes a PNG to look for tags behind its pixels.
+    if PIL.Image.Image.getexif(image).get(_ORIENTATION, 1) not in (0, 1):
         reasons.append(ORIENTATION)
     return tuple(reasons)
 
