@@ -15,6 +15,7 @@ from converters.architecture import Hints
 from converters.families import FAMILIES, Family, Network, known_families
 from converters.key_maps import KeyMap, find_networks
 from converters.key_table import KeyTable
+from core.coverage import check_plain
 from core.errors import UserError
 
 # Wrappers of DataParallel, DDP and torch.compile stand anywhere in a name, containers of a state dict at its beginning.
@@ -81,12 +82,14 @@ def recognise(document: Any, source: str, network: Network) -> Recognised:
             matched.append(new)
         else:
             renamed.append((originals[name], new))
+    adapted = ""
     if key_map.adapt is not None:
-        key_map.adapt(state)
+        check_plain(state, source)  # what is computed must be as large as it says
+        adapted = key_map.adapt(state)
     filled = _fill_counters(state)
     where = f"below {prefix}" if prefix else "without a prefix"
     known = family.name if family else "wrapped state dict" if prefix else "plain state dict"
-    notes = [family.note if family else "", key_map.note]
+    notes = [family.note if family else "", key_map.note, adapted]
     if filled:
         notes.append(f"{len(filled)} absent num_batches_tracked set to 0")
     return Recognised(

@@ -47,8 +47,9 @@ class KeyMap:
     """What the weights do not show and is assumed."""
     heads: Mapping[str, str] = field(default_factory=dict)
     """Pattern for the start of names that are not part of the backbone -> why."""
-    adapt: Callable[[dict[str, Tensor]], None] | None = None
-    """Changes tensors under timm's names, in place, where the library computes the same from other numbers."""
+    adapt: Callable[[dict[str, Tensor]], str] | None = None
+    """Changes tensors under timm's names, in place, where the library computes the same from other numbers; returns
+    what it did, or an empty string."""
     refusal: str = ""
     """Why such networks cannot be converted; empty where they can."""
 

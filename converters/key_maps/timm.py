@@ -10,16 +10,20 @@ _OUTSIDE = {**ON_TOP, **MASKED}
 _REGISTERS = ("reg_token", "register_tokens")
 
 
-def fold_class_position(tensors: dict[str, Tensor]) -> None:
+def fold_class_position(tensors: dict[str, Tensor]) -> str:
     """Adds the class token's position embedding to the class token where DINOv2's registers have no position.
 
     timm's network of that kind gives positions to patches alone (`no_embed_class`). Tensors: cls_token [1, 1, D],
     pos_embed [1, 1 + s², D], reg_token [1, R, D].
     """
-    if {"reg_token", "cls_token", "pos_embed"} <= tensors.keys():
-        positions = tensors["pos_embed"]
-        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
-        tensors["pos_embed"] = positions[:, 1:].clone()
+    if not {"reg_token", "cls_token", "pos_embed"} <= tensors.keys():
+        return ""
+    token, positions = tensors["cls_token"], tensors["pos_embed"]
+    if token.ndim != 3 or positions.ndim != 3 or token.shape != positions[:, :1].shape:
+        return ""  # no such network: refused when it is compared with one
+    tensors["cls_token"] = token + positions[:, :1]
+    tensors["pos_embed"] = positions[:, 1:].clone()
+    return "position embedding of the class token added to it"
 
 
 VIT = KeyMap("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_OUTSIDE)

@@ -128,6 +128,7 @@ def test_dinov2s_own_names(tmp_path: Path, registers: int, chunks: bool) -> None
     torch.save({"teacher": prefixed(state, "backbone.") | mlp("dino_head.mlp")}, tmp_path / "teacher.pth")
     backbone, report = open_with_report(str(tmp_path / "teacher.pth"), "target")
     assert backbone.config.args.get("reg_tokens", 0) == registers
+    assert ("of the class token added" in backbone.source) == (registers > 0)
     torch.testing.assert_close(backbone.model.forward_features(IMAGES), expected, rtol=0, atol=1e-5)
     assert dict(report.dropped)["teacher.backbone.mask_token"].startswith("decoder")
 
@@ -152,6 +153,24 @@ def test_dinov2s_swiglu(tmp_path: Path, registers: int) -> None:
     if not registers:
         images = torch.randn(1, 3, 56, 56)
         torch.testing.assert_close(backbone.model.forward_features(images), model.forward_features(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("pos_embed", torch.zeros(17)),
+        ("pos_embed", torch.zeros(1).expand(1, 17, 2**40)),
+        ("cls_token", torch.zeros(1, 1, 7)),
+        ("pos_embed", torch.zeros(1, 17, 384).to_sparse()),
+        ("register_tokens", torch.zeros(3)),
+    ],
+    ids=["flat", "huge", "narrow", "sparse", "registers"],
+)
+def test_impossible_registers_are_one_sentence(tmp_path: Path, name: str, tensor: torch.Tensor) -> None:
+    torch.save(_dinov2(4)[0] | {name: tensor}, tmp_path / "reg4.pth")
+    with pytest.raises(UserError, match=r"reg4\.pth") as caught:
+        open_backbone(str(tmp_path / "reg4.pth"))
+    assert "\n" not in str(caught.value)
 
 
 def test_ibots_masked_embedding_is_dropped(tmp_path: Path) -> None:
