@@ -23,6 +23,7 @@ from torch import nn
 
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
 from core.distributed import Processes
+from evaluate.common.context import RunContext
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
 from evaluate.probes.linear.protocol import LinearConfig
@@ -30,6 +31,7 @@ from evaluate.probes.linear.training import cached_batches, steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = Processes(0, 1, torch.device("cpu"))
+CONTEXT = RunContext(ALONE, workers=0, seed=0)
 HEADS = 52
 SIDE = 11
 """Raw pixels of 11 × 11 × 3 are features of 363 numbers."""
@@ -156,7 +158,7 @@ def _grid_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int, 
     config = _config(lrs, batch)
     grid = HeadGrid(((0, features.values.shape[1]),), lrs, classes, HeadOptimConfig(), 0, ALONE.device)
     steps, _ = steps_of(config, len(features.rows))
-    for _, (vectors, labels) in zip(range(steps), cached_batches(features, config, 0, ALONE, 0), strict=False):
+    for _, (vectors, labels) in zip(range(steps), cached_batches(features, config, CONTEXT, 0), strict=False):
         grid.step(vectors, labels, 1.0, batch)
 
 
@@ -165,7 +167,7 @@ def _module_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int
     heads = nn.ModuleList(nn.Linear(features.values.shape[1], classes) for _ in lrs)
     groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(heads, lrs, strict=True)]
     optimiser = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
-    for vectors, labels in cached_batches(features, _config(lrs, batch), 0, ALONE, 0):
+    for vectors, labels in cached_batches(features, _config(lrs, batch), CONTEXT, 0):
         loss = torch.stack([nn.functional.cross_entropy(head(vectors), labels) for head in heads]).sum()
         optimiser.zero_grad()
         loss.backward()

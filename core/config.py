@@ -206,6 +206,9 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
         close = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"unknown key {key} {place}; {hint}allowed here: {', '.join(allowed)}"
+    known = _former_values(_kind_at(kind, location[:-1])).get(location[-1], {}) if location else {}
+    if isinstance(problem["input"], str) and problem["input"] in known:
+        return f"{key} {place}: {problem['input']} is now called {known[problem['input']]}; use the new name"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should be", "must be")
     given = "" if isinstance(problem["input"], dict) else f", not {json.dumps(problem['input'], default=str)[:200]}"
@@ -215,13 +218,20 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
 def rename_keys(kind: Any, values: Any) -> Any:
     """Values of an older resolved config under today's keys: a copy of `values` with each class's `RENAMED` applied.
 
-    A config class lists its former keys as `RENAMED: ClassVar[Mapping[str, str]] = {"old": "new"}`. Stored configs of
-    finished runs are read through this function; in YAML files and on the command line an old key is an error that
-    names the new one.
+    A config class lists its former keys as `RENAMED: ClassVar[Mapping[str, str]] = {"old": "new"}` ("section.new" for
+    a key that moved down), and former values as `RENAMED_VALUES: ClassVar = {"key": {"old value": "new value"}}`.
+    Stored configs of finished runs are read through this function; in YAML files and on the command line an old key is
+    an error that names the new one.
     """
     if isinstance(values, dict) and dataclasses.is_dataclass(kind):
-        hints, renamed = typing.get_type_hints(kind), getattr(kind, "RENAMED", {})
-        named = {str(renamed.get(key, key)): value for key, value in values.items()}
+        hints, renamed, former = typing.get_type_hints(kind), getattr(kind, "RENAMED", {}), _former_values(kind)
+        named: dict[str, Any] = {}
+        for key, value in values.items():
+            *path, last = str(renamed.get(key, key)).split(".")
+            below = named
+            for part in path:
+                below = below.setdefault(part, {})
+            below[last] = former.get(last, {}).get(value, value) if isinstance(value, str) else value
         return {key: rename_keys(_without_none(hints.get(key)), value) for key, value in named.items()}
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(values, dict) and origin is dict:
@@ -229,6 +239,10 @@ def rename_keys(kind: Any, values: Any) -> Any:
     if isinstance(values, list) and origin is tuple:
         return [rename_keys(_without_none(arguments[0]), value) for value in values]
     return values
+
+
+def _former_values(kind: Any) -> Mapping[str, Mapping[str, str]]:
+    return getattr(kind, "RENAMED_VALUES", {})
 
 
 def _renamed_at(kind: Any, location: Sequence[str]) -> Mapping[str, str]:

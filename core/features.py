@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import PIL.Image
@@ -24,6 +24,7 @@ from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects, gather_rows
 from core.errors import BrokenImage, UserError
+from core.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 
 _GATHERED_ROWS = 8192
 _LARGEST_SIDE = 4096
@@ -51,10 +52,11 @@ class FeatureConfig:
     """`avg` for ResNets; `cls`, `patches` (mean patch token) or `cls+patches` for ViTs; `auto`: the default of each."""
     batch: int = 256
     """Images per forward pass and process; affects memory and speed only."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the forward pass (autocast below float32)."""
-    storage: Literal["float32", "float16"] = "float32"
-    """Precision of the features in memory; float16 halves the size of a bank."""
+    RENAMED_VALUES: ClassVar = {"precision": OLD_NAMES, "storage": OLD_NAMES}
+    precision: Precision = "fp32"
+    """Precision of the forward pass (autocast below fp32)."""
+    storage: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the features in memory; fp16 halves the size of a bank."""
     broken_share: float = 0.01
     """Largest share of broken images, 0 … 1; above it the evaluation stops."""
 
@@ -138,7 +140,7 @@ def extract_features(
     Raises `UserError` (on every rank) if too many images are broken or a feature is not finite.
     """
     part = np.array_split(np.arange(len(images), dtype=np.int64), processes.world_size)[processes.rank]
-    values = allocate((len(part), feature_size(model, config, processes.device, pool)), config.storage)
+    values = allocate((len(part), feature_size(model, config, processes.device, pool)), dtype_name(config.storage))
     labels, positions = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
     broken: list[str] = []
     not_finite: list[int] = []
@@ -151,14 +153,11 @@ def extract_features(
         pin_memory=processes.device.type == "cuda",
         generator=torch.Generator(),  # without it each pass draws a seed from the global state
     )
-    autocast = torch.autocast(
-        processes.device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
-    )
     bar = tqdm(
         total=len(part), desc=f"features of {images.name}", unit="image", disable=not processes.is_main, leave=False,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )  # fmt: skip
-    with bar, frozen(model), autocast:
+    with bar, frozen(model), autocast(processes.device, config.precision):
         for pixels, batch_labels, batch_positions, batch_broken in loader:
             bar.update(len(pixels) + len(batch_broken))
             broken += batch_broken
@@ -169,7 +168,7 @@ def extract_features(
             crops = normalised(pixels.to(processes.device, non_blocking=True), backbone)
             vectors = (pooled_features(model, crops, config.pooling) if pool is None else pool(model, crops)).float()
             vectors = functional.normalize(vectors, dim=1) if unit else vectors
-            stored = vectors.to(getattr(torch, config.storage)).cpu().numpy()
+            stored = vectors.to(DTYPES[config.storage]).cpu().numpy()
             finite = np.isfinite(stored).all(axis=1)
             if not finite.all():
                 not_finite.append(int(batch_positions[~finite][0]))

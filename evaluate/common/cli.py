@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -61,9 +62,9 @@ def add_draw(parser: argparse.ArgumentParser, what: str = "N pictures of finding
     )
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The checked arguments; `--data` has become an override, and `--init` a part of `ckpt`."""
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args(argv)
     arguments.ckpt = _start(arguments.ckpt, arguments.init)
     if getattr(arguments, "data", None):
         from core.config import Setting  # so late that --help needs no torch

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from core.distributed import Processes
+if TYPE_CHECKING:
+    from core.distributed import Processes
 
 _WIDTH = 9
 

@@ -1,4 +1,4 @@
-"""What a killed probe left behind: its state after the last whole epoch, from which the same command goes on."""
+"""State of an unfinished probe: saved after each whole epoch, so that the same command resumes a killed run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.checkpoints import read_tensors
 from core.distributed import Processes, gather_objects
@@ -19,13 +20,14 @@ from core.files.atomic_file import write_atomically
 class ProbeState:
     """The state file of one measurement, written by rank 0, read by all."""
 
-    def __init__(self, path: Path, identity: str, processes: Processes) -> None:
-        """`identity`: a digest of everything that decides the numbers; a state of another one is refused."""
+    def __init__(self, path: Path, identity: str, processes: Processes, started: float | None = None) -> None:
+        """`identity`: everything that decides the numbers; a state of another one is refused. `started`: time.time()
+        at the start of this session, if it began earlier."""
         self._path, self._identity, self._processes = path, identity, processes
-        self._started, self._before = time.time(), 0.0
+        self._started, self._before = time.time() if started is None else started, 0.0
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, none where there is none. `UserError` on all ranks for one of another measurement."""
+        """The saved state, None if there is none. Raises `UserError` on all ranks for one of another measurement."""
         found = gather_objects(self._path.is_file())[0]
         if not found:
             return None
@@ -70,3 +72,13 @@ class ProbeState:
         """After the result is written."""
         if self._processes.is_main:
             self._path.unlink(missing_ok=True)
+
+
+def copy_exactly(mine: Tensor, saved: Any, name: str) -> None:
+    """Copies a saved tensor into one of ours.
+
+    Raises `ValueError` if torch would repeat it to fill the place, or if it has non-finite values.
+    """
+    if not isinstance(saved, Tensor) or saved.shape != mine.shape or not bool(torch.isfinite(saved).all()):
+        raise ValueError(f"{name} is no finite tensor of shape {list(mine.shape)}")
+    mine.copy_(saved)

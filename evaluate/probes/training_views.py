@@ -16,7 +16,7 @@ from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
 from core.data.crop import resized_crop
 from core.data.order import GlobalBatches
-from core.distributed import Processes
+from evaluate.common.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,16 @@ class TrainingViews(Dataset[View]):
 
 
 def view_batches(
-    images: ImageSet, config: TrainingViewConfig, size: int, seed: int, batches: GlobalBatches, workers: int,
-    processes: Processes,
+    images: ImageSet, config: TrainingViewConfig, size: int, batches: GlobalBatches, context: RunContext
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:  # fmt: skip
     """This rank's part of each global batch: uint8 [b, S, S, 3] and int64 [b] on the CPU, names of broken images."""
     loader: DataLoader = DataLoader(
-        TrainingViews(images, config, size, seed),
+        TrainingViews(images, config, size, context.seed),
         batch_sampler=batches,
         collate_fn=_collate,
-        num_workers=workers,
-        pin_memory=processes.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        num_workers=context.workers,
+        pin_memory=context.device.type == "cuda",
+        prefetch_factor=4 if context.workers else None,
         generator=torch.Generator(),
     )
     yield from loader

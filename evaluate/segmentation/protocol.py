@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from core.config import to_dict
 from core.data.scenes.render import ScenesConfig
+from core.precision import OLD_NAMES, Precision
 from evaluate.common.protocol import LABELS, check_name, flat
 from evaluate.segmentation.probe import PROBE
 
@@ -200,6 +201,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
+    RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {"precision": OLD_NAMES}
     name: str = "ade20k_upernet_r50_160k"
     """Name of the protocol, under which results are compared."""
     kind: Literal["segmentation"] = "segmentation"
@@ -224,8 +226,8 @@ class SegmentConfig:
     """Training images per step over all processes."""
     sync_norm: bool = True
     """Shares the statistics of batch norms among processes."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of training (autocast below float32; float16 on GPUs only); tests run in float32."""
+    precision: Precision = "fp32"
+    """Precision of training (autocast below fp32; fp16 on GPUs only); tests run in fp32."""
     log_every: int = 50
     """Iterations between two log lines."""
     checkpoint_every: int = 2000

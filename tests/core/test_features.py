@@ -105,7 +105,7 @@ def test_unit_features_and_float16_storage(resnet: nn.Module, images: Folder) ->
     plain = extract_features(resnet, RESNET, images, SMALL, ALONE).values
     unit = extract_features(resnet, RESNET, images, SMALL, ALONE, unit=True).values
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5, atol=1e-7)
-    half = FeatureConfig(SMALL.transform, storage="float16")
+    half = FeatureConfig(SMALL.transform, storage="fp16")
     stored = extract_features(resnet, RESNET, images, half, ALONE, unit=True).values
     assert stored.dtype == np.float16
     np.testing.assert_allclose(stored, unit, atol=5e-4)
@@ -113,7 +113,7 @@ def test_unit_features_and_float16_storage(resnet: nn.Module, images: Folder) ->
 
 def test_bfloat16_autocast_is_near_but_not_equal(resnet: nn.Module, images: Folder) -> None:
     exact = extract_features(resnet, RESNET, images, SMALL, ALONE).values
-    low = FeatureConfig(SMALL.transform, precision="bfloat16")
+    low = FeatureConfig(SMALL.transform, precision="bf16")
     rounded = extract_features(resnet, RESNET, images, low, ALONE).values
     assert not np.array_equal(rounded, exact)
     np.testing.assert_allclose(rounded, exact, rtol=0.1, atol=0.02)

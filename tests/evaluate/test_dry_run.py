@@ -1,4 +1,4 @@
-"""--dry-run of every evaluation: the plan, and nothing on disk."""
+"""--dry-run of every kind of evaluation: the plan, and nothing on disk; without data the built-in scenes."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from pathlib import Path
 
 import pytest
 
-RESNET = "timm:resnet18"
-SCENES = ["data.scenes.train=4", "data.scenes.test=2"]
-RUNS = {
-    "knn": ["--data", "folder:{images}", "ks=[3]"],
-    "linear": ["--data", "folder:{images}", "batch=4"],
-    "logreg": ["--data", "folder:{images}"],
-    "finetune": ["--data", "folder:{images}", "batch=4"],
-    "transfer_sets": ["--sets", "folder:{images}"],
-    "coco": SCENES,
-    "segment": SCENES,
+from evaluate.common.registry import descriptions
+
+SMALL = {
+    "detection": ["data.scenes.train=4", "data.scenes.test=2"],
+    "segmentation": ["data.scenes.train=4", "data.scenes.test=2"],
+    "transfer": ["--sets", "scenes"],
 }
+"""Arguments of those that write their scenes to disk, or have more sets than scenes."""
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("kind", descriptions())
 def test_the_plan_is_printed_and_nothing_is_written(
-    name: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = importlib.import_module(f"evaluate.{name}").main
+    door, *chosen = descriptions()[kind].command()
+    main = importlib.import_module(f"evaluate.{door.removesuffix('.py')}").main
     monkeypatch.setenv("SSL_TRANSFER_CACHE", os.environ.get("SSL_TRANSFER_CACHE") or str(tmp_path / "cache"))
-    given = [argument.format(images=image_folder) for argument in RUNS[name]]
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", [name, "--ckpt", RESNET, "--out", str(out), "--dry-run", *given])
+    given = [*chosen, "--ckpt", "timm:resnet18", "--out", str(out), "--dry-run", *SMALL.get(kind, [])]
+    monkeypatch.setattr(sys, "argv", [door, *given])
     main()
-    said = capsys.readouterr().out
-    assert said.startswith("protocol")
-    assert "resnet18" in said
-    assert "result: " not in said
+    plan = capsys.readouterr().out
+    assert plan.startswith("protocol")
+    assert "resnet18" in plan
+    assert "scenes" in plan.splitlines()[0] or kind == "transfer"
+    assert "result: " not in plan
     assert not out.exists()

@@ -18,9 +18,8 @@ from core.coverage import check_plain, load_completely
 from core.distributed import Processes
 from core.errors import UserError
 from core.untrusted.zip_archives import find_fault
-from evaluate.common.resumable import ProbeState
+from evaluate.common.resumable import ProbeState, copy_exactly
 from evaluate.probes.accuracy import scores_of
-from evaluate.probes.linear.head_grid import copy_exactly
 
 NARROW = BackboneConfig("resnet18", {"channels": [8, 16, 24, 32]})
 ALONE = Processes(0, 1, torch.device("cpu"))

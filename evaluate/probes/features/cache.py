@@ -20,13 +20,15 @@ from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
 from core.config import to_dict
 from core.data.base import ImageSet
-from core.distributed import Processes, gather_objects, raise_on_all_ranks, wait_for_all
+from core.distributed import gather_objects, raise_on_all_ranks, wait_for_all
 from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
 from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
+from core.precision import dtype_name
 from core.result import library_versions
 from core.untrusted.zip_archives import find_fault
+from evaluate.common.context import RunContext
 from evaluate.probes.features.head_inputs import HeadInputs
 
 FORMAT = 1
@@ -62,14 +64,14 @@ def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: Fe
         "images": len(images),
         "taps": taps.identity(),
         "transform": to_dict(config.transform),
-        "precision": config.precision,
-        "storage": config.storage,
+        "precision": dtype_name(config.precision),
+        "storage": dtype_name(config.storage),
         "libraries": {name: versions[name] for name in ("torch", "torchvision", "timm", "pillow")},
     }
 
 
 def cached_features(
-    backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig, processes: Processes, workers: int
+    backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig, context: RunContext
 ) -> CachedFeatures:
     """The features of all `images`, from disk or computed now by all ranks together; every rank sees all of them.
 
@@ -80,9 +82,9 @@ def cached_features(
     folder = cache_folder() / "features" / digest
     present = gather_objects(_complete(folder, key))[0]
     if not present:
-        with atomic_folder(folder, lambda: _complete(folder, key)) if processes.is_main else nullcontext() as made:
+        with atomic_folder(folder, lambda: _complete(folder, key)) if context.is_main else nullcontext() as made:
             part = Path(gather_objects(str(made))[0])
-            _fill(part, key, backbone, taps, images, config, processes, workers)
+            _fill(part, key, backbone, taps, images, config, context)
         wait_for_all()
     return _open(folder)
 
@@ -94,11 +96,11 @@ def _fill(
     taps: HeadInputs,
     images: ImageSet,
     config: FeatureConfig,
-    processes: Processes,
-    workers: int,
+    context: RunContext,
 ) -> None:
+    processes = context.processes
     shape = (len(images), feature_size(backbone.model, config, processes.device, taps))
-    refused = _reserve(part / "values.npy", shape, config.storage) if processes.is_main else ""
+    refused = _reserve(part / "values.npy", shape, dtype_name(config.storage)) if processes.is_main else ""
     raise_on_all_ranks(refused)
     try:
         values = np.lib.format.open_memmap(part / "values.npy", mode="r+")
@@ -111,7 +113,7 @@ def _fill(
         images,
         config,
         processes,
-        workers,
+        context.workers,
         pool=taps,
         allocate=lambda own, _dtype: values[start : start + own[0]],
     )
@@ -120,7 +122,7 @@ def _fill(
     rows, labels, positions = (np.concatenate(column) for column in zip(*gather_objects(own), strict=True))
     index = {"rows": rows, "labels": labels, "positions": positions}
     facts = {"key": key, "broken": list(found.broken), "shape": list(shape)}
-    raise_on_all_ranks(_close(part, index, facts, config.storage) if processes.is_main else "")
+    raise_on_all_ranks(_close(part, index, facts, dtype_name(config.storage)) if processes.is_main else "")
 
 
 def _close(part: Path, index: dict[str, NDArray[Any]], facts: dict[str, Any], storage: str) -> str:
@@ -152,7 +154,7 @@ def _no_room(part: Path, shape: Sequence[int], dtype: str, error: OSError) -> st
     size = shape[0] * shape[1] * np.dtype(dtype).itemsize / 2**20
     return (
         f"can't keep {size:,.0f} MiB of features in {part.parent} ({error.strerror}); free space, set "
-        f"features.storage=float16, or name another folder in SSL_TRANSFER_CACHE"
+        f"features.storage=fp16, or name another folder in SSL_TRANSFER_CACHE"
     )
 
 

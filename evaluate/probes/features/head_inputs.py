@@ -10,6 +10,8 @@ from torch import Tensor
 
 from core.backbones import Pooling, family_of
 from core.errors import UserError
+from core.features import feature_size
+from evaluate.probes.base import Job
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,23 @@ class HeadInputs:
     def identity(self) -> dict[str, Any]:
         """What decides the stored vector's content, for cache keys."""
         return {"blocks": self.blocks, "patches": self.patches}
+
+
+def check_single_input(blocks: Sequence[int], poolings: Sequence[str]) -> None:
+    """Raises `ValueError` unless `blocks` and `poolings` together name one input."""
+    if len(blocks) != 1 or blocks[0] < 1:
+        raise ValueError(f"blocks must hold one positive number, not {list(blocks)}")
+    if len(poolings) != 1:
+        raise ValueError(f"poolings must hold one pooling, not {list(poolings)}")
+
+
+def open_head_inputs(job: Job) -> HeadInputs:
+    """The inputs that a job's `blocks` and `poolings` name. Raises `UserError` for what the model does not have, and
+    for a size of image that it can't take."""
+    config, model = job.config, job.backbone.model
+    inputs = plan_head_inputs(model, config.features.transform.crop, config.blocks, config.poolings)
+    feature_size(model, config.features, job.context.device, inputs)
+    return inputs
 
 
 def plan_head_inputs(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[Pooling]) -> HeadInputs:

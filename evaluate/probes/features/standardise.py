@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.distributed import sum_over_ranks
+from evaluate.common.resumable import copy_exactly
 from evaluate.probes.features.cache import CachedFeatures
-from evaluate.probes.linear.head_grid import copy_exactly
 
 Standardisation = Literal["none", "train", "batch_norm"]
 _ROWS = 65536

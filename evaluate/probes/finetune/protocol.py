@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -18,7 +18,26 @@ from evaluate.probes.training_views import TrainingViewConfig
 
 
 @dataclass(frozen=True)
+class FinetuneOptimConfig:
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum 0.9, or AdamW with betas 0.9 and 0.999."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and norms have none."""
+    layer_decay: float = 1.0
+    """ViT: each block's learning rate is this times that of the block above it; 1: all equal."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in 0…1, not {self.layer_decay}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
+    RENAMED: ClassVar = {
+        "optimiser": "optim.name", "weight_decay": "optim.weight_decay", "layer_decay": "optim.layer_decay",
+    }  # fmt: skip
     name: str = "finetune_mulan_r50"
     """The protocol's name, under which results are compared."""
     kind: Literal["finetune"] = "finetune"
@@ -37,14 +56,10 @@ class FinetuneConfig:
     """Evaluation transform, pooling and arithmetic of the backbone; `batch` is that of validation."""
     augment: TrainingViewConfig = field(default_factory=TrainingViewConfig)
     """Crop and flip of the training images."""
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    """SGD with Nesterov momentum 0.9, or AdamW with betas 0.9 and 0.999."""
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    """The optimiser."""
     lrs: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1)
     """Peak learning rates; the network is trained anew with each."""
-    weight_decay: float = 0.0
-    """Weight decay; biases and norms have none."""
-    layer_decay: float = 1.0
-    """ViT: each block's learning rate is this times that of the block above it; 1: all equal."""
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup_epochs=0, end=0))
     """Warm-up and cosine."""
     batch: int = 1024
@@ -64,12 +79,8 @@ class FinetuneConfig:
             raise ValueError(f"share must be in 0…1, not {self.share}")
         if self.share is not None and self.file_list is not None:
             raise ValueError("share and file_list can't both be given")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be in 0…1, not {self.layer_decay}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
-        if self.features.precision == "float16":
-            raise ValueError("features.precision float16 is too narrow for training; take bfloat16 or float32")
+        if self.features.precision == "fp16":
+            raise ValueError("features.precision fp16 is too narrow for training; take bf16 or fp32")
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} must be less than epochs")
 
@@ -83,8 +94,10 @@ def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> 
     family = family_of(backbone)
     backbone_layers = family.layer_groups(backbone)
     top = backbone_layers.top
-    if config.layer_decay < 1 and top == 0:
-        raise UserError(f"layer_decay={config.layer_decay} is for ViTs; set layer_decay=1 for {family.noun}")
+    if config.optim.layer_decay < 1 and top == 0:
+        raise UserError(
+            f"optim.layer_decay={config.optim.layer_decay} is for ViTs; set optim.layer_decay=1 for {family.noun}"
+        )
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         decays = parameter.ndim > 1 and name not in backbone_layers.undecayed
@@ -94,8 +107,8 @@ def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> 
     return [
         {
             "params": parameters,
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "scale": config.layer_decay ** (top - layer),
+            "weight_decay": config.optim.weight_decay if decays else 0.0,
+            "scale": config.optim.layer_decay ** (top - layer),
         }
         for (layer, decays), parameters in groups.items()
     ]

@@ -13,12 +13,14 @@ from core.backbones import Backbone, feature_width, pooled_features
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
-from core.distributed import Processes, average_gradients, broadcast_weights, gather_objects
+from core.distributed import average_gradients, broadcast_weights, gather_objects
 from core.errors import UserError
 from core.features import extract_features, normalised
 from core.memory_layout import training_layout
+from core.precision import autocast
 from core.schedules import learning_rate_factor
 from core.sync_norm import synchronise_norms
+from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import Accuracies, TopKAccuracy, scores_of
 from evaluate.probes.finetune.protocol import FinetuneConfig, parameter_groups
@@ -30,24 +32,24 @@ class Network:
 
     def __init__(
         self, backbone: Backbone, start: dict[str, Tensor], classes: int, config: FinetuneConfig, lr: float,
-        seed: int, processes: Processes,
+        context: RunContext,
     ) -> None:  # fmt: skip
         """`start`: the weights to begin with. The head begins with N(0, 0.01²) and 0, by the seed."""
         self.model = backbone.model
         self.model.load_state_dict(start)
         self.head = nn.Linear(feature_width(self.model, config.features.pooling), classes)
         with torch.no_grad():
-            self.head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
+            self.head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(context.seed))
             self.head.bias.zero_()
-        self.head.to(processes.device)
-        self.layout = training_layout(self.model, processes.device)
+        self.head.to(context.device)
+        self.layout = training_layout(self.model, context.device)
         """Memory layout of the crops that `logits` is trained on."""
         for part in (self.model, self.head):
             broadcast_weights(part)
         groups = parameter_groups(self.model, self.head, config)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimiser: torch.optim.Optimizer
-        if config.optimiser == "sgd":
+        if config.optim.name == "sgd":
             self.optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
         else:
             self.optimiser = torch.optim.AdamW(groups, lr=lr)
@@ -63,7 +65,7 @@ class Network:
             group["lr"] = self._lr * factor * group["scale"]
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
@@ -82,22 +84,22 @@ def finetune(
     train: ImageSet,
     val: ImageSet,
     config: FinetuneConfig,
-    seed: int,
-    processes: Processes,
-    workers: int,
+    context: RunContext,
     unfinished: ProbeState,
 ) -> tuple[list[Accuracies], list[str], tuple[str, ...]]:
     """Scores after each epoch, one entry per learning rate; broken training images that were replaced; broken
     validation images that were left out.
 
-    Batch norms are synchronised over ranks, so that several processes do what one does. Goes on from what `unfinished`
-    holds. Raises `UserError` where the loss of an epoch's last step is not finite.
+    Batch norms are synchronised over ranks, so that several processes compute what one does. Resumes from what
+    `unfinished` holds. Raises `UserError` if the loss of an epoch's last step is not finite.
     """
+    processes = context.processes
     start = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     if processes.world_size > 1:
         synchronise_norms(backbone.model, processes.device)
     broken = BrokenImages(len(train), config.features.broken_share)
     done: list[list[Accuracies]] = [[]]  # by learning rate, by epoch
+    left_out: tuple[str, ...] = ()
     state = unfinished.load()
     if state:
         with unfinished.restoring():
@@ -105,9 +107,9 @@ def finetune(
             if not 1 <= len(done) <= len(config.lrs) or max(map(len, done)) > config.epochs:
                 raise ValueError("scores of other learning rates or epochs")
             broken.add(map(str, state["broken"]))
+            left_out = tuple(map(str, state.get("left_out", ())))
         if processes.is_main:
             print(f"resuming after epoch {len(done[-1])} of learning rate {config.lrs[len(done) - 1]:g}")
-    left_out: tuple[str, ...] = ()
     per_epoch = len(train) // config.batch
     bar = tqdm(
         total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
@@ -117,13 +119,13 @@ def finetune(
     with bar:
         while True:
             lr = config.lrs[len(done) - 1]
-            network = Network(backbone, start, len(train.classes), config, lr, seed, processes)
+            network = Network(backbone, start, len(train.classes), config, lr, context)
             if state:
                 with unfinished.restoring():
                     network.restore(state["network"])
                 state = None
             left_out = _train_one(
-                network, backbone, train, val, config, seed, processes, workers, unfinished, broken, done, bar
+                network, backbone, train, val, config, context, unfinished, broken, done, bar, left_out
             )
             if len(done) == len(config.lrs):
                 break
@@ -140,25 +142,26 @@ _FIELDS = ("top1", "top5", "mean_per_class")
 
 
 def _train_one(
-    network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, seed: int,
-    processes: Processes, workers: int, unfinished: ProbeState, broken: BrokenImages, done: list[list[Accuracies]],
-    bar: Any,
+    network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, context: RunContext,
+    unfinished: ProbeState, broken: BrokenImages, done: list[list[Accuracies]], bar: Any, left_out: tuple[str, ...],
 ) -> tuple[str, ...]:  # fmt: skip
-    """All (remaining) epochs of the last learning rate in `done`; validates and saves after each."""
-    device, precision = processes.device, config.features.precision
+    """All (remaining) epochs of the last learning rate in `done`; validates and saves after each.
+
+    Returns the broken validation images; those of `left_out` if no epoch remains.
+    """
+    processes, device = context.processes, context.device
     per_epoch = len(train) // config.batch
     step = len(done[-1]) * per_epoch
     order = GlobalBatches(
-        len(train), config.batch, config.epochs, seed, processes.rank, processes.world_size, step,
+        len(train), config.batch, config.epochs, context.seed, processes.rank, processes.world_size, step,
         getattr(train, "blocks", None),
     )  # fmt: skip
     size = config.features.transform.crop
     network.model.train()
-    left_out: tuple[str, ...] = ()
-    for pixels, labels, names in view_batches(train, config.augment, size, seed, order, workers, processes):
+    for pixels, labels, names in view_batches(train, config.augment, size, order, context):
         broken.add(names)
         network.set_rate(learning_rate_factor(config.schedule, step, per_epoch, config.epochs))
-        with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
+        with autocast(device, config.features.precision):
             crops = normalised(pixels.to(device, non_blocking=True), backbone.config)
             logits = network.logits(network.model, crops.contiguous(memory_format=network.layout))
         loss = nn.functional.cross_entropy(logits.float(), labels.to(device))
@@ -175,22 +178,23 @@ def _train_one(
                     f"{config.lrs[len(done) - 1]:g}; take it out of lrs"
                 )
             broken.add([name for found in gather_objects(list(broken.names)) for name in found])
-            scores, left_out = _validate(network, backbone, val, len(train.classes), config, processes, workers)
+            scores, left_out = _validate(network, backbone, val, len(train.classes), config, context)
             done[-1].append(scores)
             bar.set_postfix_str(f"lr {config.lrs[len(done) - 1]:g}: {done[-1][-1].top1[0]:.2f} %", refresh=False)
             history = [[[list(getattr(s, field)) for field in _FIELDS] for s in rate] for rate in done]
-            unfinished.save({"history": history, "broken": broken.names, "network": network.state()})
+            unfinished.save(
+                {"history": history, "broken": broken.names, "left_out": list(left_out), "network": network.state()}
+            )
     return left_out
 
 
 def _validate(
-    network: Network, backbone: Backbone, val: ImageSet, classes: int, config: FinetuneConfig, processes: Processes,
-    workers: int,
+    network: Network, backbone: Backbone, val: ImageSet, classes: int, config: FinetuneConfig, context: RunContext,
 ) -> tuple[Accuracies, tuple[str, ...]]:  # fmt: skip
     found = extract_features(
-        network.model, backbone.config, val, config.features, processes, workers, pool=network.logits
+        network.model, backbone.config, val, config.features, context.processes, context.workers, pool=network.logits
     )
-    hits = TopKAccuracy(1, classes, processes.device)
-    logits, labels = (torch.from_numpy(array).to(processes.device) for array in (found.values, found.labels))
+    hits = TopKAccuracy(1, classes, context.device)
+    logits, labels = (torch.from_numpy(array).to(context.device) for array in (found.values, found.labels))
     hits.add(logits.float()[:, :, None], labels)
     return hits.scores(), found.broken

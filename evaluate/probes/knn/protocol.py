@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from evaluate.probes.knn.vote import vote_accuracy, weighted_hits
 
 @dataclass(frozen=True)
 class KnnConfig:
+    RENAMED: ClassVar = {"bank_limit": "train_limit", "query_limit": "val_limit"}
     name: str = "knn_dino"
     """The protocol's name, under which results are compared."""
     kind: Literal["knn"] = "knn"
@@ -39,9 +40,9 @@ class KnnConfig:
     """τ of the weighted vote exp(cosine / τ)."""
     shots: int | None = None
     """Few-shot: a seeded choice of this many bank images per class; none: the whole bank."""
-    bank_limit: int | None = None
+    train_limit: int | None = None
     """A fixed sample of this many images as the bank; none: all."""
-    query_limit: int | None = None
+    val_limit: int | None = None
     """A fixed sample of this many images as queries; none: all."""
     bank_chunk: int = 65536
     """Rows of a float16 bank (on GPUs: of any bank) that are searched at a time; memory only."""
@@ -52,7 +53,7 @@ class KnnConfig:
             raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
-        for key in ("shots", "bank_limit", "query_limit", "bank_chunk"):
+        for key in ("shots", "train_limit", "val_limit", "bank_chunk"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}")
@@ -66,12 +67,12 @@ def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, Image
     """
     bank = open_images(config.data, "train", seed)
     queries = match_classes(bank, open_images(config.data, "val", seed))
-    if config.bank_limit is not None:
-        bank = sample(bank, config.bank_limit, SAMPLE_SEED)
+    if config.train_limit is not None:
+        bank = sample(bank, config.train_limit, SAMPLE_SEED)
     if config.shots is not None and bank.classes:
         bank = few_shot(bank, config.shots, seed)
-    if config.query_limit is not None:
-        queries = sample(queries, config.query_limit, SAMPLE_SEED)
+    if config.val_limit is not None:
+        queries = sample(queries, config.val_limit, SAMPLE_SEED)
     check_classes(bank, queries)
     _check_sizes(bank.name, len(bank), queries.name, len(queries), config.ks)
     return bank, queries
@@ -137,11 +138,22 @@ def class_accuracies(
     return {name: 100.0 * int(r) / int(n) if n else None for name, r, n in zip(names, right, all_, strict=True)}
 
 
+def table(metrics: Mapping[str, float], ks: Sequence[int]) -> str:
+    """The accuracies by k, as printed."""
+    lines = ["    k   weighted top-1   top-5   majority top-1   top-5"]
+    for k in ks:
+        weighted, weighted5, majority, majority5 = (
+            metrics[f"{kind}_{top}_k{k}"] for kind in ("weighted", "majority") for top in ("top1", "top5")
+        )
+        lines.append(f"{k:5d}   {weighted:14.2f}   {weighted5:5.2f}   {majority:14.2f}   {majority5:5.2f}")
+    return "\n".join(lines)
+
+
 def _check_sizes(bank: str, bank_size: int, queries: str, query_count: int, ks: Sequence[int]) -> None:
     if query_count == 0:
         raise UserError(f"no queries: {queries} has no usable image")
     if bank_size < max(ks):
         raise UserError(
             f"k={max(ks)} is more than the bank's {bank_size} images ({bank}); lower k (ks=[{bank_size or 1}]) or "
-            f"enlarge the bank (bank_limit, shots, data)"
+            f"enlarge the bank (train_limit, shots, data)"
         )

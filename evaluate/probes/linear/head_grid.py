@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from core.distributed import in_group, sum_over_ranks
+from evaluate.common.resumable import copy_exactly
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,6 @@ class HeadGrid:
         for name, own in self.state().items():
             for mine, saved in zip(own, state[name], strict=True):
                 copy_exactly(mine, saved, name)
-
-
-def copy_exactly(mine: Tensor, saved: Any, name: str) -> None:
-    """Copies a saved tensor into one of ours; `ValueError` where torch would repeat it to fill the place, or where it
-    isn't finite."""
-    if not isinstance(saved, Tensor) or saved.shape != mine.shape or not bool(torch.isfinite(saved).all()):
-        raise ValueError(f"{name} is no finite tensor of shape {list(mine.shape)}")
-    mine.copy_(saved)
 
 
 def _start(width: int, classes: int, seed: int) -> Tensor:

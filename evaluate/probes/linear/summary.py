@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluate.probes.accuracy import Accuracies
+from evaluate.probes.features.head_inputs import HeadInputs
+from evaluate.probes.linear.protocol import LinearConfig
 
 
 def summary(epochs: Sequence[Accuracies], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -41,8 +43,17 @@ def summary(epochs: Sequence[Accuracies], heads: Sequence[dict[str, Any]]) -> di
     }
 
 
+def heads_of(config: LinearConfig, inputs: HeadInputs) -> list[dict[str, Any]]:
+    """Input and learning rates of each head, in the grid's order."""
+    return [
+        {"input": name, "lr": lr, "lr_used": used}
+        for name in inputs.names
+        for lr, used in zip(config.lrs, config.used_lrs(), strict=True)
+    ]
+
+
 def table(metrics: dict[str, Any]) -> str:
-    """The best heads of `summary`, for people."""
+    """The best heads of `summary`, as printed."""
     rows = sorted(metrics["heads"], key=lambda row: -row["top1"])
     shown = rows[:8]
     width = max(len(row["input"]) for row in shown)

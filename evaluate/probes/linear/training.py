@@ -17,7 +17,9 @@ from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, check_batch
 from core.distributed import Processes, gather_objects
 from core.features import frozen, normalised
+from core.precision import autocast
 from core.schedules import learning_rate_factor
+from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import Accuracies, TopKAccuracy, scores_of
 from evaluate.probes.features.cache import CachedFeatures
@@ -51,15 +53,13 @@ def steps_of(config: LinearConfig, images: int) -> tuple[int, int]:
     return per_epoch, -(-per_epoch * config.epochs // per_pass)
 
 
-def cached_batches(
-    features: CachedFeatures, config: LinearConfig, seed: int, processes: Processes, start: int
-) -> Batches:
+def cached_batches(features: CachedFeatures, config: LinearConfig, context: RunContext, start: int) -> Batches:
     """Batches of stored features from global step `start` on."""
     _, passes = steps_of(config, len(features.rows))
     values, labels = torch.from_numpy(features.values), torch.from_numpy(features.labels)
     rows = torch.from_numpy(features.rows)
-    device = processes.device
-    order = GlobalBatches(len(rows), config.batch, passes, seed, processes.rank, processes.world_size, start)
+    processes, device = context.processes, context.device
+    order = GlobalBatches(len(rows), config.batch, passes, context.seed, processes.rank, processes.world_size, start)
     for batch in order:
         chosen = torch.tensor([position for _, position in batch])
         yield values.index_select(0, rows[chosen]).to(device).float(), labels[chosen].to(device)
@@ -70,25 +70,22 @@ def augmented_batches(
     taps: HeadInputs,
     images: ImageSet,
     config: LinearConfig,
-    seed: int,
-    processes: Processes,
-    workers: int,
+    context: RunContext,
     start: int,
     note_broken: Callable[[list[str]], object],
 ) -> Batches:
     """Features of new views of the images from global step `start` on."""
     _, passes = steps_of(config, len(images))
     blocks = getattr(images, "blocks", None)
-    order = GlobalBatches(len(images), config.batch, passes, seed, processes.rank, processes.world_size, start, blocks)
-    device, precision = processes.device, config.features.precision
-    views = view_batches(images, config.augment, config.features.transform.crop, seed, order, workers, processes)
+    processes, device = context.processes, context.device
+    order = GlobalBatches(
+        len(images), config.batch, passes, context.seed, processes.rank, processes.world_size, start, blocks
+    )
+    views = view_batches(images, config.augment, config.features.transform.crop, order, context)
     for pixels, labels, broken in views:
         note_broken(broken)
         parts = []
-        with (
-            frozen(backbone.model),
-            torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"),
-        ):
+        with frozen(backbone.model), autocast(device, config.features.precision):
             for part in pixels.split(config.features.batch):
                 crops = normalised(part.to(device, non_blocking=True), backbone.config)
                 parts.append(taps(backbone.model, crops).float())
@@ -117,15 +114,15 @@ def train_grid(
     per_epoch: int,
     open_batches: Callable[[int], Batches],
     val: CachedFeatures,
-    processes: Processes,
+    context: RunContext,
     unfinished: ProbeState,
     broken: BrokenImages,
 ) -> History:
-    """Trains to the last epoch, going on from the state that `unfinished` holds; validates after each epoch.
+    """Trains to the last epoch, resuming from the state that `unfinished` holds; validates after each epoch.
 
     `open_batches`: (global step) -> batches from there on. `broken`: the account into which they note broken images.
     """
-    history = History()
+    processes, history = context.processes, History()
     if state := unfinished.load():
         with unfinished.restoring():
             _restore(state, grid, standardiser, history, broken, config.epochs)

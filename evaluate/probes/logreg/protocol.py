@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from core.backbones import Pooling
 from core.data.open import DataConfig
-from core.distributed import Processes, gather_objects
+from core.distributed import gather_objects
 from core.features import FeatureConfig
+from evaluate.common.context import RunContext
 from evaluate.common.protocol import check_name
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import TopKAccuracy
 from evaluate.probes.features.cache import CachedFeatures
+from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import moments
 from evaluate.probes.logreg.solver import Fit, Solver, fit_sklearn, fit_torch
 
@@ -26,6 +28,7 @@ _ROWS = 65536
 
 @dataclass(frozen=True)
 class LogregConfig:
+    RENAMED: ClassVar = {"pooling": "poolings"}
     name: str = "logreg_dinov2"
     """The protocol's name, under which results are compared."""
     kind: Literal["logreg"] = "logreg"
@@ -39,11 +42,11 @@ class LogregConfig:
     val_limit: int | None = None
     """A fixed sample of this many validation images; none: all."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """What is taken from the backbone; `features.pooling` stays auto, `blocks` and `pooling` decide."""
-    blocks: int = 1
-    """Number of last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
-    pooling: Pooling = "auto"
-    """`cls`, `cls+patches`, `patches` or `avg`; `auto`: cls or avg."""
+    """What is taken from the backbone; `features.pooling` stays auto, `blocks` and `poolings` decide."""
+    blocks: tuple[int, ...] = (1,)
+    """One number: of the last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
+    poolings: tuple[Pooling, ...] = ("auto",)
+    """One of `cls`, `cls+patches`, `patches`, `avg`; `auto`: cls or avg."""
     standardise: bool = False
     """Whether features are standardised per dimension by the training images' mean and deviation."""
     log10_c: tuple[float, float] = (-6.0, 5.0)
@@ -60,11 +63,12 @@ class LogregConfig:
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.features.pooling != "auto":
-            raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set pooling instead")
-        for key in ("train_limit", "val_limit", "blocks", "count", "max_iter"):
+            raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set poolings instead")
+        for key in ("train_limit", "val_limit", "count", "max_iter"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}")
+        check_single_input(self.blocks, self.poolings)
         if self.log10_c[0] > self.log10_c[1]:
             raise ValueError(f"log10_c must be (smallest, largest), not {self.log10_c}")
         if not self.tol > 0:
@@ -87,10 +91,11 @@ def fit_all(
     val: CachedFeatures,
     classes: int,
     config: LogregConfig,
-    processes: Processes,
+    context: RunContext,
     unfinished: ProbeState,
 ) -> list[dict[str, float]]:
-    """Scores on `val` for every C, in order; each rank fits every world-th C. Goes on from what `unfinished` holds."""
+    """Scores on `val` for every C, in order; each rank fits every world-th C. Resumes from what `unfinished` holds."""
+    processes = context.processes
     mean, deviation = moments(train) if config.standardise else (np.float32(0), np.float32(1))
 
     def matrix(features: CachedFeatures) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name
 from evaluate.probes.features.cache import CachedFeatures
+from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.knn.search import Engine, nearest
 from evaluate.probes.knn.vote import ranks_of_truth
@@ -23,6 +24,7 @@ from evaluate.probes.linear.protocol import LinearConfig
 
 @dataclass(frozen=True)
 class TransferConfig:
+    RENAMED: ClassVar = {"pooling": "poolings"}
     name: str = "transfer_small"
     """The protocol's name, under which results are compared."""
     kind: Literal["transfer"] = "transfer"
@@ -39,10 +41,10 @@ class TransferConfig:
     """A fixed sample of this many validation images of each set; none: all."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """Evaluation transform and arithmetic of the backbone; `features.pooling` stays auto."""
-    blocks: int = 1
-    """Number of last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
-    pooling: Pooling = "auto"
-    """`cls`, `cls+patches`, `patches` or `avg`; `auto`: cls or avg."""
+    blocks: tuple[int, ...] = (1,)
+    """One number: of the last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
+    poolings: tuple[Pooling, ...] = ("auto",)
+    """One of `cls`, `cls+patches`, `patches`, `avg`; `auto`: cls or avg."""
     ks: tuple[int, ...] = (10, 20)
     """Numbers of neighbours; the best is the headline."""
     temperature: float = 0.07
@@ -62,6 +64,7 @@ class TransferConfig:
             raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
+        check_single_input(self.blocks, self.poolings)
         for source in self.sets:
             dataclasses.replace(self.data, source=source)
         self.linear(self.batch)
@@ -76,8 +79,8 @@ class TransferConfig:
             name=self.name,
             features=self.features,
             views="cached",
-            blocks=(self.blocks,),
-            poolings=(self.pooling,),
+            blocks=self.blocks,
+            poolings=self.poolings,
             standardise=self.standardise,
             lrs=self.lrs,
             schedule=ScheduleConfig(warmup_epochs=0, end=0),

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.backbones import Backbone
 from core.errors import UserError
+from core.precision import dtype_name
 from evaluate.common.broken_file import BROKEN_FILE
 from evaluate.common.context import RunContext
 from evaluate.segmentation.data.layouts import Split
@@ -130,13 +131,13 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
     wrapper: dict[str, Any] = {
         "type": "OptimWrapper", "optimizer": optimiser | {"lr": optim.lr, "weight_decay": optim.weight_decay},
     }  # fmt: skip
-    if config.precision != "float32":
+    if config.precision != "fp32":
         if on_gpu:
-            wrapper |= {"type": "AmpOptimWrapper", "dtype": config.precision}
-        elif config.precision == "bfloat16":
+            wrapper |= {"type": "AmpOptimWrapper", "dtype": dtype_name(config.precision)}
+        elif config.precision == "bf16":
             wrapper["type"] = "CpuAutocastOptimWrapper"
         else:
-            raise UserError("precision=float16 needs a GPU; on the CPU use bfloat16 or float32")
+            raise UserError("precision=fp16 needs a GPU; on the CPU use bf16 or fp32")
     if optim.layer_decay is not None:
         blocks = getattr(backbone.model, "blocks", None)
         if blocks is None:

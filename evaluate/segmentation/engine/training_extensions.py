@@ -67,7 +67,7 @@ class ProgressHook(Hook):
         if not torch.isfinite(torch.tensor(values["loss"])):
             raise UserError(
                 f"the loss is not finite at iteration {done:,}; the last checkpoint is intact: lower optim.lr or set "
-                f"precision=float32, then run again"
+                f"precision=fp32, then run again"
             )
         values |= {"lr": max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups), "seconds": seconds}
         if self.record:

@@ -16,12 +16,14 @@ from core.data.folder import Folder
 from core.distributed import Processes
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
+from evaluate.common.context import RunContext
 from evaluate.probes.features import cache
 from evaluate.probes.features.cache import CachedFeatures, cached_features
 from evaluate.probes.features.head_inputs import plan_head_inputs
 from evaluate.probes.features.standardise import BatchStandardiser, FixedStandardiser, moments
 
 ALONE = Processes(0, 1, torch.device("cpu"))
+CONTEXT = RunContext(ALONE, workers=0, seed=0)
 CONFIG = FeatureConfig(EvalTransformConfig(36, 32), batch=5)
 
 
@@ -54,7 +56,7 @@ def test_cached_features_are_those_of_the_backbone_and_are_computed_once(
     images, backbone = Folder(tmp_path / "train", "train"), resnet()
     config = dataclasses.replace(CONFIG, broken_share=0.2)
     taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
-    found = cached_features(backbone, taps, images, config, ALONE, 0)
+    found = cached_features(backbone, taps, images, config, CONTEXT)
     expected = extract_features(backbone.model, backbone.config, images, config, ALONE)
     assert np.array_equal(found.values[found.rows], expected.values)
     assert found.labels.tolist() == expected.labels.tolist()
@@ -62,7 +64,7 @@ def test_cached_features_are_those_of_the_backbone_and_are_computed_once(
     assert found.broken == expected.broken
     assert isinstance(found.values, np.memmap)
     monkeypatch.setattr(cache, "_fill", None)  # any computation fails from here on
-    again = cached_features(backbone, taps, images, config, ALONE, 0)
+    again = cached_features(backbone, taps, images, config, CONTEXT)
     assert again.folder == found.folder
     assert again.broken == found.broken
     assert np.array_equal(again.values[again.rows], expected.values)
@@ -74,21 +76,21 @@ def test_another_checkpoint_transform_or_data_set_is_another_cache(image_folder:
     shutil.copytree(image_folder / "train", tmp_path / "train")
     images, backbone = Folder(tmp_path / "train", "train"), resnet()
     taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
-    folders = [cached_features(backbone, taps, images, CONFIG, ALONE, 0).folder]
-    folders.append(cached_features(resnet(1), taps, images, CONFIG, ALONE, 0).folder)
+    folders = [cached_features(backbone, taps, images, CONFIG, CONTEXT).folder]
+    folders.append(cached_features(resnet(1), taps, images, CONFIG, CONTEXT).folder)
     moved = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, mean=(0.5, 0.5, 0.5)))
-    folders.append(cached_features(moved, taps, images, CONFIG, ALONE, 0).folder)
+    folders.append(cached_features(moved, taps, images, CONFIG, CONTEXT).folder)
     larger = dataclasses.replace(CONFIG, transform=EvalTransformConfig(40, 32))
-    folders.append(cached_features(backbone, taps, images, larger, ALONE, 0).folder)
-    half = cached_features(backbone, taps, images, dataclasses.replace(CONFIG, storage="float16"), ALONE, 0)
+    folders.append(cached_features(backbone, taps, images, larger, CONTEXT).folder)
+    half = cached_features(backbone, taps, images, dataclasses.replace(CONFIG, storage="fp16"), CONTEXT)
     assert half.values.dtype == np.float16
     folders.append(half.folder)
     (tmp_path / "train/dog/5.jpg").unlink()
     fewer = Folder(tmp_path / "train", "train")
-    folders.append(cached_features(backbone, taps, fewer, CONFIG, ALONE, 0).folder)
+    folders.append(cached_features(backbone, taps, fewer, CONFIG, CONTEXT).folder)
     with torch.no_grad():
         backbone.model.bn1.bias.add_(1)  # type: ignore[operator,union-attr]
-    folders.append(cached_features(backbone, taps, fewer, CONFIG, ALONE, 0).folder)
+    folders.append(cached_features(backbone, taps, fewer, CONFIG, CONTEXT).folder)
     assert len(set(folders)) == 7
 
 
@@ -104,15 +106,15 @@ def test_what_a_kill_leaves_is_not_taken_for_a_cache(
     with monkeypatch.context() as patch:
         patch.setattr(cache, "extract_features", killed)
         with pytest.raises(KeyboardInterrupt):
-            cached_features(backbone, taps, images, CONFIG, ALONE, 0)
+            cached_features(backbone, taps, images, CONFIG, CONTEXT)
     assert list(own_cache.iterdir()) == []
-    folder = cached_features(backbone, taps, images, CONFIG, ALONE, 0).folder
+    folder = cached_features(backbone, taps, images, CONFIG, CONTEXT).folder
     expected = np.load(folder / "values.npy")
     (folder / "facts.json").write_text("{")
-    assert np.array_equal(cached_features(backbone, taps, images, CONFIG, ALONE, 0).values, expected)
+    assert np.array_equal(cached_features(backbone, taps, images, CONFIG, CONTEXT).values, expected)
     values = (folder / "values.npy").read_bytes()
     (folder / "values.npy").write_bytes(values[: len(values) // 2])
-    assert np.array_equal(cached_features(backbone, taps, images, CONFIG, ALONE, 0).values, expected)
+    assert np.array_equal(cached_features(backbone, taps, images, CONFIG, CONTEXT).values, expected)
 
 
 def test_a_full_disk_is_one_sentence(image_folder: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_full_disk_is_one_sentence(image_folder: Path, monkeypatch: pytest.Mon
     backbone = resnet()
     taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     with pytest.raises(UserError, match=rf"{own_cache}.*No space left on device"):
-        cached_features(backbone, taps, Folder(image_folder / "train", "train"), CONFIG, ALONE, 0)
+        cached_features(backbone, taps, Folder(image_folder / "train", "train"), CONFIG, CONTEXT)
     assert list(own_cache.iterdir()) == []
 
 
@@ -210,8 +212,8 @@ def test_half_precision_is_close_to_the_full_one_and_kept_apart(image_folder: Pa
     images, backbone = Folder(image_folder / "train", "train"), vit()
     taps = plan_head_inputs(backbone.model, 32, (1,), ("auto",))
     full, half = (
-        cached_features(backbone, taps, images, dataclasses.replace(CONFIG, precision=precision), ALONE, 0).values
-        for precision in ("float32", "bfloat16")
+        cached_features(backbone, taps, images, dataclasses.replace(CONFIG, precision=precision), CONTEXT).values
+        for precision in ("fp32", "bf16")
     )
     cosines = (full * half).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
     assert 0.999 < cosines.min() < 1 - 1e-7  # eight bits of mantissa were used, and are enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from evaluate.finetune import main
 from evaluate.probes.finetune import training
 from evaluate.probes.finetune.labelled_subset import labelled_part
 from evaluate.probes.finetune.probe import PROBE
-from evaluate.probes.finetune.protocol import FinetuneConfig, parameter_groups
+from evaluate.probes.finetune.protocol import FinetuneConfig, FinetuneOptimConfig, parameter_groups
 from tests.torchrun import ROOT, torchrun
 
 
@@ -96,11 +97,29 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert not (tmp_path / "cut" / "unfinished.pt").exists()
 
 
+def test_broken_validation_images_are_named_after_a_kill_between_training_and_result(
+    given: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(image_folder, tmp_path / "images")
+    broken = sorted((tmp_path / "images/val").rglob("*.jpg"))[0]
+    broken.write_bytes(b"x")
+    given = [*given, "--data", f"folder:{tmp_path / 'images'}", "features.broken_share=0.5", "epochs=1", "lrs=[0.01]"]
+    with monkeypatch.context() as patch:
+        patch.setattr("core.result.write_result", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *given, "--out", str(tmp_path / "cut"))
+    assert run(monkeypatch, *given, "features.batch=3", "--out", str(tmp_path / "cut")) == []
+    (name,) = result(tmp_path / "cut")["data"]["val"]["broken"]
+    assert str(broken) in name
+
+
 def test_rates_fall_from_block_to_block() -> None:
     args = {"depth": 3, "embed_dim": 24, "num_heads": 2}
     model: Any = build_backbone(BackboneConfig("vit_tiny_patch16_224", args))
     head = nn.Linear(24, 5)
-    groups = parameter_groups(model, head, FinetuneConfig(layer_decay=0.5, weight_decay=0.1))
+    groups = parameter_groups(
+        model, head, FinetuneConfig(optim=FinetuneOptimConfig("sgd", weight_decay=0.1, layer_decay=0.5))
+    )
     found = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(found) == sum(len(group["params"]) for group in groups) == len(list(model.parameters())) + 2
     expected = {
@@ -114,7 +133,7 @@ def test_rates_fall_from_block_to_block() -> None:
     resnet = build_backbone(BackboneConfig("resnet18"))
     assert {group["scale"] for group in parameter_groups(resnet, head, FinetuneConfig())} == {1.0}
     with pytest.raises(UserError, match=r"layer_decay=0\.5.*ViT"):
-        parameter_groups(resnet, head, FinetuneConfig(layer_decay=0.5))
+        parameter_groups(resnet, head, FinetuneConfig(optim=FinetuneOptimConfig(layer_decay=0.5)))
 
 
 def test_the_labelled_part(image_folder: Path, tmp_path: Path) -> None:
@@ -162,7 +181,7 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     [
         (["batch=13"], "batch 13"),
         (["share=0.1", "file_list=a.txt"], "share and file_list"),
-        (["features.precision=float16"], "features.precision"),
+        (["features.precision=fp16"], "features.precision"),
         (["--ckpt", "pixels"], "pixels has no weights"),
         (["lrs=[1e30]"], "epoch 1 of learning rate 1e+30"),
     ],

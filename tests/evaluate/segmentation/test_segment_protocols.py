@@ -196,11 +196,11 @@ def test_norms_and_precision_follow_the_processes() -> None:
     assert _engine(name, gloo)["launcher"] == "pytorch"
     assert _engine(name)["model"]["decode_head"]["norm_cfg"]["type"] == "SyncBN"
     assert _engine(name, FOUR_GPUS, "sync_norm=false")["model"]["decode_head"]["norm_cfg"]["type"] == "BN"
-    half = _engine(name, FOUR_GPUS, "precision=float16")["optim_wrapper"]
+    half = _engine(name, FOUR_GPUS, "precision=fp16")["optim_wrapper"]
     assert (half["type"], half["dtype"]) == ("AmpOptimWrapper", "float16")
-    assert _engine(name, alone, "precision=bfloat16")["optim_wrapper"]["type"] == "CpuAutocastOptimWrapper"
-    with pytest.raises(UserError, match=r"precision=float16.*GPU"):
-        _engine(name, alone, "precision=float16")
+    assert _engine(name, alone, "precision=bf16")["optim_wrapper"]["type"] == "CpuAutocastOptimWrapper"
+    with pytest.raises(UserError, match=r"precision=fp16.*GPU"):
+        _engine(name, alone, "precision=fp16")
 
 
 def test_the_linear_rule() -> None:

@@ -218,7 +218,7 @@ def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Pa
         "network={backbone: vit_small_patch16_224, taps: [0, 1, 2, 3], drop_path: 0.1}",
         "head={kind: upernet, channels: 8, auxiliary: 0.4}", "optim={name: adamw, lr: 0.001, layer_decay: 0.9}",
         "crop.size=96", "crop.scale=[128, 128]", "inference={mode: slide, stride: 48, scale: null}",
-        "precision=bfloat16", "schedule.iterations=3", "checkpoint_every=3", ckpt=f"random:{source}",
+        "precision=bf16", "schedule.iterations=3", "checkpoint_every=3", ckpt=f"random:{source}",
     ))  # fmt: skip
     found = result(out)
     assert re.search("resized from 16 to 6×6 .*bicubic", found["settings"]["loaded"])
@@ -259,10 +259,10 @@ def test_help_is_quick() -> None:
 
 
 def test_bfloat16_on_the_cpu(place: Path, tmp_path: Path) -> None:
-    said = run(*arguments(place, tmp_path, "precision=bfloat16", "--batch", "2", "checkpoint_every=12"))
+    said = run(*arguments(place, tmp_path, "precision=bf16", "--batch", "2", "checkpoint_every=12"))
     found = result(tmp_path)
     assert found["protocol"].startswith("tiny (modified: ")
-    assert "precision=bfloat16" in found["protocol"]
+    assert "precision=bf16" in found["protocol"]
     assert found["settings"]["schedule"]["iterations"] == 12
     assert all(part in found["settings"]["scaling"] for part in ("4 -> 2", "× 0.5 = 0.025", "÷ 0.5 = 12"))
     assert "scaled    batch 4 -> 2" in said

@@ -45,5 +45,5 @@ def measure(folder: Path, processes: Processes, storage: str) -> dict[str, Any]:
 if __name__ == "__main__":
     group = init_distributed("cpu")
     assert group.world_size == 2
-    found = [measure(Path(sys.argv[1]), group, storage) for storage in ("float32", "float16")]
+    found = [measure(Path(sys.argv[1]), group, storage) for storage in ("fp32", "fp16")]
     Path(f"{sys.argv[2]}.{group.rank}").write_text(json.dumps(found))

@@ -34,7 +34,7 @@ def test_two_ranks_equal_one(image_folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"found.{rank}").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1]
-    for found, storage in zip(ranks[0], ("float32", "float16"), strict=True):
+    for found, storage in zip(ranks[0], ("fp32", "fp16"), strict=True):
         expected = measure(tmp_path / "images", ALONE, storage)
         np.testing.assert_allclose(found.pop("similarities"), expected.pop("similarities"), atol=1e-6)
         assert found == expected
@@ -70,7 +70,7 @@ def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     assert plan[0] == "protocol  own"
     assert BACKBONE in plan[1]
     assert "none" in plan[2]  # a random baseline
-    assert all(part in plan[3] for part in ("24 ", "(auto)", "float32", "resize 36, crop 32"))
+    assert all(part in plan[3] for part in ("24 ", "(auto)", "fp32", "resize 36, crop 32"))
     assert plan[4].startswith(f"bank      folder:{image_folder}/train: 12 images, 2 classes")
     result = json.loads((out / "result.json").read_text())
     assert result["protocol"] == "own"

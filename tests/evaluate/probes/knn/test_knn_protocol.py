@@ -45,10 +45,10 @@ def test_data_errors(image_folder: Path, tmp_path: Path) -> None:
     def opened(root: Path, *overrides: str) -> Any:
         return open_bank_and_queries(load_config(KnnConfig, None, [f"data.source=folder:{root}", *overrides]), 0)
 
-    bank, queries = opened(image_folder, "ks=[4]", "shots=2", "query_limit=5")
+    bank, queries = opened(image_folder, "ks=[4]", "shots=2", "val_limit=5")
     assert (len(bank), len(queries)) == (4, 5)
     assert [bank.label(i) for i in range(4)] == [0, 0, 1, 1]
-    assert len(opened(image_folder, "ks=[4]", "bank_limit=7")[0]) == 7
+    assert len(opened(image_folder, "ks=[4]", "train_limit=7")[0]) == 7
     with pytest.raises(UserError, match=r"k=200 .* 12 "):
         opened(image_folder)
     with pytest.raises(UserError, match=r"\b7 .*\bcat\b.*\b6 "):
@@ -73,7 +73,7 @@ def test_data_errors(image_folder: Path, tmp_path: Path) -> None:
             "name=a/b",
             r"\bname\b.*100.*'a/b'",
         ),
-        ("features.storage=int8", r"features\.storage.*'float32' or 'float16'"),
+        ("features.storage=int8", r"features\.storage.*'fp32' or 'fp16'"),
     ],
 )
 def test_impossible_settings(override: str, message: str) -> None:
@@ -112,6 +112,8 @@ def test_a_modified_protocol_loses_the_bare_name(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("name: knn_dino\nks: [5]\n")
     assert name(file=own) == "knn_dino (modified: ks=[5])"
+    own.write_text("name: linear_mae\nks: [5]\n")  # the name of another kind's protocol
+    assert name(file=own) == "linear_mae"
     own.write_text("name: mine\nks: [5]\n")
     assert name(file=own) == "mine"
     assert name("shots=1", file=own) == "mine (modified: shots=1)"
@@ -126,6 +128,7 @@ def test_results_of_different_measurements_never_share_a_file(tmp_path: Path) ->
     }
     assert len(folders) == 12
     assert result_folder("knn", "ab" * 32, 3) == Path("results/knn/abababababab-seed3")
+    assert result_folder("knn", "ab" * 32, 3, Path("/r")) == Path("/r/knn/abababababab-seed3")
 
     path = tmp_path / "result.json"
     assert conflicting_result(path, "knn", "a", 0, ["x", "y"]) == ""

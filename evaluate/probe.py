@@ -1,0 +1,28 @@
+"""Any kind of probe, also one without a front door of its own. `python evaluate/probe.py KIND --ckpt runs/demo`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# In front, and instead of this folder, whose files would be importable as `common`, `probes`, ….
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from core.errors import UserError, run_entry_point
+from evaluate.common.registry import descriptions
+from evaluate.probes.base import Probe
+from evaluate.probes.main import probe_main
+
+
+def main() -> None:
+    """Measures the probe that the first argument names."""
+    probes = {kind: probe for kind, probe in descriptions().items() if isinstance(probe, Probe)}
+    kind = sys.argv[1] if len(sys.argv) > 1 else ""
+    if kind not in probes:
+        raise UserError(f"the first argument must be a kind of probe ({', '.join(probes)}), not {kind!r}")
+    probe_main(probes[kind], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
