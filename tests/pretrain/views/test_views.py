@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from dataclasses import dataclass, field
 
@@ -17,7 +16,6 @@ from scipy import stats
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
-from core.config import from_dict, to_dict
 from core.data.crop import draw_crop
 from core.errors import BrokenImage, UserError
 from pretrain.views.collate import Sample, collate
@@ -281,46 +279,6 @@ def test_the_last_recipe_serves_for_the_remaining_views() -> None:
         assert blurred == [True, False, False]
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"area": (0.5, 1.2)}, "area"),
-        ({"weight": math.nan}, "weight"),
-        ({"photometric": ()}, "photometric.* 2 .*0"),
-        ({"photometric": (PhotometricConfig(),) * 3}, "photometric.* 2 .*3"),
-        ({"size": 11}, r"photometric\.blur_kernel.* 23 .* 11\b.* 21"),
-        ({"transform_options": {"grid": 2}}, r"transform_options.*'grid'.*transform"),
-        ({"transform": "jigsaw"}, "'jigsaw'"),
-        ({"transform": "cutout", "transform_options": {"areas": 1}}, r"\bareas\b.*\barea, ratio"),
-        ({"transform": "shuffle", "transform_options": {"grid": 3}}, r"grid.* 3 .*224"),
-    ],
-)
-def test_impossible_view_settings_name_the_field(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        ViewConfig(**values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"blur_p": -0.1}, "blur_p.*0…1"),
-        ({"jitter": (0.4, 0.4, 0.2, 0.6)}, "jitter"),
-        ({"blur_sigma": (0.0, 2.0)}, "blur_sigma"),
-        ({"blur_kernel": 4}, "blur_kernel"),
-    ],
-)
-def test_impossible_photometric_settings_name_the_field(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        PhotometricConfig(**values)  # type: ignore[arg-type]
-
-
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UserError, match=r"seed.*-1"):
         Views(Noise(), VIEWS, seed=-1)
-
-
-def test_the_config_reads_back_from_plain_values() -> None:
-    config = ViewConfig(count=3, photometric=VIEWS["global"].photometric, transform="cutout",
-                        transform_options={"area": [0.1, 0.2]})  # fmt: skip
-    assert from_dict(ViewConfig, to_dict(config)) == config
-    assert config.transform_config.area == (0.1, 0.2)
