@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -76,10 +78,21 @@ def conversions_to_rgb(image: PIL.Image.Image) -> tuple[str, ...]:
         reasons.append(ALPHA)
     if getattr(image, "is_animated", False):
         reasons.append(FRAMES)
-    # Called by its base class, because Pillow otherwise decodes a PNG to look for tags behind its pixels.
-    if PIL.Image.Image.getexif(image).get(_ORIENTATION, 1) not in (0, 1):
+    if ignored_orientation(image) != 1:
         reasons.append(ORIENTATION)
     return tuple(reasons)
+
+
+def ignored_orientation(image: PIL.Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 … 8; 1 if there is none. Pillow applies that of a TIFF itself.
+
+    `Image.getexif` would decode a PNG without the tag.
+    """
+    exif, found = PIL.Image.Exif(), 1
+    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # damage there spares the pixels
+        exif.load(image.info.get("exif", b"") if image.format != "TIFF" else b"")
+        found = exif.get(_ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _is_16_bit(image: PIL.Image.Image) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.data.account import Account
 from evaluate.common.plan import Plan, count, runs_on
 from evaluate.segmentation.data.labels import Baseline
 
@@ -38,8 +39,8 @@ def plan(setup: Setup, facts: dict[str, Any]) -> Plan:
     return Plan((*lines, *([("scaled", setup.scaling)] if setup.scaling else [])))
 
 
-def data_lines(facts: dict[str, Any], from_zero: bool) -> Plan:
-    """Lines about the checked data. `facts`: of both splits; `from_zero`: labels may count from 0."""
+def data_lines(facts: dict[str, Any], accounts: Mapping[str, Account], from_zero: bool) -> Plan:
+    """Lines about the checked data. `facts`, `accounts`: of both splits; `from_zero`: labels may count from 0."""
     lines = []
     for split, what in (("train", "training"), ("val", "test")):
         labels = facts[split]["labels"]
@@ -49,8 +50,7 @@ def data_lines(facts: dict[str, Any], from_zero: bool) -> Plan:
             more = ", …" if len(labels["absent"]) > _MAX_NAMED else ""
             text += f"; no pixel of {', '.join(labels['absent'][:_MAX_NAMED])}{more}"
         lines.append(("labels", text))
-        if notes := facts[split]["notes"]:
-            lines.append(("notes", f"{what}: " + "; ".join(f"{reason}: {n:,}" for reason, n in notes.items())))
+        lines += [("account", f"{what}: {line}") for line in accounts[split].lines()]
     if from_zero:
         lines.append(("warning", "label 0 occurs and the last class does not: set data.first_label=0 if 0 is a class, "
                                  "data.first_label=1 if it means no label"))  # fmt: skip

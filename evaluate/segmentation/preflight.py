@@ -72,10 +72,11 @@ def _check(setup: Setup, arguments: argparse.Namespace) -> Preflight:
     checked = {split: _check_split(setup, split) for split in ("train", "val")}
     for split, found in checked.items():
         facts[split] |= {"broken": list(found.broken), "labels": label_facts(found, config, setup.names)}
-        facts[split]["notes"] = samples[split].notes | found.notes
+        facts[split]["account"] = (samples[split].account + found.account).to_json()
     baseline = majority_baseline(checked["train"].counts, checked["val"].counts)
     test_batch = largest_test_batch(checked["val"].sizes, setup.config.inference)
-    print(data_lines(facts, may_count_from_zero(checked, config)), flush=True)
+    accounts = {split: samples[split].account + found.account for split, found in checked.items()}
+    print(data_lines(facts, accounts, may_count_from_zero(checked, config)), flush=True)
     if test_batch < setup.config.inference.batch:
         print(test_batch_line(setup.config.inference.batch), flush=True)
     print(baseline_line(baseline, setup.names), flush=True)

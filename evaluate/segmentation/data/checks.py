@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from core.data.account import Account
 from core.data.broken import BrokenImages
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
@@ -33,8 +34,8 @@ class Checked:
     """Positions of the broken samples."""
     broken: tuple[str, ...]
     """Their files, each with the reason."""
-    notes: dict[str, int]
-    """Files that are read in a way one may not expect: counts by reason."""
+    account: Account
+    """Files that are not used as they are stored."""
     sizes: frozenset[tuple[int, int]]
     """Widths and heights of the images."""
 
@@ -48,7 +49,7 @@ def check_split(
     that can't be used and for more than `broken_share` broken samples.
     """
     stored, skipped = np.zeros(256, np.int64), []
-    account, notes, sizes = BrokenImages(len(pairs), config.broken_share), Counter[str](), set()
+    account, converted, sizes = BrokenImages(len(pairs), config.broken_share), Counter[str](), set()
     palette = _Palette()
     counted = set(spread(len(pairs), len(pairs) if whole else _MAX_COUNTED))
     bar = tqdm(pairs, desc=f"checking {what}", unit="image", disable=not progress)
@@ -57,7 +58,7 @@ def check_split(
             headers = check_pair(image, label, config)
             if config.layout != "voc12aug":
                 palette.check(headers[1], label)
-            notes.update(_remarks(*headers, config))
+            converted.update(_conversions(*headers, config))
             if whole:
                 decode_rgb(image, str(image))
             if position in counted:
@@ -72,22 +73,18 @@ def check_split(
     counts = stored[first : first + config.classes]
     if not counts.any():
         raise UserError(f"no pixel of the {what} labels has a class, all are ignored; check the labels")
-    return Checked(stored, counts, tuple(skipped), tuple(account.names), dict(sorted(notes.items())), frozenset(sizes))
+    return Checked(stored, counts, tuple(skipped), tuple(account.names), Account(converted=converted), frozenset(sizes))
 
 
-def _remarks(image: Header, label: Header, config: SegmentDataConfig) -> list[str]:
-    remarks = []
-    if image.mode not in ("RGB", "L"):
-        remarks.append(f"images of mode {image.mode}, converted to RGB")
-    if image.orientation != 1:
-        remarks.append("images with an orientation tag, which is ignored")
+def _conversions(image: Header, label: Header, config: SegmentDataConfig) -> list[str]:
+    found = list(image.conversions)
     if label.orientation != 1:
-        remarks.append("labels with an orientation tag, which is ignored")
+        found.append("label with an orientation tag: ignored")
     if label.mode == "P" and config.layout != "voc12aug":
-        remarks.append("labels with a palette, read as positions in it")
+        found.append("label with a palette: positions in it")
     if label.mode not in ("L", "P"):
-        remarks.append(f"labels of mode {label.mode}, read as class numbers")
-    return remarks
+        found.append(f"label of mode {label.mode}: its numbers")
+    return found
 
 
 class _Palette:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import warnings
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from core.data.decode import FORMATS
+from core.data.to_rgb import conversions_to_rgb, ignored_orientation
 from core.errors import BrokenImage, UserError
 from evaluate.segmentation.protocol import SegmentDataConfig
 
@@ -20,7 +20,6 @@ IGNORED = 255
 """Label of pixels that count neither in training nor in the metrics."""
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of one channel of integers."""
-_ORIENTATION = 0x0112
 # Exceptions that Pillow's format plugins raise for malformed files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, IndexError, KeyError, MemoryError,
                OverflowError, ZeroDivisionError, PIL.Image.DecompressionBombError)  # fmt: skip
@@ -38,6 +37,8 @@ class Header:
     """EXIF orientation tag; 1: none or upright, 5 … 8: width and height change places."""
     palette: bytes
     """RGB triples of the palette; empty if there is none."""
+    conversions: tuple[str, ...]
+    """Reasons why the image is not used as it is stored."""
 
 
 def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> tuple[Header, Header]:
@@ -72,18 +73,11 @@ def read_header(file: Path) -> Header:
     """Header of an image file, without decoding it. Raises `BrokenImage`."""
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as picture:
-            return Header(picture.size, picture.mode, _orientation(picture), _palette(picture))
+            return Header(
+                picture.size, picture.mode, ignored_orientation(picture), _palette(picture), conversions_to_rgb(picture)
+            )
     except _UNREADABLE as error:
         raise _broken(file, error) from None
-
-
-def _orientation(picture: PIL.Image.Image) -> int:
-    """EXIF orientation that decoding ignores; that of a TIFF is applied by Pillow."""
-    exif, found = PIL.Image.Exif(), 1
-    with contextlib.suppress(*_UNREADABLE):  # a damaged tag does not concern the pixels
-        exif.load(picture.info.get("exif", b"") if picture.format != "TIFF" else b"")
-        found = exif.get(_ORIENTATION, 1)
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _palette(picture: PIL.Image.Image) -> bytes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core.data.account import Account, merged_endings
+from core.data.digests import files_digest
 from core.data.scenes.coco_ade20k_folders import write_ade20k
 from core.data.scenes.image_set import Scenes
 from core.errors import UserError
@@ -45,8 +48,8 @@ class Samples:
 
     pairs: tuple[tuple[Path, Path], ...]
     """(image, label) of every sample, in order."""
-    notes: dict[str, int] = field(default_factory=dict)
-    """Files that are not used or were not matched by their exact names: counts by reason."""
+    account: Account = field(default_factory=Account)
+    """Files that are not used, and decisions about others."""
 
 
 def parts(root: Path, layout: str, split: Split) -> tuple[Part, ...]:
@@ -93,7 +96,7 @@ def find_root(config: SegmentDataConfig) -> Path:
 def list_split(root: Path, layout: str, split: Split) -> Samples:
     """Samples of a split, in order. Raises `UserError` for a missing or ambiguous file or folder and an empty split."""
     pairs: list[tuple[Path, Path]] = []
-    notes: Counter[str] = Counter()
+    skipped, notes = Counter[str](), Counter[str]()
     for part in parts(root, layout, split):
         for folder in (part.images, part.labels):
             if not (root / folder).is_dir():
@@ -103,25 +106,27 @@ def list_split(root: Path, layout: str, split: Split) -> Samples:
         names = _listed(root / part.listed) if part.listed else list(images)
         used: dict[Path, Path] = {}
         for name in names:
-            image = images.find(name, notes)
+            image = images.find(name)
             if image is None:
                 raise UserError(f"no image {images.path / name}{part.image_tag}.jpg (or .png, …); complete the data")
-            label = labels.find(name, notes)
+            label = labels.find(name)
             if label is None:
                 raise UserError(_missing_label(layout, labels, name, image))
             if label in used:
                 raise UserError(f"{used[label]} and {image} have one label, {label}; give each its own")
             used[label] = image
             pairs.append((image, label))
+        notes.update(images.notes + labels.notes)
         if not part.listed:
-            notes.update(images.skipped)
-            notes.update({} if part.label_tag else labels.skipped)  # Cityscapes has further files per label
-            notes["labels without an image, not used"] += len(labels) - len(used)
-    notes["images used twice, listed in train.txt and in aug.txt"] += len(pairs) - len({image for image, _ in pairs})
+            skipped.update(images.skipped)
+            skipped.update({} if part.label_tag else labels.skipped)  # Cityscapes has further files per label
+            skipped["label without an image"] += len(labels) - len(used)
+    notes["used twice, listed in train.txt and in aug.txt"] += len(pairs) - len({image for image, _ in pairs})
     if not pairs:
         folder = parts(root, layout, split)[0].images
         raise UserError(f"{root} has no images of the split {split} ({folder}); complete the data")
-    return Samples(tuple(pairs), {reason: number for reason, number in sorted(notes.items()) if number > 0})
+    counted = tuple(f"{number:,} {reason}" for reason, number in sorted(notes.items()) if number)
+    return Samples(tuple(pairs), Account(merged_endings(+skipped), notes=counted))
 
 
 def _listed(file: Path) -> list[str]:
@@ -155,9 +160,11 @@ def _missing_label(layout: str, labels: Folder, name: str, image: Path) -> str:
 
 
 def split_facts(root: Path, layout: str, split: Split, samples: Samples) -> dict[str, Any]:
-    """Facts about a split for result.json; the digest covers names and sizes of all files."""
-    digest = hashlib.sha256()
-    for pair in samples.pairs:
-        for file in pair:
-            digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode())
-    return {"name": f"{layout}:{split}", "images": len(samples.pairs), "digest": digest.hexdigest()}
+    """Facts about a split for result.json. The digest covers all files; that of the built-in scenes names and sizes."""
+    files = [(file.relative_to(root).as_posix(), file) for pair in samples.pairs for file in pair]
+    if layout == "scenes":
+        text = "".join(f"{name} {file.stat().st_size}\n" for name, file in files)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+    else:
+        digest = files_digest((os.fsencode(name), file) for name, file in files)
+    return {"name": f"{layout}:{split}", "images": len(samples.pairs), "digest": digest}

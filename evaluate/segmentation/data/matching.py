@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from core.data.decode import EXTENSIONS
+from core.data.folder import is_hidden, other_ending
 from core.errors import UserError
 
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
@@ -20,16 +21,18 @@ class Folder:
     def __init__(self, path: Path, tag: str = "", endings: Collection[str] = EXTENSIONS) -> None:
         """Lists the folder. `tag`: end of the names, before the ending. Raises `UserError` for two files of one name.
 
-        Hidden files, files with other endings and files without the tag are counted in `skipped`.
+        Hidden files, files with other endings and files without the tag are counted in `skipped`, links and files
+        matched in another case in `notes`.
         """
-        self.path, self.tag, self.skipped = path, tag, Counter[str]()
+        self.path, self.tag = path, tag
+        self.skipped, self.notes = Counter[str](), Counter[str]()
         self._files: dict[str, Path] = {}
-        for file in sorted(_files(path, self.skipped)):
+        for file in sorted(_files(path, self.skipped, self.notes)):
             name, ending = os.path.splitext(file)
             if ending.lower() not in endings:
-                self.skipped[f"files with the ending {ending or '(none)'}, not used"] += 1
+                self.skipped[other_ending(file)] += 1
             elif not name.endswith(tag):
-                self.skipped[f"files without {tag} in the name, not used"] += 1
+                self.skipped[f"name without {tag}"] += 1
             elif (name := name.removesuffix(tag)) in self._files:
                 raise UserError(f"{self._files[name]} and {path / file} have the same name; remove or rename one")
             else:
@@ -43,32 +46,35 @@ class Folder:
     def __len__(self) -> int:
         return len(self._files)
 
-    def find(self, name: str, notes: Counter[str]) -> Path | None:
-        """File of this name, or the only one that differs in upper and lower case, which `notes` counts."""
+    def find(self, name: str) -> Path | None:
+        """File of this name, or the only one that differs in upper and lower case, counted in `notes`."""
         if name in self._files:
             return self._files[name]
         folded = name.casefold()
         if self._folded[folded] != 1:
             return None
-        notes["files matched although upper and lower case differ"] += 1
+        self.notes["matched although upper and lower case differ"] += 1
         return self._files[self._by_folded[folded]]
 
 
-def _files(root: Path, skipped: Counter[str]) -> Iterator[str]:
+def _files(root: Path, skipped: Counter[str], notes: Counter[str]) -> Iterator[str]:
     """Paths below `root`, relative and with `/`; links to folders are followed once, hidden files are skipped."""
     seen: set[str] = set()
     for above, folders, files in os.walk(root, followlinks=True):
+        if above != str(root) and os.path.islink(above):
+            notes["links to folders"] += 1
         real = os.path.realpath(above)
         if real in seen:
-            skipped["links to a folder that was already read, not followed"] += 1
+            skipped["link to a folder that was already read"] += 1
             folders.clear()
             continue
         seen.add(real)
-        hidden = [name for name in folders if name.startswith(".")]
-        skipped["hidden folders, not used"] += len(hidden)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in filter(is_hidden, folders):
+            if count := sum(len(inside) for _, _, inside in os.walk(Path(above) / name)):
+                skipped[f"in hidden folders {name}"] += count
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in files:
-            if name.startswith("."):
-                skipped["hidden files, not used"] += 1
+            if is_hidden(name):
+                skipped["hidden files"] += 1
             else:
                 yield (Path(above) / name).relative_to(root).as_posix()

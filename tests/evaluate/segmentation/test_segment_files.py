@@ -32,7 +32,7 @@ def test_every_image_ending_is_used(root: Path) -> None:
     on_disk = sorted(file.name for file in folder.iterdir() if PIL.Image.open(file).size == (8, 6))
     assert _names(samples) == on_disk
     assert len(on_disk) == 8
-    assert samples.notes == {}
+    assert samples.account.lines() == []
     for pixels, classes in samples.pairs:
         assert pixels.stem == classes.stem
 
@@ -46,15 +46,12 @@ def test_used_and_reported_files_are_all_files(root: Path) -> None:
     (labels / "map.json").write_text("{}")
     samples = train(root)
     assert _names(samples) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    counts = samples.notes
-    assert sum(count for reason, count in counts.items() if reason.startswith("hidden files")) == 2
-    assert sum(count for reason, count in counts.items() if reason.startswith("hidden folders")) == 1
-    assert {reason.split("ending ")[1].split(",")[0] for reason in counts if "ending" in reason} == {
-        ".db", ".txt", "(none)", ".json",
-    }  # fmt: skip
-    assert sum(count for reason, count in counts.items() if reason.startswith("labels without an image")) == 1
+    counts = samples.account.skipped
+    endings = {reason.split()[-1] for reason in counts if "ending" in reason}
+    assert endings == {".db", ".txt", "ending", ".json"}  # and none
+    assert [counts["hidden files"], counts["label without an image"]] == [2, 1]
     below = [file for place in (folder, labels) for file in place.rglob("*") if file.is_file()]
-    assert 2 * len(samples.pairs) + sum(counts.values()) == len(below)  # a hidden folder counts as its only file
+    assert 2 * len(samples.pairs) + sum(counts.values()) == len(below)
 
 
 def test_two_images_of_one_name_are_ambiguous(root: Path) -> None:
@@ -69,7 +66,7 @@ def test_labels_are_matched_whatever_their_case(root: Path) -> None:
     (labels / "b.png").rename(labels / "b.PNG")
     samples = train(root)
     assert [classes.name for _, classes in samples.pairs] == ["A.PNG", "b.PNG", "c.png", "d.png"]
-    assert list(samples.notes.values()) == [1]
+    assert [note.split()[0] for note in samples.account.notes] == ["1"]
     image(root / "images/training/A.jpg")
     (labels / "A.PNG").rename(labels / "a.png")
     with pytest.raises(UserError, match=r"A\.jpg"):  # two images, one label
@@ -84,7 +81,8 @@ def test_linked_folders_are_followed_once(root: Path, tmp_path_factory: pytest.T
     label(root / "annotations/training/extra/more.png")
     samples = train(root)
     assert _names(samples) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "more.jpg"]
-    assert list(samples.notes.values()) == [1]
+    assert list(samples.account.skipped.values()) == [1]
+    assert [note.split()[0] for note in samples.account.notes] == ["2"]
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
@@ -106,7 +104,7 @@ def test_cityscapes_with_other_files(tmp_path: Path) -> None:
     assert [(pixels.name, classes.name) for pixels, classes in samples.pairs] == [
         ("ulm_000000_000019_leftImg8bit.jpg", "ulm_000000_000019_gtFine_labelTrainIds.png")
     ]
-    assert [(count, "_leftImg8bit" in reason) for reason, count in samples.notes.items()] == [(1, True)]
+    assert [(count, "_leftImg8bit" in reason) for reason, count in samples.account.skipped.items()] == [(1, True)]
 
 
 def test_voc_with_png_images_and_names_in_both_lists(tmp_path: Path) -> None:
@@ -119,5 +117,5 @@ def test_voc_with_png_images_and_names_in_both_lists(tmp_path: Path) -> None:
         (tmp_path / f"ImageSets/Segmentation/{name}.txt").write_text(text)
     samples = list_split(tmp_path, "voc12aug", "train")
     assert _names(samples) == ["a.png", "a.png", "b.png"]
-    assert [(count, "aug.txt" in reason) for reason, count in samples.notes.items()] == [(1, True)]
+    assert [(note.split()[0], "aug.txt" in note) for note in samples.account.notes] == [("1", True)]
     check_apart({"train": samples, "val": list_split(tmp_path, "voc12aug", "val")})

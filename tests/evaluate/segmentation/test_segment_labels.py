@@ -74,7 +74,7 @@ def test_other_number_formats_are_reported(root: Path) -> None:
     save(labels / "a.png", np.full((6, 8), 2, np.uint16))
     found = check_split(train(root).pairs, ADE, "training", whole=False)
     assert found.counts.tolist() == [3 * 48, 48, 0]
-    assert [(count, "I;16" in reason) for reason, count in found.notes.items()] == [(1, True)]
+    assert [(count, "I;16" in reason) for reason, count in found.account.converted.items()] == [(1, True)]
     save(labels / "a.png", np.full((6, 8), 256, np.uint16))  # 0 for a reader that drops the upper byte
     with pytest.raises(UserError, match=r"a\.png.*label 256\b"):
         check_split(train(root).pairs, ADE, "training", whole=False)
@@ -89,7 +89,7 @@ def test_palettes_must_agree(root: Path) -> None:
         picture.save(labels / f"{name}.png")
     found = check_split(train(root).pairs, ADE, "training", whole=False)
     assert found.counts.tolist() == [4 * 48, 0, 0]
-    assert list(found.notes.values()) == [2]
+    assert list(found.account.converted.values()) == [2]
     picture.putpalette(VOC_COLOURS[3:])
     picture.save(labels / "b.png")
     with pytest.raises(UserError, match=r"a\.png.*b\.png.*palette"):
@@ -114,7 +114,7 @@ def test_orientation_tags(root: Path, orientation: int) -> None:
     exif[TAG] = orientation
     upright = PIL.ImageOps.exif_transpose(PIL.Image.open(image(root / "images/training/b.jpg", exif=exif))).size
     found = check_split(train(root).pairs, ADE, "training", whole=False)
-    assert sum(found.notes.values()) == (orientation != 1)
+    assert sum(found.account.converted.values()) == (orientation != 1)
     save(root / "annotations/training/b.png", np.ones(upright[::-1], np.uint8))
     if upright == (8, 6):
         check_split(train(root).pairs, ADE, "training", whole=False)
@@ -150,9 +150,10 @@ def _checked(root: Path, config: SegmentDataConfig) -> dict[str, Any]:
 
 
 def _lines(checked: dict[str, Any], config: SegmentDataConfig) -> str:
-    facts = {split: {"labels": label_facts(found, config, ("x", "y", "z")), "notes": found.notes}
+    facts = {split: {"labels": label_facts(found, config, ("x", "y", "z"))}
              for split, found in checked.items()}  # fmt: skip
-    return str(data_lines(facts, may_count_from_zero(checked, config)))
+    accounts = {split: found.account for split, found in checked.items()}
+    return str(data_lines(facts, accounts, may_count_from_zero(checked, config)))
 
 
 def test_labels_from_zero_are_noticed_before_training(root: Path) -> None:

@@ -184,7 +184,7 @@ def test_labels_from_0_or_1_and_of_16_bits_train_the_same_network(
         PIL.Image.fromarray(classes if number % 2 else classes.astype(np.uint16)).save(file)
     said = run(*arguments(place, tmp_path / "out", *own, "data.first_label=0"))
     data = result(tmp_path / "out")["data"]
-    assert sum(sum(data[split]["notes"].values()) for split in ("train", "val")) == (len(files) + 1) // 2
+    assert sum(sum(data[split]["account"]["converted"].values()) for split in ("train", "val")) == (len(files) + 1) // 2
     assert "I;16" in said
     assert data["val"]["labels"]["ignored"] == {}
     assert result(tmp_path / "out")["metrics"] == result(finished[0])["metrics"]
@@ -202,8 +202,8 @@ def test_images_of_several_sizes_and_kinds(place: Path, tmp_path: Path) -> None:
     said = run(*arguments(place, tmp_path / "out", *own, "inference.batch=7", "schedule.iterations=2",
                           "schedule.warmup=0"))  # fmt: skip
     assert "instead of 7" in said
-    notes = result(tmp_path / "out")["data"]["val"]["notes"]
-    assert [(count, "CMYK" in reason) for reason, count in notes.items()] == [(1, True)]
+    converted = result(tmp_path / "out")["data"]["val"]["account"]["converted"]
+    assert [(count, "CMYK" in reason) for reason, count in converted.items()] == [(1, True)]
     pairs = list_split(tmp_path / "ade", "ade20k", "val").pairs
     metrics = result(tmp_path / "out")["metrics"]
     equal_scores(metrics, confusion(trained(tmp_path / "out"), pairs, 9, reduce_zero_label=True))
