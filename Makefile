@@ -90,7 +90,7 @@ bench: install ## speed and memory side by side, about ten minutes on a quiet ma
 soak: install ## kill runs at many moments, resume them and compare (about 15 minutes)
 	@OMP_NUM_THREADS=1 $(PY) -m tests.reliability.soak --out results/soak.json
 
-fuzz: install ## open 18,800 damaged inputs: nothing but refusals (about 3 minutes)
+fuzz: install ## open 28,800 damaged and odd inputs, others each time (about 6 minutes)
 	@$(PY) tests/fuzz/fuzz.py
 
 load: install ## memory and time of large inputs

@@ -68,14 +68,16 @@ def odd_folder(root: Path, rng: random.Random, outside: Path) -> tuple[set[str],
     (root / "readme.md").write_text("x")
     if rng.random() < 0.5:
         (root / "a" / "deep" / "circle").symlink_to(root / "a")
-    files = sum(len(files) for _, _, files in os.walk(root)) + sum(
-        len(list(elsewhere.iterdir())) for elsewhere in outside.glob(f"{root.name}-*")
-    )
+    linked = list(outside.iterdir()) if outside.exists() else []
+    files = sum(len(files) for place in (root, *linked) for _, _, files in os.walk(place))
     return images, files
 
 
-def odd_shard(path: Path, rng: random.Random) -> tuple[dict[str, int], int]:
-    """Writes a shard; key -> label of the samples that a reader must find, and the number of all members."""
+def odd_shard(path: Path, rng: random.Random, lacking: bool = False) -> tuple[dict[str, int], int]:
+    """Writes a shard; key -> label of the samples that a reader must find, and the number of all members.
+
+    `lacking`: the last sample has no label, which is -1.
+    """
     members: list[tuple[str, bytes]] = []
     labels: dict[str, int] = {}
     for number in range(12):
@@ -94,6 +96,9 @@ def odd_shard(path: Path, rng: random.Random) -> tuple[dict[str, int], int]:
         rng.shuffle(sample)
         members += sample
         labels[key] = label
+    if lacking:
+        members.append(("last.png", picture(99)))
+        labels["last"] = -1
     members.append(("lonely.cls", b"1"))
     with tarfile.open(path, "w") as tar:
         for name, content in members:

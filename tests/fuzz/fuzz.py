@@ -1,4 +1,4 @@
-"""Opens thousands of damaged inputs. `python tests/fuzz/fuzz.py` tries 18,800; `--kind K --number N` repeats one."""
+"""Opens thousands of damaged inputs. `python tests/fuzz/fuzz.py` tries 28,800; `--kind K --number N` repeats one."""
 
 from __future__ import annotations
 
@@ -71,12 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Open damaged inputs of every kind and see that they are refused.")
     parser.add_argument("--kind", choices=KINDS, help="one kind alone")
     parser.add_argument("--number", type=int, help="with --kind: this input alone")
-    parser.add_argument("--seed", type=int, default=0, help="of all inputs (default 0)")
+    parser.add_argument("--seed", type=int, help="of all inputs (default: another one each time, printed)")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of inputs (default 1)")
     arguments = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
+    seed = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
     started, total, defects, peak = time.time(), 0, 0, 0.0
     for kind in [arguments.kind] if arguments.kind else KINDS:
         count = max(1, round(KINDS[kind][1] * arguments.share))
@@ -84,7 +86,7 @@ def main() -> None:
         begun = time.time()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                ends = fuzz(kind, 1 if arguments.number is not None else count, arguments.seed, Path(folder), first)
+                ends = fuzz(kind, 1 if arguments.number is not None else count, seed, Path(folder), first)
             except AssertionError as defect:
                 defects += 1
                 print(defect, flush=True)

@@ -11,6 +11,7 @@ from tests.fuzz.command_kinds import command_lines
 from tests.fuzz.config_kinds import architectures, config_files, overrides
 from tests.fuzz.data_kinds import coco_json, images, label_maps, shards, voc_xml
 from tests.fuzz.kept_kinds import feature_cache, results
+from tests.fuzz.layout_kinds import folder_layouts, shard_layouts
 from tests.fuzz.trial import Trial
 
 KINDS: dict[str, tuple[Callable[[Path], Trial], int]] = {
@@ -25,6 +26,8 @@ KINDS: dict[str, tuple[Callable[[Path], Trial], int]] = {
     "images": (images, 3000),
     "label maps": (label_maps, 1000),
     "shards": (shards, 1000),
+    "folder layouts": (folder_layouts, 5000),
+    "shard layouts": (shard_layouts, 5000),
     "feature caches": (feature_cache, 500),
     "results": (results, 1000),
     "unfinished probes": (unfinished_probes, 500),
