@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluate.common.metrics import Metric
 from evaluate.report.grouping import Measured
-from evaluate.tables.renderers import MODIFIED, SCALED_DOWN
+from evaluate.tables.renderers import MODIFIED, SCALED_DOWN, UNCONFIRMED, UNCONFIRMED_MEANING
 from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
 _SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"
@@ -18,6 +18,9 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
     """`heads`, `rows`, `described`, `marks`, `sources` and `caveats` of the template."""
     numbers = {(one.row, one.result.path): one.number for one in measured}
     marks, heads = _heads(table.columns)
+    unconfirmed = {"sign": UNCONFIRMED, "anchor": "unconfirmed", "meaning": UNCONFIRMED_MEANING, "detail": ""}
+    if any(cell.unconfirmed for cell in table.cells.values()):
+        marks.append(unconfirmed)
     sources, cited = _sources(table)
     rows: list[dict[str, Any]] = [
         {
@@ -85,6 +88,7 @@ def _cell(row: int, cell: Cell | None, metric: Metric, numbers: dict[tuple[int, 
     ]
     return {
         "mean": metric.text(cell.mean),
+        "mark": UNCONFIRMED * cell.unconfirmed,
         "std": "" if cell.std is None else metric.text(cell.std),
         "counted": f"{cell.counted[0]} {cell.counted[1]}",
         "links": links or [{"target": url, "text": ""}],

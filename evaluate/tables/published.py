@@ -38,6 +38,13 @@ class Published:
     """What a reader must know to compare."""
     exact: bool = True
     """False where our protocol is known to depart from the paper's: shown beside our numbers, not compared."""
+    unconfirmed: bool = False
+    """True for a number that nobody could confirm outside the paper: marked in the table, not compared."""
+
+    @property
+    def comparable(self) -> bool:
+        """True where a result of ours under the protocol may be compared with it."""
+        return self.exact and not self.unconfirmed
 
     @property
     def source(self) -> str:
@@ -64,11 +71,15 @@ class _Table:
     note: str = ""
     """What a reader must know to compare."""
     exact: bool = True
-    """False where our protocol is known to depart from the paper's."""
+    """False where our protocol is known to depart from the paper's; `note` then has the reason."""
+    unconfirmed: bool = False
+    """True where nobody could confirm the numbers outside the paper."""
 
     def __post_init__(self) -> None:
         if wrong := [row for row, values in self.rows.items() if len(values) != len(self.metrics)]:
             raise ValueError(f"rows: {wrong[0]!r} must have {len(self.metrics)} numbers ({', '.join(self.metrics)})")
+        if not self.exact and not self.note:
+            raise ValueError("note must say how our protocol departs where exact is false")
         if self.images < 1:
             raise ValueError(f"images must be positive, not {self.images}")
 
@@ -100,6 +111,6 @@ def read_published(folder: Path = FOLDER) -> tuple[Published, ...]:
                         raise UserError(f"{file} gives {row!r} two numbers of {metric} under {table.protocol}")
                     found[key] = Published(
                         row, table.protocol, metric, value, paper.paper, table.table, paper.url, table.backbone,
-                        table.images, table.note, table.exact,
+                        table.images, table.note, table.exact, table.unconfirmed,
                     )  # fmt: skip
     return tuple(found.values())

@@ -12,15 +12,27 @@ from urllib.parse import quote
 from evaluate.common.metrics import LOWER, Metric
 from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable
 
-SCALED_DOWN, MODIFIED = "†", "‡"
+SCALED_DOWN, MODIFIED, UNCONFIRMED = "†", "‡", "§"
 _MARKS = {
     SCALED_DOWN: "scaled down to run on a small machine: no paper has numbers of this protocol",
     MODIFIED: "settings of the protocol were changed: compare with nothing but itself",
 }
+UNCONFIRMED_MEANING = "published, but confirmed by no source outside the paper: nothing is compared with it"
 _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
     *("std_over", "runs"),
-    *("values", "seeds", "published_value", "delta", "published_source", "note", "results", "unit", "better"),
+    *(
+        "values",
+        "seeds",
+        "published_value",
+        "delta",
+        "published_source",
+        "note",
+        "results",
+        "unit",
+        "better",
+        "unconfirmed",
+    ),
 )
 
 
@@ -57,7 +69,7 @@ def as_csv(table: TransferTable, place: Path) -> str:
             "" if theirs is None else theirs.value, "" if cell.delta is None else round(cell.delta, 4),
             "" if theirs is None else theirs.source, "" if theirs is None else theirs.note,
             " ".join(quote(os.fsencode(_relative(path, place))) for path in cell.paths),
-            column.metric.unit, column.metric.better,
+            column.metric.unit, column.metric.better, cell.unconfirmed,
         ])  # fmt: skip
     return text.getvalue().rstrip("\n")
 
@@ -94,6 +106,8 @@ def notes(table: TransferTable) -> list[str]:
     ]
     marks = "".join(_marked(column) for column in table.columns)
     said += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
+    if any(cell.unconfirmed for cell in table.cells.values()):
+        said.append(f"{UNCONFIRMED} {UNCONFIRMED_MEANING}")
     if any(cell.paths and cell.std is None for cell in table.cells.values()):
         said.append(
             "a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
@@ -140,7 +154,7 @@ def _number(cell: Cell | None, metric: Metric) -> str:
     if cell is None:
         return "–"
     spread = "" if cell.std is None else f" ± {metric.text(cell.std)} ({' '.join(map(str, cell.counted))})"
-    return f"{metric.text(cell.mean)}{spread}{_delta(cell, metric)}"
+    return f"{metric.text(cell.mean)}{UNCONFIRMED * cell.unconfirmed}{spread}{_delta(cell, metric)}"
 
 
 def _delta(cell: Cell, metric: Metric) -> str:
@@ -175,6 +189,7 @@ def _tex(text: str) -> str:
         ("±", r"$\pm$"),
         ("†", r"$\dagger$"),
         ("‡", r"$\ddagger$"),
+        ("§", r"\S{}"),
         ("–", "--"),
         ("×", r"$\times$"),
         (LOWER, r"$\downarrow$"),

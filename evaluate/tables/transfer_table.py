@@ -98,6 +98,11 @@ class Cell:
         return statistics.stdev(self.network_means if kind == "networks" else self.values)
 
     @property
+    def unconfirmed(self) -> bool:
+        """True for a published number that nobody could confirm."""
+        return self.published is not None and self.published.unconfirmed and not self.paths
+
+    @property
     def delta(self) -> float | None:
         """Mean minus the published number; None in a published row and where there is no such number."""
         return self.mean - self.published.value if self.published is not None and self.paths else None
@@ -236,7 +241,7 @@ def _test_images(document: dict[str, Any]) -> int:
 def _counterpart(name: str, row: str, backbone: str, numbers: Sequence[Published]) -> Published | None:
     """The published number of the same row: by name, or both untrained. None also where papers disagree."""
     wanted = "random initialisation" if row.endswith(", random initialisation") else name
-    found = [n for n in numbers if n.row == wanted and n.backbone == backbone and n.exact]
+    found = [n for n in numbers if n.row == wanted and n.backbone == backbone and n.comparable]
     return found[0] if len({n.value for n in found}) == 1 else None
 
 

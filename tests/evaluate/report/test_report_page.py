@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -42,6 +43,19 @@ def test_the_table_has_its_numbers_heads_and_rows(page: Element) -> None:
     assert "BYOL: A & B, Table 1; a note" in said
     assert "ours: ours, as the results tell it" in said
     assert "3 of 4 measured numbers " in said
+
+
+def test_an_unconfirmed_number_leads_to_what_that_means(tmp_path: Path) -> None:
+    table, results = small_table(tmp_path)
+    cell = table.cells[2, 1]
+    assert cell.published is not None
+    doubtful = dataclasses.replace(cell, published=dataclasses.replace(cell.published, unconfirmed=True))
+    table = dataclasses.replace(table, cells={**table.cells, (1, 1): table.cells[1, 2], (2, 1): doubtful})
+    page = read_page(write_page(table, results, tmp_path / "report"))
+    row = page.one("section", **{"aria-labelledby": "table"}).one("tbody").all("tr")[2]
+    assert [one.text for one in row.all("td")] == ["–", "40.0§", "–"]
+    (link,) = [link for link in row.all("a") if link.text == "§"]
+    assert page.one("li", id=link.attributes["href"].removeprefix("#")).text.startswith("§ ")
 
 
 def test_every_number_leads_to_its_result_and_the_result_to_its_file(page: Element, tmp_path: Path) -> None:

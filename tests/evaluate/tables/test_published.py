@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from timm import is_model
 
 from core.errors import UserError
 from evaluate.common.protocol import FOLDER as PROTOCOLS
@@ -63,18 +64,21 @@ def test_the_simsiam_papers_detection_table() -> None:
     assert len(rows) == 7
 
 
-def test_linear_numbers_of_the_mulan_paper_are_shown_but_not_compared() -> None:
-    linear = [n for n in read_published() if "2602.05845" in n.url and n.protocol.startswith("linear_")]
-    assert {n.protocol for n in linear} == {"linear_mulan_r50", "linear_mulan_vit_s", "linear_mulan_vit_b"}
-    for number in linear:
-        assert not number.exact, number
-        assert "standardis" in number.note
-        assert ("the target network" in number.note) == ("vit" in number.protocol)
+def test_what_departs_from_the_mulan_papers_protocols_is_named() -> None:
+    ours = [n for n in read_published() if "2602.05845" in n.url]
+    for number in ours:
+        if number.protocol.startswith(("linear_", "knn_")):
+            assert not number.exact, number
+            assert "bilinear" in number.note, number
+            assert ("standardis" in number.note) == number.protocol.startswith("linear_"), number
+            assert ("the target network" in number.note) == ("vit" in number.backbone), number
+    assert {n.row for n in ours if n.exact} == {"MULAN"}
+    assert {n.protocol for n in ours if n.exact} == {"coco_maskrcnn_r50_fpn_1x_mulan"}
 
 
 def test_every_number_has_its_source_and_a_protocol_of_ours() -> None:
     published = read_published()
-    assert len(published) > 80
+    assert len(published) > 300
     for number in published:
         assert number.paper, number
         assert number.table, number
@@ -82,6 +86,9 @@ def test_every_number_has_its_source_and_a_protocol_of_ours() -> None:
         assert find_description(kind_of_protocol(number.protocol)).metric(number.metric), number
         assert (PROTOCOLS / f"{number.protocol}.yaml").is_file(), number
         assert 0 < number.value < 100, number
+        assert is_model(number.backbone), number
+        assert number.exact or number.note, number
+        assert number.comparable == (number.exact and not number.unconfirmed), number
 
 
 def test_faulty_files(tmp_path: Path) -> None:
@@ -90,6 +97,9 @@ def test_faulty_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.yaml.*'A'.*\b2\b"):
         read_published(tmp_path)
     table = table.replace("[1.0]", "[1.0, 2.0]")
+    (tmp_path / "a.yaml").write_text(f"paper: P\nurl: https://x\ntables: [{table[:-1]}, exact: false}}]")
+    with pytest.raises(UserError, match=r"a\.yaml.*\bnote\b"):
+        read_published(tmp_path)
     (tmp_path / "a.yaml").write_text(f"paper: P\nurl: https://x\ntables: [{table}, {table}]")
     with pytest.raises(UserError, match=r"'A'.*box_ap"):
         read_published(tmp_path)

@@ -92,9 +92,24 @@ def test_latex() -> None:
     ]
 
 
+def test_an_unconfirmed_number_is_marked_and_explained_in_every_form() -> None:
+    doubtful = dataclasses.replace(PUBLISHED, unconfirmed=True)
+    cells = {**TABLE.cells, (0, 0): dataclasses.replace(TABLE.cells[0, 0], published=None)}
+    table = dataclasses.replace(TABLE, cells={**cells, (1, 0): Cell((40.4,), (), (), doubtful)})
+    lines = markdown(table, Path("r")).splitlines()
+    assert lines[3] == "| BYOL (published) | 40.4§ | – |"
+    assert sum(line.startswith("- § ") for line in lines) == 1
+    assert "§" not in markdown(TABLE, Path("r"))
+    rows = list(csv.DictReader(io.StringIO(as_csv(table, Path("r")))))
+    assert [(row["mean"], row["unconfirmed"]) for row in rows] == [
+        ("42.0", "False"), ("50.0", "False"), ("40.4", "True"),
+    ]  # fmt: skip
+    assert r"BYOL & 40.4\S{} & -- \\" in latex(table, Path("r"))
+
+
 def test_the_command(tmp_path: Path) -> None:
     document = {
-        "format": "ssl-transfer/result/1", "protocol": "coco_maskrcnn_r50_fpn_1x_mulan", "backbone": "resnet50",
+        "format": "ssl-transfer/result/1", "protocol": "coco_maskrcnn_r50_fpn_1x_densecl", "backbone": "resnet50",
         "metrics": {"box_ap": 41.0, "mask_ap": 38.5}, "seed": 0,
         "checkpoint": {"given": "a.pth", "family": "byol", "backbone_sha256": "b"},
         "data": {"train": {"digest": "1" * 64}, "val": {"digest": "2" * 64, "images": 5000}},
@@ -102,16 +117,18 @@ def test_the_command(tmp_path: Path) -> None:
     path = tmp_path / "results/one/result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(document))
-    (tmp_path / "results/names.yaml").write_text("resnet50, a.pth: BYOL\n")
+    (tmp_path / "results/names.yaml").write_text("resnet50, a.pth: SimCLR, 1000 epochs\n")
     out = tmp_path / "table.md"
     page = tmp_path / "report"
     done = python("evaluate/table.py", str(tmp_path / "results"), "--out", str(out), "--html", str(page))
     assert done.returncode == 0, done.stderr
     assert f"report: {page / 'index.html'}" in done.stdout
-    assert "MULAN" in (page / "index.html").read_text()
+    assert "PixPro, 100 epochs" in (page / "index.html").read_text()
     lines = out.read_text().splitlines()
-    assert lines[2] == "| BYOL | [41.0](results/one/result.json) (+0.6) | [38.5](results/one/result.json) (+1.5) |"
-    assert "| MULAN (published) | 41.8 | 38.0 |" in lines
+    assert lines[2] == (
+        "| SimCLR, 1000 epochs | [41.0](results/one/result.json) (+1.2) | [38.5](results/one/result.json) (+2.6) |"
+    )
+    assert "| PixPro, 100 epochs (published) | 40.8 | 36.8 |" in lines
     for link in re.findall(r"\((\S+result\.json)\)", out.read_text()):
         assert (tmp_path / link).is_file()
 

@@ -208,6 +208,20 @@ def test_published_numbers_join_their_protocol_and_are_compared_by_name() -> Non
     }  # fmt: skip
 
 
+def test_an_unconfirmed_number_and_one_of_another_protocol_are_shown_and_never_compared() -> None:
+    names = {"resnet18, byol 5 epochs on scenes, recipe cccccc": "BYOL"}
+    untrained = dataclasses.replace(PUBLISHED, row="random initialisation")
+    for hidden in ({"unconfirmed": True}, {"exact": False}, {"exact": False, "unconfirmed": True}):
+        numbers_ = [dataclasses.replace(number, **hidden) for number in (PUBLISHED, untrained)]
+        table = build_table([result(48.0, **OURS), result(30.0, family="random")], numbers_, names)
+        assert [cell.delta for cell in table.cells.values()] == [None] * 4
+        assert [cell.unconfirmed for _, cell in sorted(table.cells.items())] == [
+            False, False, *[hidden.get("unconfirmed", False)] * 2,
+        ]  # fmt: skip
+    doubtful = dataclasses.replace(PUBLISHED, unconfirmed=True, value=51.0, paper="Another paper")
+    assert build_table([result(48.0, **OURS)], [PUBLISHED, doubtful], names).cells[0, 0].delta == -2.0
+
+
 def test_a_published_number_of_another_architecture_or_a_disputed_one_is_no_counterpart() -> None:
     row = "resnet18, byol 5 epochs on scenes, recipe cccccc"
     disputed = dataclasses.replace(PUBLISHED, paper="Another paper", value=51.0)
