@@ -24,7 +24,7 @@ NO_SIZE = "images: without a size, taken from the image"
 NO_AREA = "objects: box without area"
 OUTSIDE = "objects: box outside the image"
 FEW_POINTS = "objects: polygon of fewer than three points"
-CLIPPED = "objects: box over the image's border, clipped in training as in Detectron2"
+CLIPPED = "objects: box over the image's border, clipped in training (as in Detectron2), not in the ground truth"
 _ROUNDING = 1e-3
 
 
