@@ -34,6 +34,7 @@ from core.config import from_dict
 from core.coverage import build_and_load, load_completely
 from core.errors import UserError
 from core.files.atomic_file import file_digest
+from core.files.user_path import user_path
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -80,7 +81,7 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         like = open_backbone(ckpt.removeprefix("random:"), network, arch)
         check_weights(like, f"initialise randomly ({ckpt})")
         return _random(like.config, ckpt, seed), None
-    path = Path(ckpt).expanduser()
+    path = user_path(ckpt)
     if not path.exists():
         raise UserError(
             f"no checkpoint {ckpt}; --ckpt takes a run folder, a weights file, timm:NAME, random:CKPT or pixels"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Setting, load_config, read_yaml, to_dict
 from core.errors import UserError
+from core.files.user_path import user_path
 from evaluate.common.protocol import flat, protocol_file
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def choose_protocol(probe: Probe, arguments: argparse.Namespace) -> tuple[Path, 
 
 def find_run_data(ckpt: str) -> RunData | None:
     """Data of the run whose folder, export or checkpoint `ckpt` names, untrained (`random:`) or not; None if none."""
-    path = Path(ckpt.removeprefix("random:")).expanduser()
+    path = user_path(ckpt.removeprefix("random:"))
     try:
         config = next(
             (file for folder in (path, *path.parents[:2]) if (file := folder / "config.yaml").is_file()), None

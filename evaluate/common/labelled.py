@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -75,8 +75,8 @@ def facts(images: ImageSet, broken: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def account_lines(**parts: ImageSet) -> list[tuple[str, str]]:
-    """Lines of a plan about what is skipped, converted or decided in each part of the data, e.g. `train=images`."""
+def account_lines(parts: Mapping[str, ImageSet]) -> list[tuple[str, str]]:
+    """Lines of a plan about what is skipped, converted or decided in each part of the data."""
     return [
         ("account", f"{part}: {line}" if line.startswith(("skipped", "converted")) else line)
         for part, images in parts.items()

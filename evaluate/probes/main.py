@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
     """Parses, prints the plan, measures and writes the result; with --dry-run it stops after the plan."""
+    from evaluate.common.labelled import account_lines
     from evaluate.common.plan import Plan, runs_on
 
     job = _open(probe, _arguments(probe, argv), time.time())
@@ -28,6 +29,7 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
                 ("protocol", job.protocol),
                 ("backbone", job.backbone.source),
                 *probe.plan(job),
+                *account_lines(job.data),
                 runs_on(job.context.processes, *probe.plan_details(job)),
             )
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import UserError
+from core.files.user_path import user_path
 from core.project import ROOT
 from evaluate.suites.config import Evaluation
 from evaluate.suites.measurement import measurement_of
@@ -212,7 +213,7 @@ def _resolved(place: str, key: str = "source") -> str:
     """The same text for the same place, however it is written: `folder:/data/birds/` becomes `folder:/data/birds`."""
     kind, colon, path = ("", "", place) if key == "root" else place.partition(":")
     try:
-        return f"{kind}{colon}{Path(path).expanduser().resolve()}" if path else place
+        return f"{kind}{colon}{user_path(path).resolve()}" if path else place
     except (OSError, RuntimeError, ValueError):  # links in a circle, no such home, no path at all: as it is written
         return place
 

@@ -70,7 +70,7 @@ def test_samples_report_what_they_leave_out_and_convert(image_folder: Path, tmp_
     assert list(account.converted.values()) == [4]
     written = facts(images, [])
     assert written["account"] == {"skipped": dict(account.skipped), "converted": dict(account.converted)}
-    assert [label for label, _ in account_lines(train=images)] == ["account"] * 2
+    assert [label for label, _ in account_lines({"train": images})] == ["account"] * 2
 
 
 def test_the_counts_of_large_sets_are_cached_by_their_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from core.data.broken import BrokenImages
 from core.data.scenes.coco_ade20k_folders import write_coco
 from core.errors import BrokenImage, UserError
 from core.files.cache_folder import cache_folder
+from core.files.user_path import user_path
 from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.image_headers import ORIENTED, UNORIENTED, read_headers
 from evaluate.detection.data.records import UNREADABLE, DetectionSet
@@ -30,9 +31,9 @@ def open_splits(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
     data = config.data
     place, share, masks = data.source.partition(":")[2], data.broken_share, config.detector.masks
     if data.kind == "voc":
-        train, val = (open_voc(Path(place).expanduser(), split, share) for split in ("train", "val"))
+        train, val = (open_voc(user_path(place), split, share) for split in ("train", "val"))
     else:
-        root = Path(place).expanduser() if data.kind == "coco" else _scenes(config)
+        root = user_path(place) if data.kind == "coco" else _scenes(config)
         train, val = (
             open_coco(root, split, masks, data.mask_format, share, name="" if place else f"scenes:{part}")
             for split, part in (("train", "train"), ("val", "test"))

@@ -9,6 +9,7 @@ import numpy as np
 from core.data.base import ImageSet
 from core.data.subset import Subset, few_shot
 from core.errors import UserError
+from core.files.user_path import user_path
 
 
 def labelled_part(images: ImageSet, share: float | None, file_list: str | None, seed: int) -> ImageSet:
@@ -19,7 +20,7 @@ def labelled_part(images: ImageSet, share: float | None, file_list: str | None, 
     leaves a class without images or asks for more than the smallest class has.
     """
     if file_list is not None:
-        return _listed(images, Path(file_list).expanduser())
+        return _listed(images, user_path(file_list))
     if share is None:
         return images
     per_class = round(share * len(images) / len(images.classes))

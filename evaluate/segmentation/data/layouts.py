@@ -16,6 +16,7 @@ from core.data.scenes.coco_ade20k_folders import write_ade20k
 from core.data.scenes.image_set import Scenes
 from core.errors import UserError
 from core.files.cache_folder import cache_folder
+from core.files.user_path import user_path
 from evaluate.segmentation.data.matching import LABEL_ENDINGS, Folder
 from evaluate.segmentation.protocol import SegmentDataConfig
 
@@ -83,7 +84,7 @@ def find_root(config: SegmentDataConfig) -> Path:
     example = _EXAMPLE[config.layout]
     if not config.root:
         raise UserError(f"the protocol needs data in the layout {config.layout}; pass --data /path/to/{example}")
-    given = Path(config.root).expanduser()
+    given = user_path(config.root)
     if not given.is_dir():
         raise UserError(f"no folder {given}; pass --data /path/to/{example}")
     for root in (given, given / Path(example).name, given / example):
