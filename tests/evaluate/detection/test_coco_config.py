@@ -183,7 +183,7 @@ def test_twice_the_schedule_is_2x() -> None:
         ("solver.steps=[100000]", "steps.*90,?000"),
         ("solver.layer_decay=0.7", "layer_decay.*adamw"),
         ("solver.batch=12", "batch 12.*processes 8"),
-        ("detector.drop_path=0.1", "drop_path.*0\.1"),
+        ("detector.drop_path=0.1", r"drop_path.*0\.1"),
     ],
 )
 def test_impossible_settings_are_refused(override: str, message: str) -> None:
