@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Plans, leaves out what is done, runs the rest, prints the table; exit code 1 where a run failed."""
+    """Plans, skips finished runs, runs the rest, prints the table; exit code 1 if a run failed."""
     arguments = _arguments()
     suite = open_suite(arguments.suite)
     places = {**suite.places, **{name: getattr(arguments, name) for name in DATA_ROOTS if getattr(arguments, name)}}
@@ -39,7 +39,7 @@ def main() -> None:
     from evaluate.tables.results import add_names, read_names, read_usable
 
     checkpoints = parse_checkpoints(arguments.ckpts)
-    read_names(results)  # a mistake in it is told now, not behind the last run
+    read_names(results)  # reports a mistake in it now, not after the last run
     stored, unreadable = read_usable(results)
     for sentence in unreadable:
         print(f"ignored   {sentence}", file=sys.stderr)
@@ -84,7 +84,7 @@ def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argpars
     try:
         return run_all(todo, make_slots(arguments.jobs, arguments.device), progress)
     except KeyboardInterrupt:
-        print(f"\nstopped at {progress.overall()}; the same command goes on", file=sys.stderr)
+        print(f"\nstopped at {progress.overall()}; the same command resumes", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -93,7 +93,7 @@ def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argpars
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run a list of evaluations on several backbones and seeds, and print the transfer table. What has "
-        "a result already is not run again; a killed suite goes on with the same command.",
+        "a result already is not run again; the same command resumes a killed suite.",
         epilog="example: python evaluate/suite.py --ckpts 'ours=runs/r50' random timm:resnet50.a1_in1k "
         "--suite imagenet_r50 --seeds 3 --imagenet /data/imagenet --coco /data/coco",
     )
@@ -104,7 +104,9 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--suite", default="demo", metavar="NAME|YAML", help="configs/suites/NAME.yaml (default demo)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 … N-1 of each run (default 1)")
-    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
+    parser.add_argument(
+        "--network", choices=("online", "target"), default="online", help="network to evaluate (default: online)"
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR",
         help="where results go, and are looked for at any depth (default results)",
@@ -119,8 +121,8 @@ def _arguments() -> argparse.Namespace:
         )
     parser.add_argument("--emit", choices=("torchrun", "slurm"), help="print commands for a cluster instead of running")
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="processes of an emitted command (default 8)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
+    parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
     arguments = parser.parse_args()
     for name in ("seeds", "jobs", "gpus"):
         if getattr(arguments, name) < 1:

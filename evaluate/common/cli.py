@@ -1,4 +1,4 @@
-"""Command-line arguments that all evaluations share."""
+"""Command-line arguments shared by all evaluations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.errors import UserError
 def evaluation_parser(description: str, example: str, default: str | None, says: str = "") -> argparse.ArgumentParser:
     """A parser with the arguments of every evaluation.
 
-    `default`: the protocol taken where none is named; where that depends on other arguments, None, and `says` tells.
+    `default`: the protocol used if none is named; None if it depends on other arguments, which `says` explains.
     """
     parser = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}   (under torchrun for several processes)"
@@ -30,10 +30,14 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--protocol", default=default, help=f"a name in configs/evaluate (default {says or default})")
     chosen.add_argument("--config", type=Path, metavar="YAML", help="a protocol of your own")
-    parser.add_argument("--network", choices=("online", "target"), default="online", help="which one (default online)")
-    parser.add_argument("--arch", metavar="NAME", help="timm's name, where foreign weights don't tell their own")
+    parser.add_argument(
+        "--network", choices=("online", "target"), default="online", help="network to evaluate (default: online)"
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="timm's name of the architecture, for weights that do not state it"
+    )
     parser.add_argument("--out", type=Path, help="folder for result.json (default results/PROTOCOL/BACKBONE-seedN)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument(
         "--workers",
@@ -41,8 +45,8 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
         default=min(8, os.cpu_count() or 1),
         help="loader processes of a rank (default %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="open everything, print the plan and stop")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
+    parser.add_argument("--dry-run", action="store_true", help="open everything, print the plan and exit")
+    parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
     return parser
 
@@ -50,20 +54,20 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
 def add_data(
     parser: argparse.ArgumentParser, key: str = "data.source", what: str = "scenes, fashion-mnist, folder:ROOT, …"
 ) -> None:
-    """The argument of evaluations that take one data set; `key`: the setting it stands for."""
+    """Adds --data, for evaluations of one data set; `key`: the setting it stands for."""
     parser.add_argument("--data", help=f"short for {key}=…: {what}")
     parser.set_defaults(data_key=key)
 
 
-def add_draw(parser: argparse.ArgumentParser, what: str = "N pictures of findings beside the truth") -> None:
-    """The argument of evaluations whose findings can be looked at; `what` they draw beside result.json."""
+def add_draw(parser: argparse.ArgumentParser, what: str = "N pictures of predictions next to the ground truth") -> None:
+    """Adds --draw, for evaluations that can save example images; `what`: the images, for --help."""
     parser.add_argument(
-        "--draw", type=int, default=0, metavar="N", help=f"write {what} into `pictures` beside result.json"
+        "--draw", type=int, default=0, metavar="N", help=f"write {what} into `pictures` next to result.json"
     )
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The checked arguments; `--data` has become an override, and `--init` a part of `ckpt`."""
+    """The checked arguments; `--data` becomes an override, and `--init` a part of `ckpt`."""
     arguments = parser.parse_intermixed_args(argv)
     arguments.ckpt = _start(arguments.ckpt, arguments.init)
     if getattr(arguments, "data", None):
@@ -77,12 +81,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
 
 def _start(ckpt: str | None, init: str | None) -> str:
-    """What `converters.open.open_backbone` opens: `--ckpt`, changed by `--init`. Raises `UserError`."""
+    """Argument of `converters.open.open_backbone`: `--ckpt`, changed by `--init`. Raises `UserError`."""
     if init is not None and init != "random" and not init.startswith("timm:"):
-        raise UserError(f"--init takes random or timm:NAME, not {init!r}; everything else goes to --ckpt")
+        raise UserError(f"--init must be random or timm:NAME, not {init!r}; pass everything else to --ckpt")
     if init is not None and init.startswith("timm:"):
         if ckpt is not None:
-            raise UserError(f"--init {init} takes the place of --ckpt {ckpt}; pass one of them")
+            raise UserError(f"--init {init} replaces --ckpt {ckpt}; pass only one of them")
         return init
     if ckpt is None and init == "random":
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluate.common.matplotlib_style import new_figure, style
-from evaluate.report.style import css_colours, look
+from evaluate.report.style import css_colours, row_style
 
 _INK, _GRID = "#010203", "#0a0b0c"  # stand for the page's own colours, so nothing else may have them
 _WIDTH = 360
@@ -44,13 +44,13 @@ class Bars:
 
 
 def line_chart(name: str, text: str, lines: Sequence[Line], x_label: str, y_label: str) -> Markup:
-    """Lines over a shared axis. `name`: unique in the page; `text`: what a reader without eyes is told."""
+    """Lines over a shared axis. `name`: unique in the page; `text`: alternative text for screen readers."""
     with style():
         figure = new_figure(_WIDTH, 230)
         axes = _axes(figure, "both")
         for line in lines:
             xs, ys = thinned(line.xs), thinned(line.ys)
-            seen = look(line.row)
+            seen = row_style(line.row)
             axes.plot(
                 xs, ys, seen.dash, color=seen.light, linewidth=1.6, marker=seen.mark, markersize=4,
                 markevery=max(1, len(xs) // 8),
@@ -73,7 +73,7 @@ def bar_chart(name: str, text: str, names: Sequence[str], groups: Sequence[Bars]
                 [i + offset for i in there],
                 [group.values[i] or 0.0 for i in there],
                 height=0.86 * thick,
-                color=look(group.row).light,
+                color=row_style(group.row).light,
             )
             spread = [i for i in there if group.spreads[i]]
             axes.errorbar(

@@ -30,7 +30,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Gallery:
     """Pictures of one kind, of one protocol."""
 
     kind: str
@@ -43,7 +43,7 @@ class Shelf:
     """Rows that were measured and have no such picture."""
 
 
-def shelves(group: Group) -> tuple[list[Shelf], list[str]]:
+def galleries(group: Group) -> tuple[list[Gallery], list[str]]:
     """The pictures of one protocol by kind, and the files that can't be read.
 
     Each backbone is shown with one seed, the one that most backbones have pictures of, and with up to four file names,
@@ -61,7 +61,7 @@ def shelves(group: Group) -> tuple[list[Shelf], list[str]]:
     for member, pictures in sorted(found.values(), key=lambda one: (-seeds[one[0].seed], one[0].seed)):
         rows.setdefault(member.row, (member, pictures))
     measured = {member.row for member in group.members}
-    found_shelves = []
+    found_galleries = []
     for kind in (*KINDS, ""):
         shown = [
             Shown(row, member.seed, picture)
@@ -70,18 +70,18 @@ def shelves(group: Group) -> tuple[list[Shelf], list[str]]:
             if picture.kind == kind
         ]
         if shown:
-            found_shelves.append(_shelf(kind, shown, measured))
-    return found_shelves, unreadable
+            found_galleries.append(_gallery(kind, shown, measured))
+    return found_galleries, unreadable
 
 
-def _shelf(kind: str, shown: Sequence[Shown], measured: set[int]) -> Shelf:
+def _gallery(kind: str, shown: Sequence[Shown], measured: set[int]) -> Gallery:
     by_name: dict[str, list[Shown]] = {}
     for one in shown:
         by_name.setdefault(one.picture.path.name, []).append(one)
     names = sorted(by_name, key=lambda name: (-len(by_name[name]), name))
     kept = sorted(names[:_MOST_NAMES])
     missing = tuple(sorted(measured - {one.row for one in shown}))
-    return Shelf(kind, tuple((name, tuple(by_name[name])) for name in kept), len(names) - len(kept), missing)
+    return Gallery(kind, tuple((name, tuple(by_name[name])) for name in kept), len(names) - len(kept), missing)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from core.files.atomic_file import write_atomically
 from core.result import git_revision
 from evaluate.common.matplotlib_style import check_matplotlib
 from evaluate.report.grouping import Measured, group, list_measured
-from evaluate.report.page_parts import class_charts, curve_panels, picture_shelves
+from evaluate.report.page_parts import class_charts, curve_panels, picture_galleries
 from evaluate.report.page_table import table_parts
 from evaluate.report.provenance import provenance
-from evaluate.report.style import look, variables
+from evaluate.report.style import row_style, variables
 from evaluate.tables.renderers import units
 from evaluate.tables.results import StoredResult
 from evaluate.tables.transfer_table import TransferTable
@@ -49,12 +49,12 @@ def write_page(table: TransferTable, results: Sequence[StoredResult], folder: Pa
         dark=variables(dark=True),
         table=table,
         units=units(table).removeprefix("all numbers ").capitalize(),
-        looks=[look(row) for row in range(len(table.rows))],
+        row_styles=[row_style(row) for row in range(len(table.rows))],
         left_out=_left_out(measured, results),
         **table_parts(table, measured),
         **curve_panels(table, measured),
         **class_charts(table, groups),
-        **picture_shelves(table, groups),
+        **picture_galleries(table, groups),
         provenances=[_result(one, folder) for one in measured],
     )
     path = folder / "index.html"

@@ -10,12 +10,12 @@ from evaluate.common.metrics import Metric
 from evaluate.common.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
 from evaluate.report.charts import Line, bar_chart, line_chart
 from evaluate.report.curves import MONITOR, VIEW, Run, find_run
-from evaluate.report.gallery import Shelf, embed, shelves
+from evaluate.report.gallery import Gallery, embed, galleries
 from evaluate.report.grouping import Group, Measured
 from evaluate.report.per_class import PerClass, per_class
 from evaluate.tables.transfer_table import TransferTable
 
-_SHELF_TITLES = {
+_GALLERY_TITLES = {
     DETECTIONS: "Detections: truth on the left, findings on the right",
     LABEL_MAPS: "Label maps: image, truth, prediction",
     NEIGHBOURS: "Nearest neighbours: queries in the first column, frames green where the class is the same",
@@ -73,16 +73,16 @@ def class_charts(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any
     }
 
 
-def picture_shelves(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
+def picture_galleries(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
     """`pictures` and `picture_sentences` of the template."""
     parts, said = [], []
     without: list[str] = []
     for group in groups:
-        found, unreadable = shelves(group)
+        found, unreadable = galleries(group)
         said += [f"A picture can't be read: {one}." for one in unreadable]
         if found:
-            shown = [_shelf(table, shelf) for shelf in found]
-            parts.append({"protocol": group.protocol, "data": group.data, "shelves": shown})
+            shown = [_gallery(table, gallery) for gallery in found]
+            parts.append({"protocol": group.protocol, "data": group.data, "galleries": shown})
         else:
             without.append(group.protocol)
     if without:
@@ -126,26 +126,26 @@ def _class_chart(table: TransferTable, group: Group, one: PerClass, name: str) -
     }
 
 
-def _shelf(table: TransferTable, shelf: Shelf) -> dict[str, Any]:
+def _gallery(table: TransferTable, gallery: Gallery) -> dict[str, Any]:
     said = []
-    if shelf.more:
-        said.append(f"{shelf.more} more beside each result.json, in {FOLDER}.")
-    if shelf.missing:
-        said.append(f"No such pictures of {_named(table, shelf.missing)}.")
+    if gallery.more:
+        said.append(f"{gallery.more} more beside each result.json, in {FOLDER}.")
+    if gallery.missing:
+        said.append(f"No such pictures of {_named(table, gallery.missing)}.")
     names = [
         [
             {
                 "row": one.row,
                 "seed": one.seed,
                 "caption": one.picture.caption,
-                "alt": f"{shelf.kind or name} of {table.rows[one.row].name}",
+                "alt": f"{gallery.kind or name} of {table.rows[one.row].name}",
                 "embedded": embed(one.picture.path),
             }
             for one in shown
         ]
-        for name, shown in shelf.names
+        for name, shown in gallery.names
     ]
-    return {"title": _SHELF_TITLES[shelf.kind], "names": names, "sentence": " ".join(said)}
+    return {"title": _GALLERY_TITLES[gallery.kind], "names": names, "sentence": " ".join(said)}
 
 
 def _named(table: TransferTable, rows: Iterable[int]) -> str:

@@ -20,13 +20,13 @@ class PerClass:
     """One chart."""
 
     metric: Metric
-    """What each class has a number of."""
+    """Metric of each class."""
     names: tuple[str, ...]
     """The classes shown."""
     groups: tuple[Bars, ...]
     """The backbones, by row; means and whiskers of one standard deviation over what a cell's ± is over."""
     total: int
-    """Classes there are; where these are more than the names, those are shown in which backbones differ most."""
+    """Total number of classes. If more than shown, the classes with the largest spread are shown."""
     missing: tuple[int, ...]
     """Rows that were measured but whose results have no scores of classes."""
 

@@ -21,8 +21,8 @@ _DASHES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a backbone is drawn."""
+class RowStyle:
+    """Colour, mark and dash of a backbone."""
 
     light: str
     """Colour on a light page, #rrggbb."""
@@ -36,11 +36,13 @@ class Look:
     """Matplotlib's name of the line style."""
 
 
-def look(number: int) -> Look:
-    """Of the backbone in row `number`; colours come back after eight, then with other marks and dashes."""
+def row_style(number: int) -> RowStyle:
+    """Style of the backbone in row `number`; colours repeat after eight, with other marks and dashes."""
     colour = number % len(_SHADES)
     mark = list(_MARKS)[(number + number // len(_SHADES)) % len(_MARKS)]
-    return Look(_SHADES[colour][0], f"--c{colour}", mark, _MARKS[mark], _DASHES[number // len(_SHADES) % len(_DASHES)])
+    return RowStyle(
+        _SHADES[colour][0], f"--c{colour}", mark, _MARKS[mark], _DASHES[number // len(_SHADES) % len(_DASHES)]
+    )
 
 
 def variables(dark: bool) -> str:

@@ -1,4 +1,4 @@
-"""What a suite has to run: every evaluation of every checkpoint with every seed, and which of it is done already."""
+"""Runs of a suite: every evaluation of every checkpoint with every seed, and which of them are done."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Run:
     evaluation: Evaluation
-    """What is measured; the data's place filled in."""
+    """The evaluation, with the place of its data filled in."""
     protocol: str
     """The protocol's full name."""
     ckpt: str
     """As the entry point gets it."""
     name: str
-    """The checkpoint for people."""
+    """Display name of the checkpoint."""
     named: bool
     """Whether that name was given on the command line, so that the table shows it."""
     seed: int
-    """Of everything random."""
+    """Random seed."""
     network: Network
     """`online` or `target`."""
     digest: str
@@ -51,18 +51,18 @@ class Run:
     folder: Path
     """Where result.json and log.txt go."""
     results: tuple[Path, ...] = ()
-    """The results that are there already."""
+    """Existing results."""
     complete: bool = False
-    """Whether nothing is left to do."""
+    """True if nothing is left to do."""
 
     @property
     def log(self) -> Path:
-        """What the run prints."""
+        """Output of the run."""
         return self.folder / "log.txt"
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Display name."""
         return f"{self.protocol} · {self.name} · seed {self.seed}"
 
     def script(self) -> Path:
@@ -112,7 +112,7 @@ def plan_runs(
     A run is complete where `stored` holds a result of the same protocol (as so many `processes` run it), backbone
     weights, seed and place of the data, whatever lies there now. Two checkpoints of equal weights make one run, and so
     do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in the last one
-    is told at once.
+    is reported at once.
     """
     from evaluate.common.protocol import result_folder
 

@@ -1,4 +1,4 @@
-"""How far a suite is and how long the rest will take."""
+"""Progress of a suite: finished runs and time left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
         self._line(f"starts    {run.title}")
 
     def ended(self, run: Run, said: str, failed: bool) -> None:
-        """`said`: the numbers, or what went wrong."""
+        """`said`: the numbers, or the error."""
         seconds = self._clock() - self._running.pop(run.title)[1]
         if failed:
             self._failed += 1
@@ -47,7 +47,7 @@ class Progress:
         self._line(f"{word} {run.title}: {said} ({duration(seconds)}); {self.overall()}")
 
     def tick(self, tail: Callable[[Run], str]) -> None:
-        """Between the ends; `tail`: the last line that a run printed."""
+        """Periodic update; `tail(run)` returns its last output line."""
         if self._terminal:
             first = next((run for run, _ in self._running.values()), None)
             last = f" | {first.protocol}: {tail(first)}" if first else ""

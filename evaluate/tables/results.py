@@ -1,4 +1,4 @@
-"""Stored results: every result.json below a folder, what was measured in it, and the names its rows were given."""
+"""Stored results: every result.json below a folder, its row in the table, and the names given to rows."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def _check_types(document: dict[str, Any]) -> None:
     counts = [document["seed"], *(part.get("images", 0) for part in data.values())]
     seconds = document.get("wall_seconds", 0)
     if not all(isinstance(text, str) for text in texts) or not isinstance(document.get("settings", {}), dict):
-        raise ValueError("its protocol, backbone, checkpoint and data must be told in texts")
+        raise ValueError("its protocol, backbone, checkpoint and data must be strings")
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
         raise ValueError("its seed and its numbers of images must be whole numbers")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
-        raise ValueError(f"it took {seconds} seconds")
+        raise ValueError(f"invalid wall_seconds: {seconds}")
 
 
 def row_of(document: dict[str, Any]) -> str:

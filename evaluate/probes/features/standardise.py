@@ -34,7 +34,7 @@ def moments(features: CachedFeatures) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 class FixedStandardiser:
-    """(x − mean) / deviation with numbers that stay."""
+    """(x − mean) / std with fixed statistics."""
 
     def __init__(self, mean: NDArray[np.float32], deviation: NDArray[np.float32], device: torch.device) -> None:
         self._mean = torch.from_numpy(mean).to(device)

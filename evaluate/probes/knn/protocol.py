@@ -33,7 +33,7 @@ class KnnConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """Its train split is the bank, its val split the queries."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """What is taken from the backbone."""
+    """Features of the backbone."""
     ks: tuple[int, ...] = (10, 20, 100, 200)
     """Numbers of neighbours; one search serves all."""
     temperature: float = 0.07

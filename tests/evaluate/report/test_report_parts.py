@@ -13,10 +13,10 @@ import pytest
 
 from evaluate.common.pictures import DETECTIONS, MAP, save_picture
 from evaluate.report.charts import Bars, bar_chart
-from evaluate.report.gallery import embed, shelves
+from evaluate.report.gallery import embed, galleries
 from evaluate.report.grouping import Group, Measured, group, list_measured
 from evaluate.report.per_class import per_class
-from evaluate.report.style import css_colours, look
+from evaluate.report.style import css_colours, row_style
 from evaluate.tables.results import StoredResult
 from tests.evaluate.report.small_report import add_pictures, small_table
 
@@ -94,7 +94,7 @@ def test_one_seed_is_shown_the_one_that_most_backbones_have(tmp_path: Path) -> N
     for number in (0, 1, 3):
         add_pictures(members[number].result, DETECTIONS, "c", "1.png", "2.png", "3.png", "4.png", "5.png")
     add_pictures(members[1].result, MAP, "c", "map.png")
-    (detections, maps), unreadable = shelves(Group("p", "", members))
+    (detections, maps), unreadable = galleries(Group("p", "", members))
     assert unreadable == []
     assert detections.kind == DETECTIONS
     assert [name for name, _ in detections.names] == ["1.png", "2.png", "3.png", "4.png"]
@@ -107,8 +107,8 @@ def test_names_that_most_backbones_share_come_first(tmp_path: Path) -> None:
     members = (member(0, 0, 0, tmp_path), member(1, 1, 0, tmp_path))
     add_pictures(members[0].result, DETECTIONS, "c", "a.png", "b.png", "c.png", "d.png", "e.png")
     add_pictures(members[1].result, DETECTIONS, "c", "e.png", "f.png")
-    (shelf,), _ = shelves(Group("p", "", members))
-    assert [(name, len(shown)) for name, shown in shelf.names] == [
+    (gallery,), _ = galleries(Group("p", "", members))
+    assert [(name, len(shown)) for name, shown in gallery.names] == [
         ("a.png", 1),
         ("b.png", 1),
         ("c.png", 1),
@@ -132,9 +132,9 @@ def test_pictures_are_made_small_but_stay_themselves(tmp_path: Path) -> None:
 
 
 def test_no_two_rows_look_alike() -> None:
-    looks = [look(row) for row in range(24)]
-    assert len({(one.light, one.mark, one.dash) for one in looks}) == 24
-    assert css_colours()[looks[9].light] == f"var({looks[9].variable})"
+    row_styles = [row_style(row) for row in range(24)]
+    assert len({(one.light, one.mark, one.dash) for one in row_styles}) == 24
+    assert css_colours()[row_styles[9].light] == f"var({row_styles[9].variable})"
 
 
 def test_a_chart_holds_its_values_and_takes_the_pages_colours() -> None:
