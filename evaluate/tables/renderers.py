@@ -21,18 +21,8 @@ UNCONFIRMED_MEANING = "published, but confirmed by no source outside the paper: 
 _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
     *("std_over", "runs"),
-    *(
-        "values",
-        "seeds",
-        "published_value",
-        "delta",
-        "published_source",
-        "note",
-        "results",
-        "unit",
-        "better",
-        "unconfirmed",
-    ),
+    *("values", "seeds", "published_value", "delta", "published_source", "note", "results"),
+    *("unit", "better", "unconfirmed"),
 )
 
 
