@@ -145,7 +145,7 @@ def _plan(runs: Sequence[Run]) -> str:
 
 
 def _belongs(result: StoredResult, runs: Sequence[Run]) -> bool:
-    """Whether its protocol is one of the suite's; rows of other backbones stand beside those of this command."""
+    """True if its protocol is one of the suite's; rows of other backbones are shown too."""
     protocol = result.document["protocol"]
     return any(protocol == run.protocol or protocol.startswith(f"{run.protocol} on ") for run in runs)
 

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from evaluate.common.plan import processes_text
+
 
 def batch_of_processes(batch: int, meant: int, world: int) -> tuple[int, str]:
     """Batch of a protocol for `meant` processes on `world` processes, and the reason in parentheses.
 
     Of fewer processes each keeps its share, as with Detectron2's `SOLVER.REFERENCE_WORLD_SIZE`; more share the batch.
     """
-    why = f" ({world} process{'es' if world > 1 else ''} of the {meant} that the protocol is for)"
+    why = f" ({processes_text(world)} of the {meant} that the protocol is for)"
     return batch // meant * min(world, meant), why
 
 

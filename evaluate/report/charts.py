@@ -94,7 +94,7 @@ def bar_chart(name: str, text: str, names: Sequence[str], groups: Sequence[Bars]
 
 
 def thinned(values: Sequence[float]) -> list[float]:
-    """Every n-th value and the last, at most about 300: more can't be told apart at this width."""
+    """Every n-th value and the last, at most about 300: more are indistinguishable at this width."""
     stride = math.ceil(len(values) / _MOST_POINTS)
     return [*values[::stride], *([values[-1]] if stride > 1 and (len(values) - 1) % stride else [])]
 

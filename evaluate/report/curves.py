@@ -21,7 +21,7 @@ _ONLY = "loss/global"
 
 @dataclass(frozen=True)
 class Run:
-    """What metrics.jsonl of one pre-training run tells."""
+    """Content of metrics.jsonl of one pre-training run."""
 
     folder: Path
     series: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]

@@ -1,4 +1,4 @@
-"""The page's curves, scores of classes and pictures, and what is said where they are missing."""
+"""Curves, scores per class and pictures of the page, and sentences about those that are missing."""
 
 from __future__ import annotations
 
@@ -47,21 +47,23 @@ def curve_panels(table: TransferTable, measured: Sequence[Measured]) -> dict[str
         ends = "; ".join(f"{table.rows[line.row].name}: {line.ys[-1]:.2f} at epoch {line.xs[-1]:g}" for line in lines)
         text = f"{title} over epochs. At the end: {ends}."
         panels.append({"title": title, "chart": line_chart(f"curve{number}", text, lines, "epoch", unit)})
-    said = [
+    sentences = [
         f"{run.damaged} of {run.lines} lines of {run.folder / 'metrics.jsonl'} are damaged and left out."
         for _, run in runs.values()
         if run.damaged
     ]
-    said += [f"{folder / 'metrics.jsonl'} holds no curves yet." for folder, (_, run) in runs.items() if not run.series]
+    sentences += [
+        f"{folder / 'metrics.jsonl'} holds no curves yet." for folder, (_, run) in runs.items() if not run.series
+    ]
     if runs and MONITOR not in keys:
-        said.append(
+        sentences.append(
             "No run watched k-NN accuracy while it trained (monitor.every_epochs=0), so there is no such curve."
         )
-    said += [f"No training curves of {_named(table, rows)}: {reason}." for reason, rows in reasons.items()]
+    sentences += [f"No training curves of {_named(table, rows)}: {reason}." for reason, rows in reasons.items()]
     if not measured:
-        said.append("No training curves: nothing was measured here.")
+        sentences.append("No training curves: nothing was measured here.")
     rows = sorted({row for row, _ in runs.values()})
-    return {"panels": panels, "curve_rows": rows, "curve_sentences": said}
+    return {"panels": panels, "curve_rows": rows, "curve_sentences": sentences}
 
 
 def class_charts(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
@@ -75,24 +77,24 @@ def class_charts(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any
 
 def picture_galleries(table: TransferTable, groups: Sequence[Group]) -> dict[str, Any]:
     """`pictures` and `picture_sentences` of the template."""
-    parts, said = [], []
+    parts, sentences = [], []
     without: list[str] = []
     for group in groups:
         found, unreadable = galleries(group)
-        said += [f"A picture can't be read: {one}." for one in unreadable]
+        sentences += [f"A picture can't be read: {one}." for one in unreadable]
         if found:
             shown = [_gallery(table, gallery) for gallery in found]
             parts.append({"protocol": group.protocol, "data": group.data, "galleries": shown})
         else:
             without.append(group.protocol)
     if without:
-        said.append(
+        sentences.append(
             f"No pictures of {', '.join(dict.fromkeys(without))}. k-NN, detection and segmentation write some when "
             f"they are called with --draw 4."
         )
     if not groups:
-        said.append("No pictures: nothing was measured here.")
-    return {"pictures": parts, "picture_sentences": said}
+        sentences.append("No pictures: nothing was measured here.")
+    return {"pictures": parts, "picture_sentences": sentences}
 
 
 def _panel(key: str) -> tuple[str, str]:
@@ -103,12 +105,12 @@ def _panel(key: str) -> tuple[str, str]:
 
 def _class_chart(table: TransferTable, group: Group, one: PerClass, name: str) -> dict[str, Any]:
     rows = [bars.row for bars in one.groups]
-    said = [f"{len(one.names)} of {one.total} classes, those in which backbones differ most."]
-    said = said if len(one.names) < one.total else []
+    sentences = [f"{len(one.names)} of {one.total} classes, those in which backbones differ most."]
+    sentences = sentences if len(one.names) < one.total else []
     if any(spread for bars in one.groups for spread in bars.spreads):
-        said.append("Whiskers: one standard deviation over seeds.")
+        sentences.append("Whiskers: one standard deviation over seeds.")
     if one.missing:
-        said.append(f"Not in the results of {_named(table, one.missing)}.")
+        sentences.append(f"Not in the results of {_named(table, one.missing)}.")
     title = one.metric.head
     text = f"Bars, {one.metric.head}, of {_named(table, rows)}; the numbers stand below in a table."
     lines = [
@@ -120,18 +122,18 @@ def _class_chart(table: TransferTable, group: Group, one: PerClass, name: str) -
         "data": group.data,
         "title": title[0].upper() + title[1:],
         "chart": bar_chart(name, text, one.names, one.groups, one.metric.unit),
-        "sentence": " ".join(said),
+        "sentence": " ".join(sentences),
         "rows": rows,
         "lines": lines,
     }
 
 
 def _gallery(table: TransferTable, gallery: Gallery) -> dict[str, Any]:
-    said = []
+    sentences = []
     if gallery.more:
-        said.append(f"{gallery.more} more beside each result.json, in {FOLDER}.")
+        sentences.append(f"{gallery.more} more beside each result.json, in {FOLDER}.")
     if gallery.missing:
-        said.append(f"No such pictures of {_named(table, gallery.missing)}.")
+        sentences.append(f"No such pictures of {_named(table, gallery.missing)}.")
     names = [
         [
             {
@@ -145,7 +147,7 @@ def _gallery(table: TransferTable, gallery: Gallery) -> dict[str, Any]:
         ]
         for name, shown in gallery.names
     ]
-    return {"title": _GALLERY_TITLES[gallery.kind], "names": names, "sentence": " ".join(said)}
+    return {"title": _GALLERY_TITLES[gallery.kind], "names": names, "sentence": " ".join(sentences)}
 
 
 def _named(table: TransferTable, rows: Iterable[int]) -> str:

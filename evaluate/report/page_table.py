@@ -82,9 +82,9 @@ def _cell(row: int, cell: Cell | None, metric: Metric, numbers: dict[tuple[int, 
     published = cell.published
     url = _address(published.url) if published is not None else ""
     distinct = len(set(cell.seeds)) == len(cell.seeds)
-    said = cell.seeds if distinct else range(1, len(cell.seeds) + 1)
+    labels = cell.seeds if distinct else range(1, len(cell.seeds) + 1)
     links = [
-        {"target": f"#result-{numbers[row, path]}", "text": text} for path, text in zip(cell.paths, said, strict=True)
+        {"target": f"#result-{numbers[row, path]}", "text": text} for path, text in zip(cell.paths, labels, strict=True)
     ]
     return {
         "mean": metric.text(cell.mean),

@@ -1,4 +1,4 @@
-"""Where a number comes from: what result.json tells, for people, and all of it."""
+"""Provenance of a number: the facts in result.json, human-readable and in full."""
 
 from __future__ import annotations
 

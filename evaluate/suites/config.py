@@ -29,7 +29,7 @@ class Evaluation:
     """What `--data` (`--sets` of transfer_sets) gets: `folder:{imagenet}`, `coco:{coco}`, `{ade20k}`, …; empty: the
     protocol's own data."""
     settings: tuple[str, ...] = ()
-    """`key=value` settings that depart from the protocol; the result's name tells."""
+    """`key=value` settings that depart from the protocol; they appear in the result's name."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the entry point, e.g. `--draw`, `6`."""
 

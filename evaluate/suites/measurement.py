@@ -35,7 +35,7 @@ def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
     data = [Setting(description.data_key, value)] if evaluation.data else []
     overrides: list[str | Setting] = [*evaluation.settings, *data]
     config: Any = load_config(description.config_class(), file, overrides)
-    # The name of a dense protocol tells its batch, which follows from the number of processes.
+    # The name of a dense protocol includes its batch, which follows from the number of processes.
     config = description.for_processes(config, processes, evaluation.arguments)
     settings = to_dict(config)
     place = ",".join(config.sets) if several else flat(settings)[description.data_key]

@@ -83,7 +83,7 @@ class Run:
 
 
 def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
-    """`[NAME=]CKPT`, where CKPT `random` is the first one untrained. `UserError` for what can't be told apart."""
+    """`[NAME=]CKPT`, where CKPT `random` is the first one untrained. `UserError` for what can't be label apart."""
     checkpoints: list[Checkpoint] = []
     for text in given:
         found = None if Path(text).exists() else _NAMED.fullmatch(text)
@@ -182,13 +182,13 @@ def _found(
         result.path
         for result in same
         if result.document["protocol"] == protocol
-        and _resolved(_told(result.document, key) or place, key) == _resolved(place, key)
+        and _resolved(_stored_place(result.document, key) or place, key) == _resolved(place, key)
     )
     return paths, bool(paths)
 
 
-def _told(document: Mapping[str, Any], key: str) -> str:
-    """The data's place as the result tells it; empty where it doesn't."""
+def _stored_place(document: Mapping[str, Any], key: str) -> str:
+    """Place of the data in the result; empty if it has none."""
     data = document.get("settings", {}).get("data")
     place = data.get(key) if isinstance(data, dict) else None
     return place if isinstance(place, str) else ""
@@ -196,17 +196,17 @@ def _told(document: Mapping[str, Any], key: str) -> str:
 
 def _is_of_set(named: str, protocol: str, source: str) -> bool:
     """Whether a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
-    before, _, told = named.partition(f"{protocol} on ")
+    before, _, label = named.partition(f"{protocol} on ")
     kind, _, place = source.partition(":")
     if before:
         return False
     if kind not in ("folder", "webdataset"):
-        return told == kind
+        return label == kind
     if kind == "folder":
         wanted = {_resolved(source), _resolved(f"folder:{Path(place) / 'train'}")}
     else:
         wanted = {_resolved(f"webdataset:{place.replace('{split}', 'train')}")}
-    return bool({_resolved(told), _resolved(told.rpartition(" (")[0])} & wanted)  # a sample's size stands behind it
+    return bool({_resolved(label), _resolved(label.rpartition(" (")[0])} & wanted)  # a sample's size stands behind it
 
 
 def _resolved(place: str, key: str = "source") -> str:

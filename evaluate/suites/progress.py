@@ -28,7 +28,7 @@ class Progress:
         self._seconds: dict[str, list[float]] = {protocol: [value] for protocol, value in known.items()}
         self._running: dict[str, tuple[Run, float]] = {}
         self._failed = 0
-        self._said = clock()
+        self._printed = clock()
         self._terminal = self._out.isatty()
 
     def started(self, run: Run) -> None:
@@ -36,15 +36,15 @@ class Progress:
         self._left.remove(run)
         self._line(f"starts    {run.title}")
 
-    def ended(self, run: Run, said: str, failed: bool) -> None:
-        """`said`: the numbers, or the error."""
+    def ended(self, run: Run, text: str, failed: bool) -> None:
+        """`text`: the numbers, or the error."""
         seconds = self._clock() - self._running.pop(run.title)[1]
         if failed:
             self._failed += 1
         else:
             self._seconds.setdefault(run.protocol, []).append(seconds)
         word = "FAILED   " if failed else "done     "
-        self._line(f"{word} {run.title}: {said} ({duration(seconds)}); {self.overall()}")
+        self._line(f"{word} {run.title}: {text} ({duration(seconds)}); {self.overall()}")
 
     def tick(self, tail: Callable[[Run], str]) -> None:
         """Periodic update; `tail(run)` returns its last output line."""
@@ -53,18 +53,18 @@ class Progress:
             last = f" | {first.protocol}: {tail(first)}" if first else ""
             self._out.write("\r\x1b[K" + f"{self.overall()}{last}"[:118])
             self._out.flush()
-        elif self._clock() - self._said >= _EVERY:
+        elif self._clock() - self._printed >= _EVERY:
             self._line(f"running   {self.overall()}")
             for run, since in self._running.values():
                 self._line(f"          {run.title} since {duration(self._clock() - since)}: {tail(run)}")
 
     def overall(self) -> str:
         done = self._total - len(self._left) - len(self._running)
-        said = f"{done} of {self._total} runs{f', {self._failed} failed' if self._failed else ''}"
+        text = f"{done} of {self._total} runs{f', {self._failed} failed' if self._failed else ''}"
         if done == self._total or (eta := self.eta()) is None:
-            return said
+            return text
         remaining = {run.protocol for run in (*self._left, *(run for run, _ in self._running.values()))}
-        return f"{said}, {'about' if remaining <= self._seconds.keys() else 'more than'} {duration(eta)} left"
+        return f"{text}, {'about' if remaining <= self._seconds.keys() else 'more than'} {duration(eta)} left"
 
     def eta(self) -> float | None:
         """Seconds until the end, from the mean time of runs of the same protocol; None while nothing is known.
@@ -85,7 +85,7 @@ class Progress:
         return max([*running, *waiting, (sum(waiting) + sum(running)) / self._jobs])
 
     def _line(self, text: str) -> None:
-        self._said = self._clock()
+        self._printed = self._clock()
         self._out.write(("\r\x1b[K" if self._terminal else "") + text + "\n")
         self._out.flush()
 

@@ -60,7 +60,7 @@ def make_slots(jobs: int, device: str) -> list[Slot]:
 
 
 def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> list[Failure]:
-    """Runs everything and gives what failed. On KeyboardInterrupt the runs are asked to stop before it goes on."""
+    """Runs everything and returns the failures. On KeyboardInterrupt the runs are stopped before it propagates."""
     waiting, free = list(runs), list(slots)
     running: list[tuple[Run, Slot, subprocess.Popen[bytes]]] = []
     failures: list[Failure] = []
@@ -81,15 +81,15 @@ def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> l
                 running.remove(entry)
                 free.append(slot)
                 failed = process.returncode != 0 or not any(run.folder.rglob("result.json"))
-                said = last_line(run.log)
+                sentence = last_line(run.log)
                 if not failed:
                     try:
-                        said = _numbers(run)
+                        sentence = _numbers(run)
                     except UserError as error:
-                        failed, said = True, str(error)
+                        failed, sentence = True, str(error)
                 if failed:
-                    failures.append(Failure(run, said))
-                progress.ended(run, said, failed)
+                    failures.append(Failure(run, sentence))
+                progress.ended(run, sentence, failed)
             progress.tick(lambda run: last_line(run.log))
     finally:
         _stop([process for _, _, process in running])

@@ -24,7 +24,7 @@ _SCALED_DOWN = re.compile(r"(?:^|_)(?:scenes|fashion_mnist)_|^transfer_small$")
 
 def kind_of(document: Mapping[str, Any]) -> str:
     """The kind a result.json states; of an older one that which its protocol's name begins with, or, under a user's own
-    name, that which alone writes its metrics. Raises `ValueError` if neither tells."""
+    name, that which alone writes its metrics. Raises `ValueError` if neither is known."""
     if (stated := document.get("kind")) is not None:
         return str(stated)
     name = str(document["protocol"])

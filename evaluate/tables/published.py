@@ -37,7 +37,7 @@ class Published:
     note: str = ""
     """What a reader must know to compare."""
     exact: bool = True
-    """False where our protocol is known to depart from the paper's: shown beside our numbers, not compared."""
+    """False where our protocol is known to depart from the paper's: shown next to our numbers, not compared."""
     unconfirmed: bool = False
     """True for a number that nobody could confirm outside the paper: marked in the table, not compared."""
 

@@ -89,24 +89,24 @@ def latex(table: TransferTable, place: Path) -> str:
 
 
 def notes(table: TransferTable) -> list[str]:
-    """What must be known to read the table: marks, deltas, sources of the published rows."""
-    said = [
+    """Notes below the table: units, marks, deltas, sources of the published rows."""
+    sentences = [
         f"{units(table)}; mean ± standard deviation over what the brackets count: networks of other weights "
         "(each the mean of its runs), or runs of one network with other seeds"
     ]
     marks = "".join(_marked(column) for column in table.columns)
-    said += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
+    sentences += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
     if any(cell.unconfirmed for cell in table.cells.values()):
-        said.append(f"{UNCONFIRMED} {UNCONFIRMED_MEANING}")
+        sentences.append(f"{UNCONFIRMED} {UNCONFIRMED_MEANING}")
     if any(cell.paths and cell.std is None for cell in table.cells.values()):
-        said.append(
+        sentences.append(
             "a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
             "or runs of other seeds do are not ranked by it"
         )
     if any(cell.delta is not None for cell in table.cells.values()):
         lower = any(cell.delta is not None and table.columns[x].metric.better == "lower"
                     for (_, x), cell in table.cells.items())  # fmt: skip
-        said.append(
+        sentences.append(
             "in brackets with a sign: difference to the published number of the same row and protocol"
             + (f"; under {LOWER} a minus is an improvement" if lower else "")
         )
@@ -115,8 +115,10 @@ def notes(table: TransferTable) -> list[str]:
             found = [table.cells[y, x].published for x in range(len(table.columns)) if (y, x) in table.cells]
             remarks = dict.fromkeys(number.note for number in found if number is not None and number.note)
             url = next(number.url for number in found if number is not None)
-            said.append(f"{row.name} (published): {row.source}, {url}" + "".join(f"; {remark}" for remark in remarks))
-    return said
+            sentences.append(
+                f"{row.name} (published): {row.source}, {url}" + "".join(f"; {remark}" for remark in remarks)
+            )
+    return sentences
 
 
 def units(table: TransferTable) -> str:
@@ -135,8 +137,8 @@ def _markdown_cell(cell: Cell | None, metric: Metric, place: Path) -> str:
         return f"[{metric.text(cell.mean)}]({links[0]}){_delta(cell, metric)}"
     count, kind = cell.counted
     distinct = len(set(cell.seeds)) == len(cell.seeds)
-    said = cell.seeds if distinct else range(1, len(links) + 1)
-    linked = ", ".join(f"[{number}]({link})" for number, link in zip(said, links, strict=True))
+    labels = cell.seeds if distinct else range(1, len(links) + 1)
+    linked = ", ".join(f"[{number}]({link})" for number, link in zip(labels, links, strict=True))
     return f"{metric.text(cell.mean)} ± {metric.text(cell.std)} ({count} {kind}: {linked}){_delta(cell, metric)}"
 
 

@@ -112,10 +112,10 @@ def row_of(document: dict[str, Any]) -> str:
     Another file may lie at the same path tomorrow, so a path alone is no identity.
     """
     checkpoint = document["checkpoint"]
-    told = short_row_of(document)
+    short = short_row_of(document)
     if document["backbone"] == "pixels" or checkpoint.get("family") == "random" or "recipe_sha256" in checkpoint:
-        return told
-    return f"{told}, weights {checkpoint['backbone_sha256'][:6]}"
+        return short
+    return f"{short}, weights {checkpoint['backbone_sha256'][:6]}"
 
 
 def short_row_of(document: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from evaluate.tables.results import StoredResult, data_of, row_of, run_of, short
 
 
 class _Key(NamedTuple):
-    """What tells a column from every other one."""
+    """Identity of a column."""
 
     kind: str
     protocol: str
@@ -111,7 +111,7 @@ class Cell:
 @dataclass(frozen=True)
 class Row:
     name: str
-    """For people; tells the row from every other one of ours, or of the same paper."""
+    """Display name, unique among our rows, or among those of the same paper."""
     published: bool
     """Taken from a paper, not measured here."""
     source: str

@@ -139,7 +139,7 @@ def _close(part: Path, index: dict[str, NDArray[Any]], facts: dict[str, Any], st
 
 
 def _reserve(path: Path, shape: tuple[int, int], dtype: str) -> str:
-    """Makes the file with all its blocks: a full disk is told now, not by a signal while pages are written."""
+    """Makes the file with all its blocks: a full disk is reported now, not by a signal while pages are written."""
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
         del array

@@ -15,7 +15,7 @@ from core.files.user_path import user_path
 def labelled_part(images: ImageSet, share: float | None, file_list: str | None, seed: int) -> ImageSet:
     """All images; those in `file_list`; or `share` of them, equally many of each class. Its name says which.
 
-    `file_list`: a text file of image names, one a line, as SimCLR's 1 % and 10 % lists; folders before the name don't
+    `file_list`: a text file of image names, one per line, as SimCLR's 1 % and 10 % lists; folders before the name don't
     matter. Raises `UserError` for a list that can't be read or names images that aren't there, and for a share that
     leaves a class without images or asks for more than the smallest class has.
     """

@@ -49,7 +49,7 @@ class FinetuneConfig:
     share: float | None = None
     """Semi-supervised: this share of the training images, equally many of each class, drawn by the seed; none: all."""
     file_list: str | None = None
-    """Semi-supervised: a text file that names the training images, one a line (SimCLR's lists), instead of `share`."""
+    """Semi-supervised: a text file of training images, one per line (SimCLR's lists), instead of `share`."""
     val_limit: int | None = None
     """A fixed sample of this many validation images; none: all."""
     features: FeatureConfig = field(default_factory=FeatureConfig)

@@ -1,4 +1,4 @@
-"""A picture of queries beside their nearest images, framed green where the class is the same and red where it isn't."""
+"""Picture of queries and their nearest images, framed green if the class is the same and red if not."""
 
 from __future__ import annotations
 

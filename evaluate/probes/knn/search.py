@@ -158,6 +158,6 @@ def _side_by_side(column: NDArray[Any], processes: Processes) -> NDArray[Any]:
 
 
 def _best(similarities: NDArray[Any], *columns: NDArray[Any], k: int) -> tuple[NDArray[Any], ...]:
-    """The k largest similarities of each row, descending (ties: leftmost first), and what stands beside them."""
+    """The k largest similarities of each row, descending (ties: leftmost first), and the values that belong to them."""
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
     return tuple(np.take_along_axis(column, order, axis=1) for column in (similarities, *columns))

@@ -13,7 +13,7 @@ FILE = "head.safetensors"
 
 
 def save_head(job: Job, number: int, grid: HeadGrid, standardiser: Standardiser) -> None:
-    """Writes head `number` of the grid beside result.json."""
+    """Writes head `number` of the grid next to result.json."""
     weight, bias = grid.head(number)
     start, end = job.inputs.slices[number // grid.per_input]
     mean, factor = (values[start:end] for values in standardiser.affine())

@@ -119,7 +119,7 @@ class HeadGrid:
         return self.weights[number][:, :, rate].T.contiguous(), self.biases[number][:, rate].clone()
 
     def state(self) -> dict[str, list[Tensor]]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "weights": self.weights,
             "biases": self.biases,

@@ -139,3 +139,22 @@ def test_the_command(tmp_path: Path) -> None:
     wrong = python("evaluate/table.py", "--no-published")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
+
+
+def test_metrics_of_another_unit_and_direction_show_both() -> None:
+    error = Metric("rmse", "RMSE", unit="m", better="lower", digits=3)
+    theirs = dataclasses.replace(PUBLISHED, protocol="depth_x", metric="rmse", value=0.4123)
+    columns = (Column("depth_x", error, "depth_x, RMSE (m) ↓", "d", False), TABLE.columns[1])
+    cells = {**TABLE.cells, (0, 0): Cell((0.39,), (0,), (Path("r/a/result.json"),), theirs)}
+    cells[1, 0] = Cell((0.4123,), (), (), theirs)
+    table = dataclasses.replace(TABLE, columns=columns, cells=cells)
+    lines = markdown(table, Path("r")).splitlines()
+    assert lines[2].startswith("| ours & co | [0.390](a/result.json) (-0.022) |")
+    assert lines[3] == "| BYOL (published) | 0.412 | – |"
+    notes = "\n".join(lines[5:])
+    assert "lower is better" in notes
+    assert "minus" in notes
+    assert "all numbers in percent" not in notes
+    assert r"RMSE (m) $\downarrow$ &" in latex(table, Path("r"))
+    first = next(csv.DictReader(io.StringIO(as_csv(table, Path("r")))))
+    assert (first["metric"], first["unit"], first["better"], first["delta"]) == ("rmse", "m", "lower", "-0.0223")
