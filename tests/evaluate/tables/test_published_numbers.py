@@ -130,6 +130,11 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
     ("MIMDet", "coco_maskrcnn_vit_b_vitdet", False, {
         "MAE ViT-B/16, 25 epochs, unofficial": (48.0, 43.0), "MAE ViT-B/16, 50 epochs, unofficial": (50.2, 44.9),
         "MAE ViT-B/16, 100 epochs, unofficial": (50.4, 44.9)}),
+    ("ConvMAE", "coco_maskrcnn_vit_b_vitdet", False, {"ViTDet-B, as quoted": (51.2, 45.5)}),
+    ("facebookresearch/detectron2", "coco_maskrcnn_r50_fpn_1x_mulan", False, {
+        "supervised, Detectron2's baseline": (38.6, 35.2)}),
+    ("facebookresearch/detectron2", "coco_maskrcnn_r50_c4_1x", False, {
+        "supervised, Detectron2's baseline": (36.8, 32.2)}),
     ("2206.07990", "ade20k_upernet_vit_s_160k", False, {"DINO ViT-S/16": (42.3,), "SelfPatch ViT-S/16": (43.2,)}),
 ]  # fmt: skip
 
