@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish, measure_in_turn
 from core.backbones import IMAGENET_MEAN, IMAGENET_STD
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.data.scenes.photographs import PHOTOGRAPHS, data_folder
 from pretrain.views.augment import augment
 from pretrain.views.collate import collate

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field
 
 from core.data.base import ImageSet
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
+from core.data.readers.shards import open_shards
+from core.data.readers.splits import Split, split_folder
+from core.data.readers.torchvision_sets import SETS, TorchvisionSet
 from core.data.scenes.render import ScenesConfig
-from core.data.shards import open_shards
-from core.data.splits import Split, split_folder
 from core.data.subset import noted, sample
-from core.data.torchvision_sets import SETS, TorchvisionSet
 from core.files.user_path import user_path
 
 __all__ = ["SOURCES", "DataConfig", "Split", "open_images", "split_sources"]
@@ -69,7 +69,7 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
 
         return Scenes("test" if split == "val" else split, config.scenes)
     if kind == "fashion-mnist":
-        from core.data.fashion_mnist import FashionMNIST
+        from core.data.readers.fashion_mnist import FashionMNIST
 
         return FashionMNIST("test" if split == "val" else "train", user_path(place) if place else None)
     if kind == "folder":

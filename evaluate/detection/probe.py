@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evaluate.common.description import Description
 from evaluate.common.metrics import Metric
+from evaluate.common.protocol import protocol_file
 
 
 class DetectionProbe(Description):
@@ -48,3 +50,11 @@ class DetectionProbe(Description):
 
 
 PROBE = DetectionProbe()
+
+PERFORMANCE_KEYS = PROBE.performance_keys
+"""Settings that change neither training nor measurement; what follows from `solver.processes` is in `global_batch`."""
+
+
+def find_protocol(name: str) -> Path:
+    """File of a detection protocol. Raises `UserError` with the known names."""
+    return protocol_file(name, PROBE.kind)

@@ -22,7 +22,8 @@ def main() -> None:
     from core.run_folder import RunFolder, drop_metrics_after
     from evaluate.common.context import RunContext
     from evaluate.common.protocol import conflicting_result
-    from evaluate.detection.settings import DetectionConfig, find_protocol
+    from evaluate.detection.probe import find_protocol
+    from evaluate.detection.settings import DetectionConfig
 
     file = arguments.config or find_protocol(arguments.protocol or _default_protocol(arguments.data))
     config = load_config(DetectionConfig, file, arguments.overrides)

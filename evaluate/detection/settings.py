@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from core.data.scenes.render import ScenesConfig
-from evaluate.common.protocol import check_name, protocol_file
-from evaluate.detection.probe import PROBE
-
-PERFORMANCE_KEYS = PROBE.performance_keys
-"""Settings that change neither training nor measurement; what follows from `solver.processes` is in `global_batch`."""
+from evaluate.common.protocol import check_name
 
 Norm = Literal["", "BN", "SyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
-
-
-def find_protocol(name: str) -> Path:
-    """File of a detection protocol. Raises `UserError` with the known names."""
-    return protocol_file(name, PROBE.kind)
 
 
 @dataclass(frozen=True)

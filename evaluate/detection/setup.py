@@ -20,7 +20,8 @@ from evaluate.detection.data.datasets import open_splits
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.model.detector import build_detector, detectron2_config
 from evaluate.detection.model.fit import check_fit
-from evaluate.detection.settings import PERFORMANCE_KEYS, DetectionConfig
+from evaluate.detection.probe import PERFORMANCE_KEYS
+from evaluate.detection.settings import DetectionConfig
 from evaluate.detection.training import loop
 from evaluate.detection.training.scaling import scale_to_processes
 

@@ -55,8 +55,8 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     from core.config import load_config
     from core.distributed import init_distributed, rank_zero_first
     from evaluate.common.context import RunContext
-    from evaluate.common.defaults import choose_protocol
     from evaluate.common.protocol import full_name, result_folder
+    from evaluate.probes.defaults import choose_protocol
 
     file, overrides = choose_protocol(probe, arguments)
     config: Any = load_config(probe.config_class(), file, overrides)

@@ -35,3 +35,6 @@ class SegmentationProbe(Description):
 
 
 PROBE = SegmentationProbe()
+
+PERFORMANCE_KEYS = PROBE.performance_keys
+"""Settings that change a location, speed or memory, but not the measurement."""

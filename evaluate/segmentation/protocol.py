@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from core.config import to_dict
 from core.data.scenes.render import ScenesConfig
 from core.precision import OLD_NAMES, Precision
-from evaluate.common.protocol import LABELS, check_name, flat
-from evaluate.segmentation.probe import PROBE
+from evaluate.common.protocol import check_name
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Number of classes of the layouts that fix it."""
-PERFORMANCE_KEYS = PROBE.performance_keys
-"""Settings that change a location, speed or memory, but not the measurement."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +241,3 @@ class SegmentConfig:
             raise ValueError("head.auxiliary must be 0 for the linear head, which has no auxiliary head")
         if self.inference.mode == "slide" and self.inference.stride > self.crop.size:
             raise ValueError(f"inference.stride must be at most crop.size ({self.crop.size}), or pixels are skipped")
-
-
-def measured_settings(config: SegmentConfig) -> dict[str, Any]:
-    """Settings by full key (`optim.lr`) without neutral ones; equal for comparable runs."""
-    ignored = PERFORMANCE_KEYS | LABELS - {"name"}
-    return {key: value for key, value in flat(to_dict(config)).items() if key not in ignored}

@@ -12,18 +12,18 @@ from torch import nn
 from converters.open import open_backbone
 from core.backbones import Backbone, check_weights
 from core.checkpoints import tensors_digest
-from core.config import load_config
+from core.config import load_config, to_dict
 from core.distributed import init_distributed, rank_zero_first
 from evaluate.common.context import RunContext
-from evaluate.common.protocol import full_name, protocol_file, result_folder
+from evaluate.common.protocol import LABELS, flat, full_name, protocol_file, result_folder
 from evaluate.segmentation.data.class_names import class_names
 from evaluate.segmentation.data.layouts import Samples, find_root, list_split
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.run_state import ENGINE_FOLDER
 from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
 from evaluate.segmentation.model.segmentor import build_segmentor
-from evaluate.segmentation.probe import PROBE
-from evaluate.segmentation.protocol import PERFORMANCE_KEYS, SegmentConfig, measured_settings
+from evaluate.segmentation.probe import PERFORMANCE_KEYS, PROBE
+from evaluate.segmentation.protocol import SegmentConfig
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,9 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
     return Setup(
         config, scaling, protocol, context, backbone, digest, root, names, samples, out, engine, model, loaded
     )  # fmt: skip
+
+
+def measured_settings(config: SegmentConfig) -> dict[str, Any]:
+    """Settings by full key (`optim.lr`) without neutral ones; equal for comparable runs."""
+    ignored = PERFORMANCE_KEYS | LABELS - {"name"}
+    return {key: value for key, value in flat(to_dict(config)).items() if key not in ignored}

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from benchmarks import knn, views
 from benchmarks.probes import HEADS, _products
 from benchmarks.step import loss_curves
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from pretrain.views.collate import collate
 from pretrain.views.dataset import Views
 

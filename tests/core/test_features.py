@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import transforms
 
 from core.backbones import BackboneConfig, build_backbone
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.distributed import Processes
 from core.errors import UserError
 from core.features import (

@@ -11,9 +11,9 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from core.data.account import account_of
-from core.data.folder import Folder
 from core.data.open import DataConfig, open_images
-from core.data.shards import Shards
+from core.data.readers.folder import Folder
+from core.data.readers.shards import Shards
 from core.data.subset import sample
 from evaluate.common.labelled import account_lines, facts, open_labelled
 from tests.data_rules.odd_sets import odd_folder, odd_shard, picture

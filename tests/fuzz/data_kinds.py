@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.decode import decode_rgb
-from core.data.shards import Shards
+from core.data.readers.shards import Shards
 from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.voc_data import open_voc
 from evaluate.segmentation.data.labels import check_pair, read_label

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from core.data.folder import Folder
-from core.data.shards import Shards
+from core.data.readers.folder import Folder
+from core.data.readers.shards import Shards
 from core.errors import UserError
 from tests.data_rules.odd_sets import odd_folder, odd_shard, picture
 from tests.fuzz.trial import Trial

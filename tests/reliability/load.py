@@ -82,7 +82,7 @@ def folder(files: int) -> list[Measured]:
     """An image folder of `files` tiny images in 100 classes: opened, and until pre-training has printed its plan."""
     import PIL.Image
 
-    from core.data.folder import Folder
+    from core.data.readers.folder import Folder
 
     with tempfile.TemporaryDirectory(dir=FOLDERS) as name:
         root = Path(name) / "data" / "train"

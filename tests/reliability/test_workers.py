@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.errors import BrokenImage, UserError, explain
 from tests.reliability.tiny_runs import last_state, run_here, same_bits, tiny, write_images, write_recipe
 from tests.torchrun import ROOT, python

@@ -29,9 +29,9 @@ from core.backbones import BackboneConfig, build_backbone
 from core.checkpoints import load_training_state, read_tensors
 from core.config import load_config
 from core.data.decode import decode_rgb
-from core.data.fashion_mnist import FashionMNIST
-from core.data.shards import Shards
-from core.data.torchvision_sets import SETS, TorchvisionSet, download
+from core.data.readers.fashion_mnist import FashionMNIST
+from core.data.readers.shards import Shards
+from core.data.readers.torchvision_sets import SETS, TorchvisionSet, download
 from core.distributed import Processes
 from core.errors import UserError
 from core.untrusted.matlab_files import check_unpacked_size

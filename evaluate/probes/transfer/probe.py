@@ -71,7 +71,7 @@ class TransferProbe(Probe):
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         """Train and validation images of all sets, so that a mistake in the last one is reported at once."""
-        from core.data.torchvision_sets import SETS, download
+        from core.data.readers.torchvision_sets import SETS, download
         from core.files.user_path import user_path
         from evaluate.common.labelled import open_labelled
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.backbones import Pooling
 from core.data.open import DataConfig
-from core.data.torchvision_sets import SETS, Metric
+from core.data.readers.torchvision_sets import SETS, Metric
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from core.data.decode import EXTENSIONS
-from core.data.folder import is_hidden, other_ending
+from core.data.readers.folder import is_hidden, other_ending
 from core.errors import UserError
 
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.data import fashion_mnist
-from core.data.fashion_mnist import FILES, FashionMNIST, IdxFile, read_idx
+from core.data.readers import fashion_mnist
+from core.data.readers.fashion_mnist import FILES, FashionMNIST, IdxFile, read_idx
 from core.errors import UserError
 from core.files import cache_folder
 from core.project import ROOT

@@ -1,4 +1,4 @@
-"""core/data/folder.py, subset.py and broken.py on real files."""
+"""core/data/readers/folder.py, subset.py and broken.py on real files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 
 from core.data.broken import BrokenImages
-from core.data.folder import Folder
 from core.data.open import DataConfig, open_images
-from core.data.splits import split_folder
+from core.data.readers.folder import Folder
+from core.data.readers.splits import split_folder
 from core.data.subset import few_shot, labels_of, sample
 from core.errors import BrokenImage, UserError
 

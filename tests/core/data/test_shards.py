@@ -1,4 +1,4 @@
-"""core/data/shards.py: tar shards read like a folder, with nothing extracted."""
+"""core/data/readers/shards.py: tar shards read like a folder, with nothing extracted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from core.data.open import DataConfig, open_images
-from core.data.shards import Shards, expand_shards
+from core.data.readers.shards import Shards, expand_shards
 from core.data.subset import Subset
 from core.errors import BrokenImage, UserError
 

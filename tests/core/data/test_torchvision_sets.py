@@ -1,4 +1,4 @@
-"""core/data/torchvision_sets.py on small sets laid out as torchvision wants them."""
+"""core/data/readers/torchvision_sets.py on small sets laid out as torchvision wants them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torchvision.datasets as datasets
 from core.config import load_config
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
-from core.data.torchvision_sets import SETS
+from core.data.readers.torchvision_sets import SETS
 from core.errors import BrokenImage, UserError
 from tests.small_sets import MAKERS, make_caltech101, picture, text
 

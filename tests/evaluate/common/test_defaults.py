@@ -11,10 +11,10 @@ import yaml
 
 from core.config import Setting, load_config
 from core.project import CONFIGS
-from evaluate.common.defaults import RunData, choose_protocol, find_run_data
 from evaluate.common.protocol import full_name
 from evaluate.common.registry import descriptions
 from evaluate.probes.base import Probe
+from evaluate.probes.defaults import RunData, choose_protocol, find_run_data
 from pretrain.config import PretrainConfig
 
 PROBES = {kind: probe for kind, probe in descriptions().items() if isinstance(probe, Probe)}

@@ -23,7 +23,8 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.common.protocol import full_name
 from evaluate.detection.model.detector import detectron2_config
-from evaluate.detection.settings import PERFORMANCE_KEYS, DetectionConfig, find_protocol
+from evaluate.detection.probe import PERFORMANCE_KEYS, find_protocol
+from evaluate.detection.settings import DetectionConfig
 from evaluate.detection.training.scaling import scale_to_processes, schedule_of
 from tests.evaluate.segmentation.resolved_protocol import changed, flat, resolved
 

@@ -23,7 +23,8 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.detection.model.detector import build_detector, detectron2_config
 from evaluate.detection.model.fit import check_fit
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 from tests.torchrun import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "pretrain").glob("r50_*.yaml"))

@@ -17,7 +17,8 @@ pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=I
 from detectron2 import model_zoo
 
 from core.config import load_config, to_dict
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 from tests.evaluate.segmentation.resolved_protocol import changed, resolved
 
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"

@@ -23,7 +23,8 @@ from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.data.voc_data import CLASSES, open_voc
 from evaluate.detection.metrics.inference import Detections
 from evaluate.detection.metrics.voc_metrics import voc_metrics
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 from tests.evaluate.detection.test_voc import bare, write_voc
 
 DOG = {"image_id": "2007_test", "category_id": CLASSES.index("dog"), "score": 0.9, "bbox": [0, 0, 20, 30]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core.backbones import Backbone, BackboneConfig, build_backbone
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.distributed import Processes
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features

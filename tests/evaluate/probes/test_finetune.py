@@ -15,7 +15,7 @@ from torch import nn
 
 from core.backbones import BackboneConfig, build_backbone
 from core.config import load_config
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name
 from evaluate.common.resumable import ProbeState

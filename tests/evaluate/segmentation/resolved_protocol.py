@@ -11,7 +11,8 @@ from core.config import load_config
 from core.distributed import Processes
 from evaluate.detection.model.detector import detectron2_config
 from evaluate.detection.model.fit import check_fit
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 
 GPUS = Processes(0, 8, torch.device("cuda", 0))
 # Of no meaning here: where data, weights and devices are.

@@ -16,7 +16,8 @@ from evaluate.common.context import RunContext
 from evaluate.common.protocol import full_name, list_protocols, protocol_file
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.engine.scaling import batch_per_process, scale_to_batch
-from evaluate.segmentation.protocol import PERFORMANCE_KEYS, SegmentConfig
+from evaluate.segmentation.probe import PERFORMANCE_KEYS
+from evaluate.segmentation.protocol import SegmentConfig
 from evaluate.tables.published import read_published
 
 FILES = list_protocols("segmentation")

@@ -24,7 +24,8 @@ from core.config import load_config
 from core.errors import UserError
 from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.datasets import open_splits, register
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 
 Document = dict[str, Any]
 

@@ -30,7 +30,8 @@ from evaluate.detection.data.loaders import _Mapper
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.metrics.coco_metrics import coco_metrics
 from evaluate.detection.metrics.inference import Detections
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 from tests.evaluate.detection.data.test_coco_data import changed, small, write
 
 Document = dict[str, Any]

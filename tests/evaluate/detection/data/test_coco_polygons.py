@@ -29,7 +29,8 @@ from core.distributed import Processes
 from evaluate.detection.data.loaders import _mapper
 from evaluate.detection.data.records import XYWH_ABS
 from evaluate.detection.model.detector import detectron2_config
-from evaluate.detection.settings import DetectionConfig, find_protocol
+from evaluate.detection.probe import find_protocol
+from evaluate.detection.settings import DetectionConfig
 from tests.evaluate.detection.tiny_detection import arguments, make_place, result, run, steps
 
 WIDTH, HEIGHT = 120, 80

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from core.backbones import BackboneConfig, build_backbone
-from core.data.folder import Folder
+from core.data.readers.folder import Folder
 from core.distributed import Processes, init_distributed
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.probes.knn.protocol import find_neighbours, knn_accuracy

@@ -147,7 +147,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_frames_tell_right_from_wrong(image_folder: Path, tmp_path: Path) -> None:
-    from core.data.folder import Folder
+    from core.data.readers.folder import Folder
 
     bank, images = Folder(image_folder / "train", "bank"), Folder(image_folder / "val", "queries")
     queries = Features(np.zeros((1, 4), np.float32), np.array([1]), np.array([7]), "queries", images.classes, ())

@@ -19,7 +19,7 @@ import PIL.Image
 from core.data.account import Account, merged_endings
 from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
 from core.data.digests import files_digest
-from core.data.folder import is_hidden, other_ending
+from core.data.readers.folder import is_hidden, other_ending
 from core.errors import BrokenImage, UserError
 from core.untrusted.matlab_files import check_unpacked_size
 

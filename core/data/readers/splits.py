@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.data.decode import EXTENSIONS
-from core.data.folder import is_hidden
+from core.data.readers.folder import is_hidden
 from core.errors import UserError
 
 Split = Literal["pretrain", "train", "val"]

@@ -16,8 +16,8 @@ from core.data.account import Account, merged_endings
 from core.data.base import ImageSet
 from core.data.decode import conversions_of, decode_rgb
 from core.data.digests import files_digest
-from core.data.shard_index import INVALID, cached_index
-from core.data.splits import Split, split_names, split_notes
+from core.data.readers.shard_index import INVALID, cached_index
+from core.data.readers.splits import Split, split_names, split_notes
 from core.data.subset import noted
 from core.errors import BrokenImage, UserError
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.data.decode import EXTENSIONS
-from core.data.folder import is_hidden, other_ending
+from core.data.readers.folder import is_hidden, other_ending
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from core.files.cache_folder import cache_folder

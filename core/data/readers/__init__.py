@@ -1,0 +1,1 @@
+"""Readers: one file per layout in which images lie on a disk."""
