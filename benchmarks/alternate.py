@@ -24,7 +24,7 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {"≥": operator.ge, "≤": o
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure is to reach."""
+    """Goal of a figure."""
 
     sign: Literal["≥", "≤", "="]
     """How the median is compared with `value`."""
@@ -37,17 +37,17 @@ class Row:
     """One line of a comparison: what was measured for each way, and the one figure that is looked at."""
 
     subject: str
-    """What was measured, e.g. `worker time of 5 views`."""
+    """Measured quantity, e.g. `worker time of 5 views`."""
     unit: str
-    """Of the values, e.g. `ms per image`."""
+    """Unit of the values, e.g. `ms per image`."""
     values: dict[str, list[float]]
     """Way -> one value per round, the rounds of all ways in the same order."""
     ratio: tuple[str, str] | None = None
     """The figure is the first way's value over the second's, round by round; none: the first way's values."""
     goal: Goal | None = None
-    """What the figure's median is to reach."""
+    """Goal of the figure's median."""
     note: str = ""
-    """What a reader must know beside the figures."""
+    """Facts that a reader needs in addition to the figures."""
 
     def figure(self) -> list[float]:
         """The ratios (or values) of all rounds."""
@@ -57,7 +57,7 @@ class Row:
         return [a / b for a, b in zip(over, under, strict=True)]
 
     def reached(self) -> bool | None:
-        """Whether the goal is reached; none without a goal."""
+        """True if the goal is reached; None without a goal."""
         return None if self.goal is None else SIGNS[self.goal.sign](statistics.median(self.figure()), self.goal.value)
 
 
@@ -70,7 +70,7 @@ class Report:
     machine: dict[str, Any]
     """As `machine` gives it."""
     settings: dict[str, Any]
-    """What was asked for on the command line."""
+    """Arguments of the command line."""
     rows: list[Row]
     """All figures."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def alternate(
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Machine and library versions of the measurement."""
     device = device or torch.device("cpu")
     return {
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -187,7 +187,7 @@ def from_json(document: Mapping[str, Any]) -> Report:
 
 
 def cpu_name() -> str:
-    """The processor's model, as well as the system tells it."""
+    """Model of the processor, as reported by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""What 52 linear heads cost beside one, over cached features. `python benchmarks/probes.py`"""
+"""Cost of 52 linear heads compared with one, over cached features. `python benchmarks/probes.py`"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def epoch_rows(arguments: argparse.Namespace) -> list[Row]:
-    """An epoch of each kind; beside them the matrix products of 52 heads and nothing else."""
+    """An epoch of each kind, and the matrix products of 52 heads alone."""
     lrs, classes, batch = _lrs(HEADS), arguments.classes, arguments.batch
     grid, products = "52 heads, grid", "the two matrix products of 52 heads alone"
     with tempfile.TemporaryDirectory() as folder:

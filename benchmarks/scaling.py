@@ -35,7 +35,7 @@ COUNTED_STEPS = 4
 
 
 def main() -> None:
-    """The same number of images per process, alone and beside another."""
+    """Equal numbers of images per process, alone and next to a second process."""
     parser = benchmark_parser("Compare a step of one process with one of two (gloo).", rounds=3)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--batch", type=int, default=8, help="images per process")
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What rank 0 of that many processes found."""
+    """Measurement by rank 0 of that many processes."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         own = [f"--as-rank={out}", f"--backbone={arguments.backbone}", f"--batch={arguments.batch}"]

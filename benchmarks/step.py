@@ -209,7 +209,7 @@ def speed_row(
 
 
 class Stepper:
-    """A process that takes steps when it is told to."""
+    """Process that takes steps on request."""
 
     def __init__(
         self, way: str, config: PretrainConfig, device: torch.device, batch: int, steps: int, threads: int

@@ -1,1 +1,1 @@
-"""What every part shares: backbones, checkpoints, data sets, configuration, processes, run folders."""
+"""Foundations shared by all parts: backbones, checkpoints, data sets, configuration, processes, run folders."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class OptimConfig:
     name: Literal["lars", "sgd", "adamw"] = "lars"
-    """Which optimiser."""
+    """Optimiser."""
     lr: float = 0.4
     """Learning rate at a global batch of 256; the rate used is lr × batch / 256."""
     weight_decay: float = 1.5e-6

@@ -11,10 +11,10 @@ Network = Literal["online", "target"]
 
 @dataclass(frozen=True)
 class Family:
-    """Where one project's files keep their networks."""
+    """Location of the networks in one project's files."""
 
     name: str
-    """Whose files these are, for messages."""
+    """Project that writes these files, for messages."""
     online: tuple[str, ...]
     """Prefixes of the trained network's backbone; the first that is present is taken."""
     target: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Family:
     """Families are tried in ascending rank, those of equal rank by name. A family whose prefixes and mark fit another
     family's files too comes before it, or after it, by its rank."""
     note: str = ""
-    """What the weights do not show and is assumed."""
+    """Assumptions about what the weights do not show."""
     padded_stem: bool = False
     """Its 3×3 stems have a border of 2 pixels, which the weights do not show."""
     heads: Mapping[int, int] = field(default_factory=dict)

@@ -34,7 +34,7 @@ class KeyMap:
     """The names of one library for the tensors of one kind of network."""
 
     name: str
-    """Whose names these are, for messages."""
+    """Library that uses these names, for messages."""
     anchor_key: str
     """Name of a tensor of the first block. A network is present where this key is found …"""
     required_prefix: str
@@ -44,7 +44,7 @@ class KeyMap:
     `{*}` the whole rest; both sides have the same placeholders in the same order. `{-}`, on their side only, matches a
     number that our name lacks; such a row is used for reading alone. The first row that matches decides."""
     note: str = ""
-    """What the weights do not show and is assumed."""
+    """Assumptions about what the weights do not show."""
     heads: Mapping[str, str] = field(default_factory=dict)
     """Pattern for the start of names that are not part of the backbone -> why."""
     adapt: Callable[[dict[str, Tensor]], str] | None = None

@@ -13,7 +13,7 @@ from core.data.subset import match_classes, sample
 from core.errors import UserError
 
 SAMPLE_SEED = 0
-"""What limits keep is part of the protocol: runs of different seeds see the same images."""
+"""Seed of the samples that limits keep: part of the protocol, so runs of different seeds see the same images."""
 
 
 class Classed(Protocol):
@@ -21,7 +21,7 @@ class Classed(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user asked for."""
+        """Name by which the user asked for the set."""
         ...
 
     @property

@@ -100,7 +100,7 @@ def result_folder(protocol: str, backbone_sha256: str, seed: int, root: Path = P
 
 
 def conflicting_result(path: Path, protocol: str, backbone_sha256: str, seed: int, data_digests: list[str]) -> str:
-    """What to tell the user where `path` holds the result of another measurement; empty where it may be written.
+    """Error message if `path` holds the result of another measurement; empty if it may be written.
 
     A result of the same protocol, backbone, seed and data may be replaced.
     """

@@ -65,7 +65,7 @@ class TopKAccuracy:
 
 
 def ranks_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes beat the true one, int64 [B, H]: higher logits, and equal ones of lower class number.
+    """Number of classes that beat the true one, int64 [B, H]: higher logits, and equal ones of lower class number.
 
     logits [B, C, H], labels [B]. Where the true logit is not a number, all classes beat it.
     """

@@ -33,7 +33,7 @@ class Job:
     data: Mapping[str, ImageSet]
     """Images by part, in the order of the result; the last part is the one tested on."""
     inputs: Any
-    """Whatever `Probe.prepare` returned."""
+    """Return value of `Probe.prepare`."""
     context: RunContext
     """Processes, loader workers and seed."""
     arguments: argparse.Namespace
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measurement found; only the main process needs one."""
+    """Outcome of a measurement; only the main process needs one."""
 
     metrics: dict[str, Any]
     """The numbers, by the keys of `Description.metrics` and more."""
@@ -105,7 +105,7 @@ class Probe(Description):
         raise NotImplementedError
 
     def plan_details(self, job: Job) -> tuple[str, ...]:
-        """What the line `runs on` says besides device and processes."""
+        """Details of the line `runs on` in addition to device and processes."""
         return ()
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:

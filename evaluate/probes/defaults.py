@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a pre-training run says about its data."""
+    """Data of a pre-training run, from its config."""
 
     source: str
     """As in `data.source`."""

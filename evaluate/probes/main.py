@@ -84,7 +84,7 @@ def check_result(job: Job) -> None:
 
 
 def identity(probe: Probe, job: Job) -> str:
-    """What an interrupted measurement must have in common with the one that resumes it.
+    """Identity that an interrupted measurement shares with the one that resumes it.
 
     Settings that change speed, memory or a place are not part of it: the data is known by its digests.
     """

@@ -25,7 +25,7 @@ class Line:
     """One run in a line chart."""
 
     row: int
-    """Of the table: decides colour, mark and dash."""
+    """Row of the table; it determines colour, mark and dash."""
     xs: Sequence[float]
     ys: Sequence[float]
     """As many as `xs`."""
@@ -36,7 +36,7 @@ class Bars:
     """One backbone in a bar chart."""
 
     row: int
-    """Of the table: decides the colour."""
+    """Row of the table; it determines the colour."""
     values: Sequence[float | None]
     """One for each name; None draws none."""
     spreads: Sequence[float | None]

@@ -52,7 +52,7 @@ def find_run(checkpoint: Mapping[str, Any]) -> Run | str:
 
 
 def read_run(metrics: Path) -> Run:
-    """What a metrics.jsonl holds; lines that a killed run cut short, or that are damaged, are counted and left out."""
+    """Contents of a metrics.jsonl; torn and damaged lines are counted and skipped."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     damaged = 0
     lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()

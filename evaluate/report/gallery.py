@@ -24,7 +24,7 @@ class Shown:
     """One picture of one backbone."""
 
     row: int
-    """Of the table."""
+    """Row of the table."""
     seed: int
     picture: Picture
 
@@ -34,7 +34,7 @@ class Gallery:
     """Pictures of one kind, of one protocol."""
 
     kind: str
-    """One of `KINDS`; empty for pictures that don't tell theirs."""
+    """One of `KINDS`; empty for pictures without a kind."""
     names: tuple[tuple[str, tuple[Shown, ...]], ...]
     """By file name: the pictures of each backbone, by row."""
     more: int
@@ -86,7 +86,7 @@ def _gallery(kind: str, shown: Sequence[Shown], measured: set[int]) -> Gallery:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What an <img> needs."""
+    """Attributes of an <img>."""
 
     source: str
     """A data: address."""

@@ -15,9 +15,9 @@ class Measured:
     number: int
     """In the page, from 1."""
     row: int
-    """Of the table."""
+    """Row of the table."""
     columns: tuple[int, ...]
-    """Of the table, at least one."""
+    """Columns of the table, at least one."""
     result: StoredResult
 
     @property

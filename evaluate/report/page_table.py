@@ -115,7 +115,7 @@ def _sources(table: TransferTable) -> tuple[list[dict[str, Any]], dict[int, int]
 
 
 def _caveats(table: TransferTable) -> list[str]:
-    """What the numbers can't tell."""
+    """Limits of the numbers."""
     own = [cell for cell in table.cells.values() if cell.paths]
     single = sum(cell.std is None for cell in own)
     if not single:

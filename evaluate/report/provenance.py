@@ -24,7 +24,7 @@ class Provenance:
 
 
 def provenance(measured: Measured, page_folder: Path) -> Provenance:
-    """Of one result, for a page in `page_folder`."""
+    """Provenance of one result, for a page in `page_folder`."""
     document = measured.result.document
     checkpoint = _mapping(document.get("checkpoint"))
     facts = {

@@ -26,7 +26,7 @@ class Evaluation:
     protocol: str
     """A name in configs/evaluate."""
     data: str = ""
-    """What `--data` (`--sets` of transfer_sets) gets: `folder:{imagenet}`, `coco:{coco}`, `{ade20k}`, …; empty: the
+    """Value of `--data` (`--sets` of transfer_sets): `folder:{imagenet}`, `coco:{coco}`, `{ade20k}`, …; empty: the
     protocol's own data."""
     settings: tuple[str, ...] = ()
     """`key=value` settings that depart from the protocol; they appear in the result's name."""
@@ -68,9 +68,9 @@ def runs() -> dict[str, Description]:
 @dataclass(frozen=True)
 class SuiteConfig:
     evaluations: tuple[Evaluation, ...]
-    """What is measured, in this order."""
+    """Evaluations, in this order."""
     places: dict[str, str] = field(default_factory=dict)
-    """Where data sets are (imagenet, coco, ade20k, voc, cityscapes), if the command line doesn't say."""
+    """Folders of data sets (imagenet, coco, ade20k, voc, cityscapes) without one on the command line."""
 
     def __post_init__(self) -> None:
         if not self.evaluations:
@@ -80,7 +80,7 @@ class SuiteConfig:
 
 
 def open_suite(name: str) -> SuiteConfig:
-    """A suite by its name in configs/suites or by its file. `UserError` where there is none."""
+    """Suite by its name in configs/suites or by its file. Raises `UserError` for any other."""
     from core.config import load_config  # so late that `suite.py --help` needs no torch
 
     if name.endswith((".yaml", ".yml")):

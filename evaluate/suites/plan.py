@@ -25,7 +25,7 @@ class Checkpoint:
     given: str
     """As `--ckpt` takes it; `{seed}` stands for the seed."""
     name: str
-    """What the table calls it; empty: what the result says."""
+    """Name in the table; empty: the result's own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Run:
     name: str
     """Display name of the checkpoint."""
     named: bool
-    """Whether that name was given on the command line, so that the table shows it."""
+    """True if that name was given on the command line, so that the table shows it."""
     seed: int
     """Random seed."""
     network: Network
@@ -47,9 +47,9 @@ class Run:
     digest: str
     """sha256 of the backbone's weights."""
     row: str
-    """What results say of the backbone (`results.row_of`)."""
+    """Row of the backbone in results (`results.row_of`)."""
     folder: Path
-    """Where result.json and log.txt go."""
+    """Folder of result.json and log.txt."""
     results: tuple[Path, ...] = ()
     """Existing results."""
     complete: bool = False
@@ -70,7 +70,7 @@ class Run:
         return ROOT / "evaluate" / self.evaluation.description.command()[0]
 
     def arguments(self) -> list[str]:
-        """What the entry point gets, without device and workers."""
+        """Arguments of the entry point, without device and workers."""
         evaluation, description = self.evaluation, self.evaluation.description
         arguments = [
             *description.command()[1:],
@@ -195,7 +195,7 @@ def _stored_place(document: Mapping[str, Any], key: str) -> str:
 
 
 def _is_of_set(named: str, protocol: str, source: str) -> bool:
-    """Whether a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
+    """True if a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
     before, _, label = named.partition(f"{protocol} on ")
     kind, _, place = source.partition(":")
     if before:

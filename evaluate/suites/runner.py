@@ -21,7 +21,7 @@ _PATIENCE = 20.0  # seconds that an interrupted run gets to write its state
 
 @dataclass(frozen=True)
 class Slot:
-    """What one of several runs at once may use."""
+    """Resources of one of several concurrent runs."""
 
     device: str
     """`cpu` or `cuda`."""
@@ -142,7 +142,7 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _numbers(run: Run) -> str:
-    """What was measured; `UserError` where a result can't be read or holds what is no number."""
+    """Measured numbers as text. Raises `UserError` if a result is unreadable or holds a non-number."""
     found = []
     for path in sorted(run.folder.rglob("result.json")):
         result = read_result(path)

@@ -36,7 +36,7 @@ def kind_of(document: Mapping[str, Any]) -> str:
 
 
 def scaled_down(document: Mapping[str, Any]) -> bool:
-    """Whether its protocol is for small machines, as a result.json states; of an older one by its protocol's name."""
+    """True if the protocol is scaled down, as stated by result.json; for older results, by the protocol's name."""
     stated = document.get("scaled_down")
     if stated is not None:
         return stated is True

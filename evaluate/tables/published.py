@@ -17,7 +17,7 @@ class Published:
     """One number."""
 
     row: str
-    """What was measured, e.g. `BYOL, multi-task, 200 epochs`. A row of ours with this name is compared with it."""
+    """Backbone and training, e.g. `BYOL, multi-task, 200 epochs`. A row of ours with this name is compared with it."""
     protocol: str
     """Our name of the protocol it was measured under."""
     metric: str
@@ -27,7 +27,7 @@ class Published:
     paper: str
     """The paper the number stands in, which need not be the one that proposes the method."""
     table: str
-    """Where in it: `Table 4`, or what the table is about."""
+    """Place in the source: `Table 4`, or the table's subject."""
     url: str
     """The paper's address."""
     backbone: str
@@ -35,7 +35,7 @@ class Published:
     images: int
     """Size of the test split: a result on another number of images is not compared with it."""
     note: str = ""
-    """What a reader must know to compare."""
+    """Facts that a reader needs to compare."""
     exact: bool = True
     """False where our protocol is known to depart from the paper's: shown next to our numbers, not compared."""
     unconfirmed: bool = False
@@ -59,9 +59,9 @@ class _Table:
     protocol: str
     """Our name of the protocol."""
     metrics: tuple[str, ...]
-    """What each row's numbers are, in this order."""
+    """Metrics of each row's numbers, in this order."""
     table: str
-    """Where in the paper: `Table 4`, or what the table is about."""
+    """Place in the paper: `Table 4`, or the table's subject."""
     backbone: str
     """timm's name of the architecture."""
     images: int
@@ -69,7 +69,7 @@ class _Table:
     rows: dict[str, tuple[float | None, ...]]
     """By row: its numbers; null where the paper has none."""
     note: str = ""
-    """What a reader must know to compare."""
+    """Facts that a reader needs to compare."""
     exact: bool = True
     """False where our protocol is known to depart from the paper's; `note` then has the reason."""
     unconfirmed: bool = False

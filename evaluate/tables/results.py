@@ -49,7 +49,7 @@ class StoredResult:
 
 
 def read_results(folder: Path) -> list[StoredResult]:
-    """Every result.json below `folder`, by path. `UserError` where there is none or one is something else."""
+    """Every result.json below `folder`, by path. Raises `UserError` if none is found or one is another file."""
     results = [read_result(path) for path in sorted(folder.rglob("result.json"))]
     if not results:
         raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
@@ -107,7 +107,7 @@ def _check_types(document: dict[str, Any]) -> None:
 
 
 def row_of(document: dict[str, Any]) -> str:
-    """What was measured: architecture and training, without the seed; of a foreign checkpoint its weights too.
+    """Identity of the network: architecture and training, without the seed; of a foreign checkpoint also its weights.
 
     Another file may lie at the same path tomorrow, so a path alone is no identity.
     """

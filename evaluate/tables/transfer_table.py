@@ -33,7 +33,7 @@ class Column:
     protocol: str
     """The protocol's full name, with ` (modified: …)` where it was changed."""
     metric: Metric
-    """What its numbers are."""
+    """Metric of its numbers."""
     title: str
     """Display name, different from that of every other column."""
     data: str
@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def counted(self) -> tuple[int, str]:
-        """How many of what `std` is over: networks where there are several, else runs of the one network.
+        """Number of networks or, for a single network, of runs over which `std` is taken.
 
         Runs of one network are called seeds where these differ. Runs that agree because nothing is drawn are one.
         """
@@ -115,7 +115,7 @@ class Row:
     published: bool
     """Taken from a paper, not measured here."""
     source: str
-    """Of a published row: paper and tables. Of ours: architecture and training, as the results tell them."""
+    """Paper and tables of a published row; architecture and training of one of ours, from its results."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 PACKAGE = "dataset-fashion-mnist"
 PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
 DATA_ROOTS = (Path(), Path("FashionMNIST/raw"), Path("raw"))
-"""Where the files may lie below the user's folder: flat, or in torchvision's layout."""
+"""Folders below the user's that may hold the files: flat, or in torchvision's layout."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class IdxFile:
     shape: tuple[int, ...]
     """Shape of the array it holds; one byte per value."""
     sha256: str
-    """Of the uncompressed file, so that it is the same however the file was packed."""
+    """Digest of the uncompressed file, equal for any compression."""
 
 
 FILES = {

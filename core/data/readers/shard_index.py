@@ -22,7 +22,7 @@ from core.files.cache_folder import cache_folder
 from core.untrusted.zip_archives import find_fault
 
 VERSION = 2
-"""Of the cached files: raised with every change of their content."""
+"""Version of the cached files, raised with every change of their content."""
 INVALID = b"!"
 """First byte of a label that can't be used; the reason follows."""
 _LONGEST_KEY = 1000

@@ -24,7 +24,7 @@ class Photograph:
     file: str
     """File name below `skimage/data`."""
     licence: str
-    """What scikit-image's documentation of the image says of its licence."""
+    """Licence according to scikit-image's documentation of the image."""
     box: Box
     """The part that is used: left, top, right, bottom in pixels, half-open. Cuts away frames and black borders."""
     grid: tuple[int, int]

@@ -18,7 +18,7 @@ from core.data.scenes import shapes
 from core.data.scenes.photographs import SPLITS, tiles
 
 VERSION = 1
-"""Of the renderer: raised with every change of any pixel or annotation."""
+"""Version of the renderer, raised with every change of any pixel or annotation."""
 
 CLASSES: dict[str, tuple[shapes.Outline, str]] = {
     "disc": (shapes.disc, "brick"),
@@ -47,7 +47,7 @@ TRIES = 20
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """What the scenes look like and how many there are."""
+    """Appearance and number of the scenes."""
 
     size: int = 96
     """Height and width of a scene in pixels, 32 … 512."""
@@ -176,7 +176,7 @@ def _field(
 
 
 def _overlap(corner: tuple[int, int], side: int, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a square of `side` pixels at `corner` (left, top) meets the image: in image and in square coordinates."""
+    """Overlap of image and square of `side` pixels at `corner` (left, top): in image and in square coordinates."""
     (left, top) = corner
     x0, x1, y0, y1 = max(left, 0), min(left + side, size), max(top, 0), min(top + side, size)
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))

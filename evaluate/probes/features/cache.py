@@ -32,7 +32,7 @@ from evaluate.common.context import RunContext
 from evaluate.probes.features.head_inputs import HeadInputs
 
 FORMAT = 1
-"""Of the files: raised with every change of their content."""
+"""Version of the files, raised with every change of their content."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class CachedFeatures:
     positions: NDArray[np.int64]
     """Position of each usable image in its set, ascending, [M]."""
     broken: tuple[str, ...]
-    """What and why, for each broken image."""
+    """Name and reason of each broken image."""
     folder: Path
-    """Where the files are."""
+    """Folder of the files."""
 
 
 def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _no_room(part: Path, shape: Sequence[int], dtype: str, error: OSError) -> st
 
 
 def _complete(folder: Path, key: dict[str, Any]) -> bool:
-    """Whether the folder holds features of this key, whole and sound; what is not is made again."""
+    """True if the folder holds complete, valid features of this key; anything else is computed again."""
     if not (folder / "facts.json").is_file():
         return False
     try:

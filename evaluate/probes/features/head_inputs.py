@@ -16,25 +16,25 @@ from evaluate.probes.base import Job
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What is stored per image: class tokens of the last blocks, earliest first, then the mean patch token."""
+    """Vector stored per image: class tokens of the last blocks, earliest first, then the mean patch token."""
 
     blocks: int
     """Class tokens stored, of this many last blocks; 0 where only patches are asked for, or for a ResNet."""
     patches: bool
-    """Whether the mean patch token of the last block is stored."""
+    """True if the mean patch token of the last block is stored."""
     width: int
     """Length of the stored vector."""
     slices: tuple[tuple[int, int], ...]
     """Start and end of each head input in the stored vector."""
     names: tuple[str, ...]
-    """What each input is, e.g. `last 4 blocks, cls+patches`."""
+    """Name of each input, e.g. `last 4 blocks, cls+patches`."""
 
     def __call__(self, model: Any, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised floats -> [B, width]. Tokens after the model's final norm (DINOv2, appendix B.3)."""
         return family_of(model).head_vector(model, images, self.blocks, self.patches)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the stored vector's content, for cache keys."""
+        """Settings that determine the stored vector, for cache keys."""
         return {"blocks": self.blocks, "patches": self.patches}
 
 

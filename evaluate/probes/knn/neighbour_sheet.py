@@ -24,7 +24,7 @@ _RIGHT, _WRONG, _INK, _PAPER = (34, 160, 70), (205, 45, 45), (30, 30, 30), (255,
 
 @dataclass(frozen=True)
 class PictureConfig:
-    """What the picture shows."""
+    """Contents of the picture."""
 
     queries: int = 8
     """Rows: a seeded choice of this many queries (all, where there are fewer)."""

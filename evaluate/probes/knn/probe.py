@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnnInputs:
-    """What the search works with."""
+    """Inputs of the search."""
 
     engine: Engine
     """Searches nearest neighbours."""

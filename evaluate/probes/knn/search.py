@@ -29,7 +29,7 @@ class Engine:
     find: Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
     """(queries [Q, D], bank [N, D], k ≤ N) -> inner products, descending, and rows of the bank, both [Q, k]."""
     on_gpu: bool
-    """Whether each call carries the bank to a GPU."""
+    """True if each call copies the bank to a GPU."""
 
 
 @dataclass(frozen=True)

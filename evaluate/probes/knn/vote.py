@@ -1,4 +1,4 @@
-"""What the neighbours vote for: top-n accuracy of the similarity-weighted and of the majority vote."""
+"""Votes of the neighbours: top-n accuracy of the similarity-weighted and of the majority vote."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def weighted_hits(
     k: int,
     temperature: float,
 ) -> NDArray[np.bool_]:
-    """Whether the weighted vote of the k nearest is right, for each query, [Q]; as `vote_accuracy` counts it."""
+    """True for each query [Q] whose weighted vote of the k nearest is right, as counted by `vote_accuracy`."""
     hits = np.empty(len(truth), dtype=bool)
     for block in _blocks(len(truth)):
         cosines = similarities[block, :k].astype(np.float64)
@@ -74,7 +74,7 @@ def ranks_of_truth(
     truth: NDArray[np.integer[Any]],
     classes: int,
 ) -> NDArray[np.int64]:
-    """How many classes beat the true one, [Q]: 0 where the vote is right, `classes` − 1 where nobody voted for it.
+    """Number of classes that beat the true one, [Q]: 0 for a correct vote, `classes` − 1 where nobody voted for it.
 
     labels, votes, cosines [Q, k], truth [Q]. Work and memory grow with Q · k, not with the number of classes.
     """

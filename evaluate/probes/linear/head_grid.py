@@ -16,7 +16,7 @@ from evaluate.common.resumable import copy_exactly
 @dataclass(frozen=True)
 class HeadOptimConfig:
     name: Literal["sgd", "lars"] = "sgd"
-    """Which optimiser; LARS adapts the rate of each head's weight on its own (not of its bias)."""
+    """Optimiser; LARS adapts the rate of each head's weight on its own (not of its bias)."""
     momentum: float = 0.9
     """Momentum of both."""
     weight_decay: float = 0.0

@@ -40,14 +40,14 @@ class LinearConfig:
     blocks: tuple[int, ...] = (1,)
     """Numbers of last blocks of which a head sees the class tokens, concatenated (ViT; 1 for a ResNet)."""
     poolings: tuple[Pooling, ...] = ("auto",)
-    """What a head sees: `cls`; `cls+patches`, with the last block's mean patch token; `patches`, or `avg` (ResNet)."""
+    """Head inputs: `cls`; `cls+patches`, with the last block's mean patch token; `patches`, or `avg` (ResNet)."""
     standardise: Standardisation = "none"
     """`train`: by mean and deviation of the training images' features, per dimension; `batch_norm`: batch norm
     without scale and shift."""
     lrs: tuple[float, ...] = (0.005,)
     """Peak learning rates; one head each for every input."""
     lr_per_256: bool = False
-    """Whether the rates are for a global batch of 256 and grow with it."""
+    """Rates are for a global batch of 256 and scale with the batch."""
     optim: HeadOptimConfig = field(default_factory=HeadOptimConfig)
     """The optimiser of all heads."""
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup_epochs=0, end=0))

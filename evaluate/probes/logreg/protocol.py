@@ -42,17 +42,17 @@ class LogregConfig:
     val_limit: int | None = None
     """A fixed sample of this many validation images; none: all."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """What is taken from the backbone; `features.pooling` stays auto, `blocks` and `poolings` decide."""
+    """Features of the backbone; `features.pooling` stays auto, `blocks` and `poolings` decide."""
     blocks: tuple[int, ...] = (1,)
     """One number: of the last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
     poolings: tuple[Pooling, ...] = ("auto",)
     """One of `cls`, `cls+patches`, `patches`, `avg`; `auto`: cls or avg."""
     standardise: bool = False
-    """Whether features are standardised per dimension by the training images' mean and deviation."""
+    """Standardise features per dimension by the training images' mean and deviation."""
     log10_c: tuple[float, float] = (-6.0, 5.0)
     """Exponents of the smallest and the largest C."""
     count: int = 45
-    """How many C, evenly spaced in the exponent."""
+    """Number of values of C, evenly spaced in the exponent."""
     max_iter: int = 1000
     """Most L-BFGS steps of a fit."""
     tol: float = 1e-6

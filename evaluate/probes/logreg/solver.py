@@ -26,7 +26,7 @@ class Fit:
     iterations: int
     """Steps taken."""
     converged: bool
-    """Whether the gradient got below the tolerance before the last allowed step."""
+    """True if the gradient fell below the tolerance before the last allowed step."""
 
     def logits(self, features: Tensor) -> Tensor:
         """float64 [N, D] -> [N, C]."""

@@ -52,7 +52,7 @@ class TransferConfig:
     lrs: tuple[float, ...] = (0.005, 0.02, 0.05, 0.1, 0.3)
     """Peak learning rates of the linear heads, trained together; the best is the headline."""
     standardise: Standardisation = "train"
-    """Of the linear heads' features."""
+    """Standardisation of the linear heads' features."""
     batch: int = 256
     """Global batch of the linear heads; a set with fewer training images takes them all in one batch."""
     epochs: int = 100
