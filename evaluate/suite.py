@@ -2,153 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+# In place of this folder, whose files would be importable under names of other packages.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from core.errors import UserError, run_entry_point
-from evaluate.suites.config import DATA_ROOTS, open_suite
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from evaluate.suites.plan import Run
-    from evaluate.suites.runner import Failure
-    from evaluate.tables.results import StoredResult
-
-
-def main() -> None:
-    """Plans, skips finished runs, runs the rest, prints the table; exit code 1 if a run failed."""
-    arguments = _arguments()
-    suite = open_suite(arguments.suite)
-    places = {**suite.places, **{name: getattr(arguments, name) for name in DATA_ROOTS if getattr(arguments, name)}}
-    evaluations = [each.resolve(places) for each in suite.evaluations if not each.missing_roots(places)]
-    for evaluation in suite.evaluations:
-        if missing := evaluation.missing_roots(places):
-            print(f"left out  {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
-    if not evaluations:
-        raise UserError(f"nothing of suite {arguments.suite} can run without its data; give its place, see --help")
-    results = arguments.results
-
-    from evaluate.suites.plan import parse_checkpoints, plan_runs
-    from evaluate.tables.results import add_names, read_names, read_usable
-
-    checkpoints = parse_checkpoints(arguments.ckpts)
-    read_names(results)  # reports a mistake in it now, not after the last run
-    stored, unreadable = read_usable(results)
-    for sentence in unreadable:
-        print(f"ignored   {sentence}", file=sys.stderr)
-    processes = arguments.gpus if arguments.emit else 1
-    runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results, processes)
-    todo = [run for run in runs if not run.complete]
-    if names := {run.row: run.name for run in runs if run.named and not arguments.dry_run}:
-        add_names(results, names)  # for this table and every later one
-    if arguments.emit:
-        from evaluate.suites.cluster import commands
-
-        print("".join(f"# {line}\n" for line in _plan(runs).splitlines()), end="")
-        print(commands(todo, arguments.emit, arguments.gpus, results))
-        return
-    print(_plan(runs), flush=True)
-    if arguments.dry_run:
-        return
-    failures = _run(todo, stored, arguments)
-    stored, now_unreadable = read_usable(results)
-    if measured := [each for each in stored if _belongs(each, runs)]:
-        from evaluate.tables.published import read_published
-        from evaluate.tables.renderers import markdown
-        from evaluate.tables.transfer_table import build_table
-
-        print(f"\n{markdown(build_table(measured, read_published(), read_names(results)), Path())}")
-    for sentence in now_unreadable:
-        print(f"not in the table: {sentence}", file=sys.stderr)
-    for failure in failures:
-        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} failed; the same command runs those alone", file=sys.stderr)
-        sys.exit(1)
-
-
-def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argparse.Namespace) -> list[Failure]:
-    from evaluate.suites.progress import Progress
-    from evaluate.suites.runner import make_slots, run_all
-
-    known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
-    progress = Progress(todo, arguments.jobs, known)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
-    try:
-        return run_all(todo, make_slots(arguments.jobs, arguments.device), progress)
-    except KeyboardInterrupt:
-        print(f"\nstopped at {progress.overall()}; the same command resumes", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Run a list of evaluations on several backbones and seeds, and print the transfer table. What has "
-        "a result already is not run again; the same command resumes a killed suite.",
-        epilog="example: python evaluate/suite.py --ckpts 'ours=runs/r50' random timm:resnet50.a1_in1k "
-        "--suite imagenet_r50 --seeds 3 --imagenet /data/imagenet --coco /data/coco",
-    )
-    parser.add_argument(
-        "--ckpts", nargs="+", required=True, metavar="[NAME=]CKPT",
-        help="as --ckpt of the evaluations; random: the first one untrained; {seed} in it stands for the seed; "
-        "NAME: what the table calls it",
-    )  # fmt: skip
-    parser.add_argument("--suite", default="demo", metavar="NAME|YAML", help="configs/suites/NAME.yaml (default demo)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 … N-1 of each run (default 1)")
-    parser.add_argument(
-        "--network", choices=("online", "target"), default="online", help="network to evaluate (default: online)"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR",
-        help="where results go, and are looked for at any depth (default results)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-    for place in DATA_ROOTS:
-        parser.add_argument(
-            f"--{place}", metavar="ROOT", help=f"where {place} is; without it what needs it is left out"
-        )
-    parser.add_argument("--emit", choices=("torchrun", "slurm"), help="print commands for a cluster instead of running")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="processes of an emitted command (default 8)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
-    parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
-    arguments = parser.parse_args()
-    for name in ("seeds", "jobs", "gpus"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} must be 1 or more, not {getattr(arguments, name)}")
-    return arguments
-
-
-def _plan(runs: Sequence[Run]) -> str:
-    done = sum(run.complete for run in runs)
-    lines = [f"{len(runs)} runs, {done} done already"]
-    for run in runs:
-        state = f"done     {' '.join(str(path) for path in run.results)}" if run.complete else "to run"
-        lines.append(f"  {run.title}   {state}")
-    if done:
-        lines.append(
-            "done: a result of this protocol, these weights, this seed and this place of the data is there; whether "
-            "the data has changed since is not looked at"
-        )
-    return "\n".join(lines)
-
-
-def _belongs(result: StoredResult, runs: Sequence[Run]) -> bool:
-    """True if its protocol is one of the suite's; rows of other backbones are shown too."""
-    protocol = result.document["protocol"]
-    return any(protocol == run.protocol or protocol.startswith(f"{run.protocol} on ") for run in runs)
-
+from core.errors import run_entry_point
+from evaluate.suites.command import main
 
 if __name__ == "__main__":
     run_entry_point(main)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from core.backbones import fixed_backbone
 from core.errors import UserError
 from core.files.user_path import user_path
 from core.project import ROOT
@@ -89,7 +90,9 @@ def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
         found = None if Path(text).exists() else _NAMED.fullmatch(text)
         name, ckpt = (found[1].strip(), found[2]) if found else ("", text)
         checkpoints.append(Checkpoint(ckpt, name))
-    first = next((each.given for each in checkpoints if each.given not in ("random", "pixels")), None)
+    first = next(
+        (each.given for each in checkpoints if each.given != "random" and fixed_backbone(each.given) is None), None
+    )
     resolved = []
     for each in checkpoints:
         if each.given == "random":
@@ -122,7 +125,7 @@ def plan_runs(
         measured = measurement_of(evaluation, processes)
         protocol = measured.protocol
         for checkpoint in checkpoints:
-            if checkpoint.given == "pixels" and not measured.takes_pixels:
+            if fixed_backbone(checkpoint.given) is not None and not measured.takes_pixels:
                 continue
             first: dict[str, int] = {}
             for seed in seeds:
