@@ -8,7 +8,6 @@ from typing import Any
 
 from evaluate.common.description import Description
 from evaluate.common.metrics import Metric
-from evaluate.common.protocol import protocol_file
 
 
 class DetectionProbe(Description):
@@ -57,4 +56,6 @@ PERFORMANCE_KEYS = PROBE.performance_keys
 
 def find_protocol(name: str) -> Path:
     """File of a detection protocol. Raises `UserError` with the known names."""
+    from evaluate.common.protocol import protocol_file
+
     return protocol_file(name, PROBE.kind)
