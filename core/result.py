@@ -40,7 +40,7 @@ class Result:
     seed: int
     """Random seed."""
     settings: dict[str, Any]
-    """The resolved protocol; its `kind` and `scaled_down` stand in the document's first level too."""
+    """The resolved protocol; its `kind`, `scaled_down` and `protocol_version` stand in the first level too."""
     started: float
     """time.time() at the start, for the wall time."""
     device: torch.device
@@ -52,6 +52,7 @@ def write_result(path: Path, result: Result) -> dict[str, Any]:
     document = {
         "format": FORMAT,
         "protocol": result.protocol,
+        "protocol_version": result.settings["protocol_version"],
         "kind": result.settings["kind"],
         "scaled_down": result.settings["scaled_down"],
         "metrics": result.metrics,

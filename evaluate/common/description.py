@@ -32,7 +32,7 @@ class Description:
     """Place of its columns in the table: cheap evaluations first, and knn has 0."""
 
     def config_class(self) -> type[Any]:
-        """Dataclass of its protocols' settings, with fields `name`, `kind` and `scaled_down`."""
+        """Dataclass of its protocols' settings, with fields `name`, `kind`, `scaled_down` and `protocol_version`."""
         raise NotImplementedError
 
     def headline_metrics(self, document: Mapping[str, Any]) -> dict[str, float]:

@@ -62,6 +62,24 @@ def _file_of(name: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def current_version(name: str) -> int:
+    """Version of the protocol with this name, which may end in ` (modified: …)`; 1 if no file has it."""
+    file = _file_of(name.partition(" ")[0])
+    return 1 if file is None else _version_of_file(file)
+
+
+@cache
+def _version_of_file(file: Path) -> int:
+    version = read_yaml(file).get("protocol_version", 1)
+    return version if isinstance(version, int) else 1
+
+
+def check_version(version: int) -> None:
+    """`ValueError` for a protocol version below 1."""
+    if version < 1:
+        raise ValueError(f"protocol_version must be at least 1, not {version}")
+
+
 def check_name(name: str) -> None:
     """`ValueError` for a protocol name that can't be part of a file name."""
     if not re.fullmatch(r"(?!\.)[\w.-]{1,100}", name):
@@ -91,22 +109,27 @@ def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
     return config.name + (f" (modified: {', '.join(changes)})" if changes else "")
 
 
-def result_folder(protocol: str, backbone_sha256: str, seed: int, root: Path = Path("results")) -> Path:
-    """ROOT/PROTOCOL/DIGEST-seedN; a modified protocol has a folder of its own."""
+def result_folder(
+    protocol: str, backbone_sha256: str, seed: int, root: Path = Path("results"), version: int = 1
+) -> Path:
+    """ROOT/PROTOCOL/DIGEST-seedN; a modified protocol and each version from 2 on have a folder of their own."""
     name, modified, _ = protocol.partition(" (modified")
+    name += f"-v{version}" if version > 1 else ""
     if modified:
         name += f"-modified-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
     return root / name / f"{backbone_sha256[:12]}-seed{seed}"
 
 
-def conflicting_result(path: Path, protocol: str, backbone_sha256: str, seed: int, data_digests: list[str]) -> str:
+def conflicting_result(
+    path: Path, protocol: str, backbone_sha256: str, seed: int, data_digests: list[str], version: int = 1
+) -> str:
     """Error message if `path` holds the result of another measurement; empty if it may be written.
 
-    A result of the same protocol, backbone, seed and data may be replaced.
+    A result of the same protocol (in the same version), backbone, seed and data may be replaced.
     """
     if not path.exists():
         return ""
-    mine = (protocol, backbone_sha256, seed, sorted(data_digests))
+    mine = (protocol, backbone_sha256, seed, sorted(data_digests), version)
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         theirs = (
@@ -114,10 +137,11 @@ def conflicting_result(path: Path, protocol: str, backbone_sha256: str, seed: in
             there["checkpoint"]["backbone_sha256"],
             there["seed"],
             sorted(part["digest"] for part in there["data"].values()),
+            there.get("protocol_version", 1),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{path} exists and is not a result of this project; choose another folder with --out"
-    names = ("protocol", "backbone", "seed", "data")
+    names = ("protocol", "backbone", "seed", "data", "protocol_version")
     different = [name for name, a, b in zip(names, mine, theirs, strict=True) if a != b]
     if not different:
         return ""

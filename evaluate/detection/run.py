@@ -43,14 +43,19 @@ def main() -> None:
     refused = ""
     if context.is_main:
         print(detection_plan(setup, context), flush=True)
-        refused = conflicting_result(folder / "result.json", setup.protocol, setup.digest, context.seed, digests)
+        refused = conflicting_result(
+            folder / "result.json", setup.protocol, setup.digest, context.seed, digests, config.protocol_version
+        )
     raise_on_all_ranks(refused)
     if arguments.dry_run:
         return
 
     if context.is_main and arguments.restart:
         loop.clear_run(folder)
-    identity = {"protocol": setup.protocol, "backbone": setup.digest, "seed": context.seed, "data": digests}
+    identity = {
+        "protocol": setup.protocol, "protocol_version": config.protocol_version, "backbone": setup.digest,
+        "seed": context.seed, "data": digests,
+    }  # fmt: skip
     with rank_zero_first():
         saved = state.load(folder, identity)
     started -= saved["seconds"] if saved else 0.0  # wall_seconds covers all parts of a resumed run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.data.scenes.render import ScenesConfig
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 
 Norm = Literal["", "BN", "SyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
@@ -179,6 +179,8 @@ class DetectionConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
     """Images and boxes."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -188,6 +190,7 @@ class DetectionConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         if self.data.source.startswith("voc") and self.detector.masks:
             raise ValueError("detector.masks must be false with data.source voc:…, which has boxes only")
         if self.solver.layer_decay != 1 and self.solver.optimiser != "adamw":

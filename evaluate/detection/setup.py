@@ -71,5 +71,5 @@ def prepare(arguments: argparse.Namespace, config: DetectionConfig, file: Path, 
     cfg = detectron2_config(config, backbone, len(train.classes), processes)
     detector, coverage = build_detector(cfg, backbone, context.seed)
     digest = tensors_digest(backbone.model.state_dict())
-    folder = arguments.out or result_folder(protocol, digest, context.seed)
+    folder = arguments.out or result_folder(protocol, digest, context.seed, version=config.protocol_version)
     return Setup(protocol, config, scaling, backbone, digest, coverage, train, val, cfg, detector, folder)

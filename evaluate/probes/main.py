@@ -67,7 +67,7 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
         data = probe.open_data(config, arguments)
     backbone.model.to(context.device)
     digest = tensors_digest(backbone.model.state_dict())
-    folder = arguments.out or result_folder(protocol, digest, arguments.seed)
+    folder = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     job = Job(protocol, config, backbone, digest, data, None, context, arguments, folder, started)
     return dataclasses.replace(job, inputs=probe.prepare(job))
 
@@ -79,7 +79,9 @@ def check_result(job: Job) -> None:
 
     path, refused = job.folder / "result.json", ""
     if job.context.is_main:
-        refused = conflicting_result(path, job.protocol, job.backbone_sha256, job.context.seed, job.digests)
+        refused = conflicting_result(
+            path, job.protocol, job.backbone_sha256, job.context.seed, job.digests, job.config.protocol_version
+        )
     raise_on_all_ranks(refused)
 
 

@@ -34,6 +34,7 @@ class Group:
     """Results that may be compared: of one protocol on one state of the data."""
 
     protocol: str
+    """The protocol's full name, with its version where the column shows it."""
     data: str
     """The first digits of the data's digests; empty where the protocol has one state of the data."""
     members: tuple[Measured, ...]
@@ -57,10 +58,10 @@ def group(table: TransferTable, measured: Sequence[Measured]) -> list[Group]:
     """In the order of the table's columns."""
     kinds: dict[tuple[str, str], list[Measured]] = {}
     for column in table.columns:
-        kinds.setdefault((column.protocol, column.data), [])
+        kinds.setdefault((column.name, column.data), [])
     for one in measured:
         column = table.columns[one.columns[0]]
-        kinds[column.protocol, column.data].append(one)
+        kinds[column.name, column.data].append(one)
     protocols = [protocol for protocol, _ in kinds]
     return [
         Group(protocol, data if protocols.count(protocol) > 1 else "", tuple(members))

@@ -65,7 +65,7 @@ def write_page(table: TransferTable, results: Sequence[StoredResult], folder: Pa
 def _summary(table: TransferTable, measured: Sequence[Measured]) -> str:
     own = sum(not row.published for row in table.rows)
     theirs = len(table.rows) - own
-    protocols = len({(column.protocol, column.data) for column in table.columns})
+    protocols = len({(column.name, column.data) for column in table.columns})
     counted = (
         (own, "backbone", "backbones"), (protocols, "protocol", "protocols"), (len(measured), "result", "results"),
         (theirs, "row of published numbers", "rows of published numbers"),

@@ -51,15 +51,16 @@ def _heads(columns: Sequence[Column]) -> tuple[list[dict[str, str]], list[dict[s
     heads: list[dict[str, Any]] = []
     states: dict[str, set[str]] = {}
     for column in columns:
-        states.setdefault(column.protocol, set()).add(column.data)
+        states.setdefault(column.name, set()).add(column.data)
     before = None
     for column in columns:
-        kind = (column.protocol, column.data)
+        kind = (column.name, column.data)
         if kind == before:
             heads[-1]["metrics"].append(column.metric.head)
             continue
         before = kind
         name, _, changes = column.protocol.partition(" (modified: ")
+        name += column.name.removeprefix(column.protocol)
         own = []
         if column.scaled_down:
             scaled = {"sign": SCALED_DOWN, "anchor": "small", "meaning": _SCALED_DOWN, "detail": ""}
@@ -70,8 +71,8 @@ def _heads(columns: Sequence[Column]) -> tuple[list[dict[str, str]], list[dict[s
                 "sign": f"{MODIFIED}{number}", "anchor": f"modified-{number}", "meaning": f"{name}: {_MODIFIED}",
                 "detail": changes.removesuffix(")"),
             }  # fmt: skip
-            own.append(marks.setdefault(column.protocol, changed))
-        data = column.data if len(states[column.protocol]) > 1 else ""
+            own.append(marks.setdefault(column.name, changed))
+        data = column.data if len(states[column.name]) > 1 else ""
         heads.append({"pieces": name.split("_"), "data": data, "marks": own, "metrics": [column.metric.head]})
     return list(marks.values()), heads
 

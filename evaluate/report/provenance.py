@@ -29,6 +29,7 @@ def provenance(measured: Measured, page_folder: Path) -> Provenance:
     checkpoint = _mapping(document.get("checkpoint"))
     facts = {
         "protocol": document.get("protocol"),
+        "protocol version": measured.result.version,
         "metrics": _listed(_numbers(_mapping(document.get("metrics")))),
         "seed": document.get("seed"),
         "backbone": document.get("backbone"),

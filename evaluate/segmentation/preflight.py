@@ -64,7 +64,8 @@ def _check(setup: Setup, arguments: argparse.Namespace) -> Preflight:
     facts = {split: split_facts(root, config.layout, split, samples[split]) for split in ("train", "val")}
     print(plan(setup, facts), flush=True)
     digests = [part["digest"] for part in facts.values()]
-    if refused := conflicting_result(setup.out / "result.json", setup.protocol, setup.digest, arguments.seed, digests):
+    result, version = setup.out / "result.json", setup.config.protocol_version
+    if refused := conflicting_result(result, setup.protocol, setup.digest, arguments.seed, digests, version):
         raise UserError(refused)
     if finished := None if arguments.restart else finished_result(setup.out, setup.measured):
         skipped = {"val": _check_split(setup, "val").skipped} if arguments.draw else {}

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from core.data.scenes.render import ScenesConfig
 from core.precision import OLD_NAMES, Precision
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Number of classes of the layouts that fix it."""
@@ -204,6 +204,8 @@ class SegmentConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True for a protocol made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: SegmentDataConfig = field(default_factory=SegmentDataConfig)
     """Images and labels."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -231,6 +233,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         for key in ("batch", "log_every", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")

@@ -79,7 +79,7 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
     samples = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
     names = class_names(root, config.data)
     digest = tensors_digest(backbone.model.state_dict())
-    out = arguments.out or result_folder(protocol, digest, arguments.seed)
+    out = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     engine = engine_settings(config, backbone, root, names, context, out / ENGINE_FOLDER)
     model, loaded = build_segmentor(config, engine["model"], backbone, context)
     return Setup(

@@ -14,6 +14,8 @@ class Measurement:
 
     protocol: str
     """The full name that results carry."""
+    version: int
+    """The protocol's version."""
     place: str
     """Place of the data."""
     seed_matters: bool
@@ -41,6 +43,7 @@ def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
     place = ",".join(config.sets) if several else flat(settings)[description.data_key]
     return Measurement(
         full_name(config, file, description.performance_keys),
+        config.protocol_version,
         place,
         description.seed_matters(settings),
         description.takes_pixels(config),

@@ -112,10 +112,10 @@ def plan_runs(
 ) -> list[Run]:  # fmt: skip
     """Evaluation after evaluation, each over all checkpoints and seeds.
 
-    A run is complete where `stored` holds a result of the same protocol (as so many `processes` run it), backbone
-    weights, seed and place of the data, whatever lies there now. Two checkpoints of equal weights make one run, and so
-    do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in the last one
-    is reported at once.
+    A run is complete where `stored` holds a result of the same protocol and version (as so many `processes` run it),
+    backbone weights, seed and place of the data, whatever lies there now. Two checkpoints of equal weights make one
+    run, and so do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in
+    the last one is reported at once.
     """
     from evaluate.common.protocol import result_folder
 
@@ -133,8 +133,9 @@ def plan_runs(
                 digest, row = backbones[ckpt, seed]
                 if first.setdefault(digest, seed) != seed and not measured.seed_matters:
                     continue
-                where = result_folder(protocol, digest, seed, folder)
-                found, complete = _found(evaluation, protocol, digest, seed, measured.place, stored)
+                where = result_folder(protocol, digest, seed, folder, measured.version)
+                comparable = [result for result in stored if result.version == measured.version]
+                found, complete = _found(evaluation, protocol, digest, seed, measured.place, comparable)
                 run = Run(
                     evaluation, protocol, ckpt, checkpoint.name or ckpt, bool(checkpoint.name), seed, network, digest,
                     row, where, found, complete,

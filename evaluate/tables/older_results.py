@@ -1,4 +1,4 @@
-"""Kind and scale of a result, also of one written before results stated them: those are read off its name."""
+"""Kind, scale and version of a result, also of one written before results stated them: those are read off its name."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def kind_of(document: Mapping[str, Any]) -> str:
     if not found:
         raise ValueError(f"neither its protocol {name!r} nor its metrics are of a known kind")
     return found[0]
+
+
+def version_of(document: Mapping[str, Any]) -> int:
+    """Version of the protocol; results written before they stated it are of version 1.
+
+    Raises `ValueError` if it is not a positive whole number.
+    """
+    version = document.get("protocol_version", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"its protocol_version is {version!r}")
+    return version
 
 
 def scaled_down(document: Mapping[str, Any]) -> bool:

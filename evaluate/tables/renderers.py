@@ -22,7 +22,7 @@ _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
     *("std_over", "runs"),
     *("values", "seeds", "published_value", "delta", "published_source", "note", "results"),
-    *("unit", "better", "unconfirmed"),
+    *("unit", "better", "unconfirmed", "protocol_version"),
 )
 
 
@@ -59,7 +59,7 @@ def as_csv(table: TransferTable, place: Path) -> str:
             "" if theirs is None else theirs.value, "" if cell.delta is None else round(cell.delta, 4),
             "" if theirs is None else theirs.source, "" if theirs is None else theirs.note,
             " ".join(quote(os.fsencode(_relative(path, place))) for path in cell.paths),
-            column.metric.unit, column.metric.better, cell.unconfirmed,
+            column.metric.unit, column.metric.better, cell.unconfirmed, column.version,
         ])  # fmt: skip
     return text.getvalue().rstrip("\n")
 

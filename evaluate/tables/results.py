@@ -15,7 +15,7 @@ from core.config import read_yaml
 from core.errors import UserError
 from evaluate.common.description import Description
 from evaluate.common.registry import find_description
-from evaluate.tables.older_results import kind_of, scaled_down
+from evaluate.tables.older_results import kind_of, scaled_down, version_of
 
 RESULT_FORMAT = "ssl-transfer/result/1"
 NAMES_FILE = "names.yaml"
@@ -37,6 +37,11 @@ class StoredResult:
     def description(self) -> Description:
         """The evaluation that measured it. Raises `UserError` for an unknown one."""
         return find_description(self.kind)
+
+    @property
+    def version(self) -> int:
+        """Version of its protocol."""
+        return version_of(self.document)
 
     @property
     def scaled_down(self) -> bool:
@@ -76,7 +81,7 @@ def read_result(path: Path) -> StoredResult:
         if document["format"] != RESULT_FORMAT:
             raise ValueError(f"its format is {document['format']!r}")
         _check_types(document)
-        row_of(document), data_of(document), run_of(document)
+        row_of(document), data_of(document), run_of(document), version_of(document)
         result = StoredResult(path, document)
         measured = result.headline_metrics()
         if not measured:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import UserError
 from evaluate.common.metrics import Metric
-from evaluate.common.protocol import kind_of_protocol
+from evaluate.common.protocol import current_version, kind_of_protocol
 from evaluate.common.registry import descriptions, find_description
 from evaluate.tables.published import Published
 from evaluate.tables.results import StoredResult, data_of, row_of, run_of, short_row_of
@@ -22,6 +22,8 @@ class _Key(NamedTuple):
     kind: str
     protocol: str
     """The protocol's full name."""
+    version: int
+    """The protocol's version."""
     metric: str
     """The metric's key."""
     data: str
@@ -40,6 +42,16 @@ class Column:
     """The first digits of the data's digests; empty where there are published numbers only."""
     scaled_down: bool
     """Made for small machines: no paper has numbers of it."""
+    version: int = 1
+    """The protocol's version."""
+    superseded: bool = False
+    """The protocol has another version now, which published numbers are compared with."""
+
+    @property
+    def name(self) -> str:
+        """The protocol's full name, with the version from 2 on and where it is superseded."""
+        shown = self.version > 1 or self.superseded
+        return f"{self.protocol}, version {self.version}" if shown else self.protocol
 
     @property
     def modified(self) -> bool:
@@ -133,9 +145,10 @@ def build_table(
 ) -> TransferTable:
     """Results and published numbers as one table.
 
-    Results that differ in protocol, metric or data never share a column, those that differ in architecture, training
-    or network never a row. Published numbers join the columns of their protocol and metric whose results were tested
-    on as many images; where there are results of ours, published numbers of protocols that none of them has stay out.
+    Results that differ in protocol, its version, metric or data never share a column, those that differ in
+    architecture, training or network never a row. Published numbers join the columns of their protocol (in its present
+    version) and metric whose results were tested on as many images; where there are results of ours, published numbers
+    of protocols that none of them has stay out.
     `names`: what `row_of` says, or the table -> the name to show; named rows come in this order. A row of ours is
     compared with the published row of its name, and a random initialisation with that of its architecture.
     """
@@ -150,7 +163,7 @@ def build_table(
         row = row_of(document)
         backbones[row], short[row] = document["backbone"], short_row_of(document)
         for metric, value in result.headline_metrics().items():
-            column = _Key(result.kind, document["protocol"], metric, data_of(document))
+            column = _Key(result.kind, document["protocol"], result.version, metric, data_of(document))
             images[column] = _test_images(document)
             small |= {column} if result.scaled_down else set()
             runs.setdefault((row, column), {})[run_of(document)] = (value, result)
@@ -159,11 +172,12 @@ def build_table(
     else:
         known = {}
         for number in published:
-            key = _Key(kind_of_protocol(number.protocol), number.protocol, number.metric, "")
+            version = current_version(number.protocol)
+            key = _Key(kind_of_protocol(number.protocol), number.protocol, version, number.metric, "")
             known.setdefault(key, []).append(number)
     metrics = {key: _metric(key) for key in known}
     order = list(descriptions())
-    keys = sorted(known, key=lambda key: (order.index(key.kind), key.protocol, key.data, _place(key)))
+    keys = sorted(known, key=lambda key: (order.index(key.kind), key.protocol, key.version, key.data, _place(key)))
     clear = {row: one if list(short.values()).count(one) == 1 else row for row, one in short.items()}
     keyed = {row: row if row in names else one for row, one in clear.items()}
     given = list(names)
@@ -202,18 +216,14 @@ def build_table(
 
 
 def _columns(keys: Sequence[_Key], metrics: Mapping[_Key, Metric], small: Collection[_Key]) -> tuple[Column, ...]:
-    named = [(key.protocol, key.metric) for key in keys]
-    return tuple(
-        Column(
-            key.protocol,
-            metrics[key],
-            f"{key.protocol}, {metrics[key].head}"
-            + (f", data {key.data}" if named.count((key.protocol, key.metric)) > 1 else ""),
-            key.data,
-            key in small,
-        )
-        for key in keys
-    )
+    named = [(key.protocol, key.version, key.metric) for key in keys]
+    columns = []
+    for key, name in zip(keys, named, strict=True):
+        superseded = key.version != current_version(key.protocol)
+        column = Column(key.protocol, metrics[key], "", key.data, key in small, key.version, superseded)
+        data = f", data {key.data}" if named.count(name) > 1 else ""
+        columns.append(replace(column, title=f"{column.name}, {column.metric.head}{data}"))
+    return tuple(columns)
 
 
 def _metric(key: _Key) -> Metric:
@@ -226,6 +236,8 @@ def _metric(key: _Key) -> Metric:
 
 
 def _fitting(column: _Key, images: int, published: Sequence[Published]) -> list[Published]:
+    if column.version != current_version(column.protocol):
+        return []
     return [n for n in published if (n.protocol, n.metric, n.images) == (column.protocol, column.metric, images)]
 
 

@@ -80,13 +80,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_result_says_everything_needed_to_compare_it(tmp_path: Path) -> None:
     backbone = Backbone(CONFIG, build_backbone(CONFIG), "somewhere", {"family": "test", "epoch": "3"})
-    settings = {"kind": "knn", "scaled_down": True, "k": 20}
+    settings = {"kind": "knn", "scaled_down": True, "protocol_version": 3, "k": 20}
     result = Result(
         "knn_x", {"top1": 50.0}, backbone, {"bank": {"digest": "d"}}, 4, settings, 1000.0, torch.device("cpu")
     )
     write_result(tmp_path / "r/result.json", result)
     written = json.loads((tmp_path / "r/result.json").read_text())
     assert (written["protocol"], written["kind"], written["scaled_down"]) == ("knn_x", "knn", True)
+    assert written["protocol_version"] == 3
     assert written["metrics"] == {"top1": 50.0}
     assert written["checkpoint"] == {
         "given": "somewhere",

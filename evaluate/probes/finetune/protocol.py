@@ -13,7 +13,7 @@ from core.data.open import DataConfig
 from core.errors import UserError
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 from evaluate.probes.training_views import TrainingViewConfig
 
 
@@ -44,6 +44,8 @@ class FinetuneConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Trained on its train split; the best learning rate is chosen, and all are reported, on its val split."""
     share: float | None = None
@@ -69,6 +71,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         for key in ("val_limit", "batch", "epochs"):
             value = getattr(self, key)
             if value is not None and value < 1:

@@ -16,7 +16,7 @@ from core.distributed import Processes, gather_objects
 from core.errors import UserError
 from core.features import FeatureConfig, Features, gather_features
 from evaluate.common.labelled import SAMPLE_SEED, check_classes
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 from evaluate.probes.knn.search import Engine, Neighbours, nearest_over_ranks, open_engine
 from evaluate.probes.knn.vote import vote_accuracy, weighted_hits
 
@@ -30,6 +30,8 @@ class KnnConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Its train split is the bank, its val split the queries."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -49,6 +51,7 @@ class KnnConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
         if not self.temperature > 0:

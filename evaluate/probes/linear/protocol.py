@@ -10,7 +10,7 @@ from core.backbones import Pooling
 from core.data.open import DataConfig
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.linear.head_grid import HeadOptimConfig
 from evaluate.probes.training_views import TrainingViewConfig
@@ -24,6 +24,8 @@ class LinearConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Heads are trained on its train split; the best one is chosen, and all are reported, on its val split."""
     train_limit: int | None = None
@@ -61,6 +63,7 @@ class LinearConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         if self.features.pooling != "auto":
             raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set poolings instead")
         for key in ("train_limit", "val_limit", "epoch_steps", "batch", "epochs"):

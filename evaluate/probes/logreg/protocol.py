@@ -15,7 +15,7 @@ from core.data.open import DataConfig
 from core.distributed import gather_objects
 from core.features import FeatureConfig
 from evaluate.common.context import RunContext
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import TopKAccuracy
 from evaluate.probes.features.cache import CachedFeatures
@@ -35,6 +35,8 @@ class LogregConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Fitted on its train split; C is chosen, and all are reported, on its val split."""
     train_limit: int | None = None
@@ -62,6 +64,7 @@ class LogregConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         if self.features.pooling != "auto":
             raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set poolings instead")
         for key in ("train_limit", "val_limit", "count", "max_iter"):

@@ -13,7 +13,7 @@ from core.data.open import DataConfig
 from core.data.readers.torchvision_sets import SETS, Metric
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name
+from evaluate.common.protocol import check_name, check_version
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import Standardisation
@@ -31,6 +31,8 @@ class TransferConfig:
     """Kind of evaluation."""
     scaled_down: bool = False
     """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     sets: tuple[str, ...] = ()
     """Sources as in `data.source`: `cifar10:/data`, `folder:/data/birds`, ….; none: those of the command line."""
     data: DataConfig = field(default_factory=lambda: DataConfig("scenes"))
@@ -60,6 +62,7 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_version(self.protocol_version)
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
         if not self.temperature > 0:

@@ -142,7 +142,7 @@ def finished_result(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     mine = json.loads(json.dumps(settings))
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        theirs = _with_new_keys(flat(document["settings"]))
+        theirs = {"protocol_version": 1} | _with_new_keys(flat(document["settings"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} is not a result of this project; choose another --out") from None
     if different := sorted(key for key in mine if theirs.get(key) != mine[key]):

@@ -22,6 +22,7 @@ class MeanPixelConfig:
     name: str = "mean_pixel_scenes"
     kind: Literal["mean_pixel"] = "mean_pixel"
     scaled_down: bool = False
+    protocol_version: int = 1
     data: DataConfig = field(default_factory=lambda: DataConfig("scenes"))
     features: FeatureConfig = field(default_factory=FeatureConfig)
     train_limit: int | None = None

@@ -89,6 +89,7 @@ def test_a_result_tells_where_it_comes_from(page: Element) -> None:
     assert told.pop("file") == "../results/ours%201/result.json"
     assert told == {
         "protocol": "knn_small",
+        "protocol version": "1",
         "metrics": "top1 44.00",
         "seed": "1",
         "backbone": "resnet18",

@@ -182,3 +182,13 @@ def test_seeds_that_decide_nothing_are_one_run(tmp_path: Path) -> None:
     assert seeds(Evaluation("linear", "linear_dino_vit_s", data="folder:/d")) == [[0, 1, 2], [0, 1, 2], []]
     assert seeds(Evaluation("transfer_sets", "transfer_224px", data="cifar10:/d")) == [[0, 1, 2]] * 3
     assert seeds(Evaluation("coco", "scenes_maskrcnn_r18_fpn_300it")) == [[0, 1, 2], [0, 1, 2], []]
+
+
+def test_a_result_of_another_version_of_the_protocol_is_not_done(tmp_path: Path) -> None:
+    knn, pixels = Evaluation("knn", "knn_scenes_64px"), [Checkpoint("pixels", "")]
+    (planned,) = plan_runs([knn], pixels, [0], "online", [], tmp_path)
+    there = stored("knn_scenes_64px", "scenes", digest=planned.digest)
+    later = StoredResult(there.path, there.document | {"protocol_version": 2})
+    for result, complete in ((there, True), (later, False)):
+        (planned,) = plan_runs([knn], pixels, [0], "online", [result], tmp_path)
+        assert planned.complete is complete

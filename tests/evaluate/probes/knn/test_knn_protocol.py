@@ -116,6 +116,9 @@ def test_a_modified_protocol_loses_the_bare_name(tmp_path: Path) -> None:
     assert name(file=own) == "linear_mae"
     own.write_text("name: mine\nks: [5]\n")
     assert name(file=own) == "mine"
+    own.write_text("name: knn_dino\nprotocol_version: 7\n")
+    assert name(file=own) == "knn_dino (modified: protocol_version=7)"
+    own.write_text("name: mine\nks: [5]\n")
     assert name("shots=1", file=own) == "mine (modified: shots=1)"
 
 
@@ -130,6 +133,9 @@ def test_results_of_different_measurements_never_share_a_file(tmp_path: Path) ->
     assert result_folder("knn", "ab" * 32, 3) == Path("results/knn/abababababab-seed3")
     assert result_folder("knn", "ab" * 32, 3, Path("/r")) == Path("/r/knn/abababababab-seed3")
 
+    assert result_folder("knn", "ab" * 32, 3, version=2) == Path("results/knn-v2/abababababab-seed3")
+    assert result_folder("knn (modified: ks=[5])", "a", 0, version=2) != result_folder("knn (modified: ks=[5])", "a", 0)
+
     path = tmp_path / "result.json"
     assert conflicting_result(path, "knn", "a", 0, ["x", "y"]) == ""
     parts = {"bank": {"digest": "x"}, "queries": {"digest": "y"}}
@@ -138,5 +144,6 @@ def test_results_of_different_measurements_never_share_a_file(tmp_path: Path) ->
     refused = conflicting_result(path, "knn", "a", 1, ["x", "z"])
     assert all(part in refused for part in (str(path), "knn", "seed 0", ": seed, data)"))
     assert ": protocol, backbone)" in conflicting_result(path, "knn (modified: k)", "b", 0, ["x", "y"])
+    assert ": protocol_version)" in conflicting_result(path, "knn", "a", 0, ["x", "y"], version=2)
     path.write_text("[]")
     assert str(path) in conflicting_result(path, "knn", "a", 0, [])
