@@ -13,23 +13,29 @@ if __name__ == "__main__":
 from benchmarks.alternate import Report, Row, from_json, spread
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-START, END = "<!-- figures: start -->", "<!-- figures: end -->"
 
 
 def main() -> None:
-    """Replaces what stands between the two marks."""
+    """Replaces the table of this kind of machine."""
     parser = argparse.ArgumentParser(description="Write the table of figures into docs/performance.md.")
-    parser.add_argument("figures", type=Path, help="what benchmarks/run.py wrote")
+    parser.add_argument("figures", type=Path, help="JSON written by benchmarks/run.py or benchmarks/gpu.py")
     parser.add_argument("--page", type=Path, default=PAGE, help="default docs/performance.md")
     arguments = parser.parse_args()
-    page = arguments.page.read_text(encoding="utf-8")
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    if not after:
-        sys.exit(f"error: {arguments.page} lacks the marks {START} and {END}")
     documents = json.loads(arguments.figures.read_text(encoding="utf-8"))
-    arguments.page.write_text(f"{before}{START}\n{tables(documents)}\n{END}{after}", encoding="utf-8")
+    start, end = marks(documents)
+    page = arguments.page.read_text(encoding="utf-8")
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    if not after:
+        sys.exit(f"error: {arguments.page} lacks the marks {start} and {end}")
+    arguments.page.write_text(f"{before}{start}\n{tables(documents)}\n{end}{after}", encoding="utf-8")
     print(f"written: {arguments.page}")
+
+
+def marks(documents: dict[str, dict[str, object]]) -> tuple[str, str]:
+    """Lines of the page around the table of this kind of machine."""
+    kind = "GPU figures" if list(documents) == ["gpu"] else "figures"
+    return f"<!-- {kind}: start -->", f"<!-- {kind}: end -->"
 
 
 def tables(documents: dict[str, dict[str, object]]) -> str:

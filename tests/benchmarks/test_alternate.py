@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.alternate import Goal, Row, alternate, finish, from_json, measure_in_turn, spread
-from benchmarks.report import END, START, line, main, tables
+from benchmarks.report import line, main, marks, tables
 
 
 def test_ways_take_turns_and_the_first_round_is_not_counted() -> None:
@@ -59,12 +59,15 @@ def test_a_report_survives_its_json_and_becomes_a_table(tmp_path: Path, monkeypa
 
     figures, page = tmp_path / "machine.json", tmp_path / "performance.md"
     figures.write_text(json.dumps({"views": {**document, "seconds": 3.0}}), encoding="utf-8")
-    page.write_text(f"# Speed\n{START}\nold\n{END}\nend\n", encoding="utf-8")
+    start, end = marks({"views": document})
+    other = marks({"gpu": document})[0]
+    assert other != start
+    page.write_text(f"# Speed\n{start}\nold\n{end}\nend\n", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["report.py", str(figures), "--page", str(page)])
     main()
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"# Speed\n{START}\n")
-    assert text.endswith(f"{END}\nend\n")
+    assert text.startswith(f"# Speed\n{start}\n")
+    assert text.endswith(f"{end}\nend\n")
     assert expected in text
     assert "old" not in text
     assert tables({"views": {**document, "seconds": 3.0}}) in text
