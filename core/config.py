@@ -170,7 +170,7 @@ def _apply_override(values: dict[str, Any], override: str | Setting) -> str:
     for part in path:
         below = node.setdefault(part, {})
         if not isinstance(below, dict):
-            raise UserError(f"override {override!r}: {part} is a single value and has no keys below it")
+            raise UserError(f"override {key}: {part} is a single value and has no keys below it")
         node = below
     node[last] = value
     return key

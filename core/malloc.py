@@ -8,7 +8,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
 def disable_trimming() -> bool:
-    """Lets malloc take all memory from the heap and never give any back; whether the C library knows how.
+    """Lets malloc take all memory from the heap and never give any back; returns True if the C library supports it.
 
     A training step on the CPU frees each large tensor to the system by default and has the same pages zeroed for
     the next one, which costs a fifth of the step. The price: a process stays as large as it ever was.

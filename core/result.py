@@ -32,7 +32,7 @@ class Result:
     protocol: str
     """The protocol's name; numbers of different names are not comparable."""
     metrics: dict[str, Any]
-    """Numbers of the protocol; accuracies in percent."""
+    """Numbers of the protocol; in each metric's unit."""
     backbone: Backbone
     """Backbone that was measured."""
     data: dict[str, Any]

@@ -92,7 +92,7 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError("tracker=tensorboard needs TensorBoard: pip install 'ssl-transfer[track]'") from None
+            raise UserError("tracker=tensorboard needs TensorBoard: pip install -e '.[track]'") from None
         self._writer = SummaryWriter(str(path / "tensorboard"))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -108,7 +108,7 @@ class _WandB:
         try:
             import wandb
         except ImportError:
-            raise UserError("tracker=wandb needs Weights & Biases: pip install 'ssl-transfer[track]'") from None
+            raise UserError("tracker=wandb needs Weights & Biases: pip install -e '.[track]'") from None
         # Kept in the folder: a resumed run continues the same chart, and another folder of the same name doesn't.
         kept = path / "wandb_id.txt"
         if not kept.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main() -> None:
             print(stopped, file=sys.stderr)
         sys.exit(143)
     if processes.is_main:
-        print(f"done: {run}  (next: python evaluate/knn.py --ckpt {run})")
+        print(f"done: {run}  (next: python evaluate/knn.py --ckpt {shlex.quote(str(run))})")
 
 
 def _workers(asked: int | None, device: str) -> int:

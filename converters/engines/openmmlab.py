@@ -28,7 +28,7 @@ def import_mmseg() -> None:
     if absent:
         raise UserError(
             f"semantic segmentation needs MMSegmentation ({', '.join(absent)} can't be imported); install it with "
-            f"pip install 'ssl-transfer[segmentation]'"
+            f"pip install -e '.[segmentation]'"
         )
     operators = "mmcv._ext"
     lite = False
@@ -47,7 +47,7 @@ def import_mmseg() -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
-            f"opencv-python-headless in the place of opencv-python, else pip install 'ssl-transfer[segmentation]'"
+            f"opencv-python-headless in the place of opencv-python, else pip install -e '.[segmentation]'"
         ) from None
     else:
         package_utils.call_command = _refuse_command  # mmengine's one way to pip: its hub installs what a config needs

@@ -48,7 +48,7 @@ def open_labelled(
 
 
 def check_classes(train: Classed, val: Classed) -> None:
-    """`UserError` where `val` can't tell how well something learnt from `train` knows the classes."""
+    """Raises `UserError` unless train and val share at least two labelled classes."""
     for images in (train, val):
         if not images.classes:
             raise UserError(f"{images.name} has no labels; give class folders or shards with .cls members")

@@ -27,7 +27,7 @@ _STYLE: Any = {
 def check_matplotlib(what: str) -> None:
     """`UserError` where Matplotlib isn't installed; loads nothing. `what` needs it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{what} needs Matplotlib: pip install 'ssl-transfer[report]'")
+        raise UserError(f"{what} needs Matplotlib: pip install -e '.[report]'")
 
 
 def style() -> Any:

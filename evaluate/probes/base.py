@@ -75,7 +75,8 @@ class Probe(Description):
     example: ClassVar[str]
     """Command for `--help`."""
     protocols: ClassVar[Mapping[str, str]]
-    """Protocol taken if none is named, by the kind of the data (`scenes`, `fashion-mnist`); `""`: all other data."""
+    """Protocol used if none is named, by the kind of the data (`scenes`, `fashion-mnist`). `""`, for all other data, is
+    required."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds arguments of its own."""
@@ -84,7 +85,7 @@ class Probe(Description):
         add_data(parser, self.data_key)
 
     def check_arguments(self, arguments: argparse.Namespace) -> None:
-        """Raises `UserError` for values that make no sense."""
+        """Raises `UserError` for invalid arguments."""
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         """The images by part: `train` and `val`, unless the probe has other parts."""

@@ -52,9 +52,10 @@ def find_run_data(ckpt: str) -> RunData | None:
     """Data of the run whose folder, export or checkpoint `ckpt` names, untrained (`random:`) or not; None if none."""
     path = user_path(ckpt.removeprefix("random:"))
     try:
-        config = next(
-            (file for folder in (path, *path.parents[:2]) if (file := folder / "config.yaml").is_file()), None
-        )
+        if not path.exists():  # timm:NAME, pixels: no file, so the working directory is not their run
+            return None
+        folders = (path,) if path.is_dir() else path.parents[:2]
+        config = next((file for folder in folders if (file := folder / "config.yaml").is_file()), None)
         values = {} if config is None else read_yaml(config)
     except (OSError, UserError):  # not a path, or not a run's
         return None
@@ -90,8 +91,8 @@ def _settings_of(run: RunData, probe: Probe, file: Path) -> list[Setting]:
     }  # fmt: skip
     if kind == "scenes":
         wanted |= {f"data.scenes.{key}": value for key, value in run.scenes.items()}
-    crop = settings["features.transform.crop"]
-    if run.size is not None and run.size != crop:
+    crop = settings.get("features.transform.crop")
+    if run.size is not None and crop is not None and run.size != crop:
         resize = round(run.size * settings["features.transform.resize"] / crop)
         wanted |= {"features.transform.crop": run.size, "features.transform.resize": resize}
     return [Setting(key, value) for key, value in wanted.items() if key in settings and value != settings[key]]

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
     """Parses, prints the plan, measures and writes the result; with --dry-run it stops after the plan."""
+    started, arguments = time.time(), _arguments(probe, argv)
+
     from evaluate.common.labelled import account_lines
     from evaluate.common.plan import Plan, runs_on
 
-    job = _open(probe, _arguments(probe, argv), time.time())
+    job = _open(probe, arguments, started)
     if job.context.is_main:
         plan = Plan(
             (
@@ -38,10 +40,9 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
 
 
 def _arguments(probe: Probe, argv: Sequence[str] | None) -> argparse.Namespace:
-    scenes, others = probe.protocols["scenes"], probe.protocols[""]
-    parser = evaluation_parser(
-        probe.summary, probe.example, default=None, says=f"{scenes}, or {others} with data of your own"
-    )
+    scenes, others = probe.protocols.get("scenes"), probe.protocols[""]
+    default = others if scenes is None else f"{scenes}, or {others} with data of your own"
+    parser = evaluation_parser(probe.summary, probe.example, default=None, says=default)
     probe.add_arguments(parser)
     arguments = parse(parser, argv)
     probe.check_arguments(arguments)

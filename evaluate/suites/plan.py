@@ -84,7 +84,7 @@ class Run:
 
 
 def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
-    """`[NAME=]CKPT`, where CKPT `random` is the first one untrained. `UserError` for what can't be label apart."""
+    """Checkpoints of `[NAME=]CKPT`; CKPT `random` is the first one untrained. Raises `UserError` for equal names."""
     checkpoints: list[Checkpoint] = []
     for text in given:
         found = None if Path(text).exists() else _NAMED.fullmatch(text)
@@ -97,7 +97,7 @@ def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
     for each in checkpoints:
         if each.given == "random":
             if first is None:
-                raise UserError("--ckpts random is the first checkpoint untrained, and there is none; name one too")
+                raise UserError("--ckpts random is the first checkpoint untrained; name another checkpoint too")
             each = Checkpoint(first if first.startswith("random:") else f"random:{first}", each.name)
         resolved.append(each)
     names = [each.name or each.given for each in resolved]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from core.data.open import open_images
 from core.data.order import GlobalBatches
+from evaluate.common.context import RunContext
 from evaluate.probes.training_views import TrainingViewConfig, view_batches
 from pretrain.views.collate import collate
 from pretrain.views.dataset import Views
@@ -42,7 +43,7 @@ def _digest_of_pretraining(images: Path, workers: int) -> tuple[int, str]:
 def _digest_of_probes(images: Path, workers: int) -> tuple[int, str]:
     data = open_images(tiny(images).data, "train", 0)
     digest, count = hashlib.sha256(), 0
-    batches = view_batches(data, TrainingViewConfig(), 16, 3, GlobalBatches(12, 4, 3, 3), workers, ALONE)
+    batches = view_batches(data, TrainingViewConfig(), 16, GlobalBatches(12, 4, 3, 3), RunContext(ALONE, workers, 3))
     for pixels, labels, _ in batches:
         digest.update(pixels.numpy().tobytes() + labels.numpy().tobytes())
         count += len(pixels)

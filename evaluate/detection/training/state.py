@@ -36,7 +36,7 @@ def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         or not isinstance(document.get("identity"), dict)
     ):
         raise UserError(f"{path} is not the state of a detector's training; choose another folder with --out")
-    theirs = document["identity"]
+    theirs = {"protocol_version": 1} | document["identity"]  # states from before versions existed
     different = [key for key in identity if theirs.get(key) != identity[key]]
     if different:
         raise UserError(

@@ -54,7 +54,7 @@ def open_engine(processes: Processes, all_gpus: bool = False) -> Engine:
         import faiss
     except ImportError:
         raise UserError(
-            "k-NN searches with FAISS, which is missing: pip install 'ssl-transfer[faiss-cpu]' (or [faiss-gpu])"
+            "k-NN searches with FAISS, which is missing: pip install -e '.[faiss-cpu]' (or [faiss-gpu])"
         ) from None
 
     count = faiss.get_num_gpus() if processes.device.type == "cuda" and hasattr(faiss, "StandardGpuResources") else 0

@@ -79,6 +79,9 @@ def _same_run(work: Path, identity: dict[str, Any]) -> None:
     except (AttributeError, TypeError, OSError, ValueError, RecursionError):
         raise UserError(f"{work / _IDENTITY} can't be read; remove the folder to start over") from None
     mine = flat(json.loads(json.dumps(identity)))
+    for key in mine:  # runs from before versions existed
+        if key.rpartition(".")[2] == "protocol_version":
+            known.setdefault(key, 1)
     if different := sorted(key for key in mine.keys() | known.keys() if mine.get(key) != known.get(key)):
         raise UserError(
             f"{work} holds another run (different: {', '.join(different)}); choose another --out, or discard that run "
