@@ -22,6 +22,7 @@ from tqdm import tqdm
 from core.backbones import BackboneConfig, Pooling, pooled_features
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
+from core.data.crop import Interpolation
 from core.distributed import Processes, gather_objects, gather_rows
 from core.errors import BrokenImage, UserError
 from core.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
@@ -33,15 +34,20 @@ _LARGEST_SIDE = 4096
 @dataclass(frozen=True)
 class EvalTransformConfig:
     resize: int = 256
-    """Shorter side in pixels after bicubic resizing; the longer side keeps the proportion."""
+    """Shorter side in pixels after resizing; the longer side keeps the proportion."""
     crop: int = 224
     """Side in pixels of the central square that the backbone sees."""
+    interpolation: Interpolation = "bicubic"
+    """Interpolation in resizing, antialiased."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= _LARGEST_SIDE:
             raise ValueError(f"crop must be 1 … {_LARGEST_SIDE} pixels, not {self.crop}")
         if not self.crop <= self.resize <= _LARGEST_SIDE:
             raise ValueError(f"resize must be crop ({self.crop}) … {_LARGEST_SIDE} pixels, not {self.resize}")
+
+    def __str__(self) -> str:
+        return f"resize {self.resize}, crop {self.crop}, {self.interpolation}"
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class Features:
 
 
 def eval_crop(image: PIL.Image.Image, config: EvalTransformConfig) -> NDArray[np.uint8]:
-    """Resize (shorter side, bicubic) and central crop of an RGB image: uint8 [crop, crop, 3]."""
-    resized = transforms.resize(image, [config.resize], InterpolationMode.BICUBIC)
+    """Resize (shorter side) and central crop of an RGB image: uint8 [crop, crop, 3]."""
+    resized = transforms.resize(image, [config.resize], InterpolationMode(config.interpolation))
     return np.asarray(transforms.center_crop(resized, [config.crop]))
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 import torch
 from torch.nn import functional
+
+Interpolation = Literal["bicubic", "bilinear"]
+"""Interpolation of a resize, antialiased when it shrinks, as Pillow's and torchvision's of images."""
+
+RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
 CROP_TRIES = 10
 """Boxes tried by a crop before it falls back to the centre, as in torchvision's RandomResizedCrop."""
@@ -40,13 +46,18 @@ def draw_crop(
 
 
 def resized_crop(
-    image: PIL.Image.Image, size: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    image: PIL.Image.Image,
+    size: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    interpolation: Interpolation = "bicubic",
 ) -> PIL.Image.Image:
-    """A random crop of `image` (`draw_crop`), resized to size × size pixels, bicubic."""
+    """A random crop of `image` (`draw_crop`), resized to size × size pixels."""
     left, top, width, height = draw_crop(image.width, image.height, area, ratio, rng)
     # Cropped first, not by resize's own box: that lets pixels from outside of the crop in.
     crop = image.crop((left, top, left + width, top + height))
-    return crop.resize((size, size), PIL.Image.Resampling.BICUBIC)
+    return crop.resize((size, size), RESAMPLING[interpolation])
 
 
 def resized_crop_of_pixels(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
-from core.data.crop import resized_crop
+from core.data.crop import Interpolation, resized_crop
 from core.data.order import GlobalBatches
 from evaluate.common.context import RunContext
 
@@ -27,6 +27,8 @@ class TrainingViewConfig:
     """Width / height of the crop, drawn log-uniformly between the two."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    interpolation: Interpolation = "bicubic"
+    """Interpolation in resizing the crop, antialiased."""
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -51,7 +53,8 @@ class TrainingViews(Dataset[View]):
         epoch, index = key
         rng = np.random.default_rng((self._seed, epoch, index))
         image, index, broken = decode_or_replace(self._images, index, rng)
-        view = resized_crop(image, self._size, self._config.area, self._config.ratio, rng)
+        config = self._config
+        view = resized_crop(image, self._size, config.area, config.ratio, rng, config.interpolation)
         if rng.random() < self._config.flip:
             view = view.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(view), self._images.label(index), broken

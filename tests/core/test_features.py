@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -51,10 +52,10 @@ def images(image_folder: Path) -> Folder:
     return Folder(image_folder / "train", "folder:train")
 
 
-def reference_transform(resize: int, crop: int) -> transforms.Compose:
+def reference_transform(resize: int, crop: int, interpolation: str = "bicubic") -> transforms.Compose:
     return transforms.Compose(
         [
-            transforms.Resize(resize, transforms.InterpolationMode.BICUBIC),
+            transforms.Resize(resize, transforms.InterpolationMode(interpolation)),
             transforms.CenterCrop(crop),
             transforms.ToTensor(),
             transforms.Normalize(RESNET.mean, RESNET.std),
@@ -64,11 +65,14 @@ def reference_transform(resize: int, crop: int) -> transforms.Compose:
 
 @pytest.mark.parametrize("size", [(48, 40), (41, 97), (300, 33), (32, 32), (20, 31)])
 @pytest.mark.parametrize(("resize", "crop"), [(36, 32), (37, 32), (32, 32), (31, 30)])
-def test_pixels_equal_torchvisions_bit_for_bit(size: tuple[int, int], resize: int, crop: int) -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_equal_torchvisions_bit_for_bit(
+    size: tuple[int, int], resize: int, crop: int, interpolation: Any
+) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = PIL.Image.fromarray(noise)
-    expected = reference_transform(resize, crop)(image)
-    ours = normalised(torch.tensor(eval_crop(image, EvalTransformConfig(resize, crop)))[None], RESNET)[0]
+    expected = reference_transform(resize, crop, interpolation)(image)
+    ours = normalised(torch.tensor(eval_crop(image, EvalTransformConfig(resize, crop, interpolation)))[None], RESNET)[0]
     assert torch.equal(ours, expected)
 
 

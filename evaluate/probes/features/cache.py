@@ -56,6 +56,9 @@ class CachedFeatures:
 def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
     """Everything that decides the features: another value of any of it is another cache."""
     versions = library_versions()
+    transform = to_dict(config.transform)
+    if transform["interpolation"] == "bicubic":  # the only one there was: existing caches stay valid
+        del transform["interpolation"]
     return {
         "format": FORMAT,
         "backbone_sha256": tensors_digest(backbone.model.state_dict()),
@@ -63,7 +66,7 @@ def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: Fe
         "data": images.digest(),
         "images": len(images),
         "taps": taps.identity(),
-        "transform": to_dict(config.transform),
+        "transform": transform,
         "precision": dtype_name(config.precision),
         "storage": dtype_name(config.storage),
         "libraries": {name: versions[name] for name in ("torch", "torchvision", "timm", "pillow")},

@@ -63,14 +63,14 @@ class FinetuneProbe(Probe):
             (
                 "training",
                 f"{train.name}: {len(train):,} images, {len(train.classes):,} classes; {config.epochs} epochs of "
-                f"{len(train) // config.batch:,} steps, batch {config.batch}",
+                f"{len(train) // config.batch:,} steps, batch {config.batch}; crops {config.augment.interpolation}",
             ),
             (
                 "rates",
                 f"{', '.join(f'{lr:g}' for lr in config.lrs)}, one after the other; {optim.name}, weight decay "
                 f"{optim.weight_decay:g}{decay}",
             ),
-            ("val", f"{val.name}: {len(val):,} images"),
+            ("val", f"{val.name}: {len(val):,} images; {config.features.transform}"),
         ]
 
     def plan_details(self, job: Job) -> tuple[str, ...]:

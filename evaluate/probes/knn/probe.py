@@ -91,7 +91,7 @@ class KnnProbe(Probe):
         return KnnInputs(engine, feature_size(job.backbone.model, job.config.features, processes.device))
 
     def plan(self, job: Job) -> list[tuple[str, str]]:
-        features, transform = job.config.features, job.config.features.transform
+        features = job.config.features
         bank, queries = job.data["bank"], job.data["queries"]
         size, world = job.inputs.size, job.context.processes.world_size
         storage = (4 if features.storage == "fp32" else 2) * size * len(bank) / 2**20 / world
@@ -99,8 +99,8 @@ class KnnProbe(Probe):
             ("weights", job.backbone.origin.get("coverage", "none loaded")),
             (
                 "features",
-                f"{size} per image ({features.pooling}), {features.storage}; resize {transform.resize}, crop "
-                f"{transform.crop}; {features.precision}",
+                f"{size} per image ({features.pooling}), {features.storage}; {features.transform}; "
+                f"{features.precision}",
             ),
             (
                 "bank",

@@ -58,10 +58,11 @@ class LinearProbe(Probe):
         config: LinearConfig = job.config
         inputs: HeadInputs = job.inputs
         train, val = job.data["train"], job.data["val"]
-        transform, optim, used = config.features.transform, config.optim, config.used_lrs()
+        optim, used = config.optim, config.used_lrs()
         rates = ", ".join(f"{lr:g}" for lr in used[:3]) + (f" … {used[-1]:g}" if len(used) > 3 else "")
         scaled = f" (given for 256, × {config.batch}/256)" if config.lr_per_256 else ""
-        crops = f"new crops of area {config.augment.area[0]:g}–{config.augment.area[1]:g} and flip"
+        augment = config.augment
+        crops = f"new crops of area {augment.area[0]:g}–{augment.area[1]:g}, {augment.interpolation}, and flip"
         per_epoch, _ = steps_of(config, len(train))
         return [
             ("inputs", f"{'; '.join(inputs.names)}; standardised: {config.standardise}"),
@@ -76,7 +77,7 @@ class LinearProbe(Probe):
                 f"{per_epoch:,} steps, batch {config.batch}; "
                 f"{crops if config.views == 'augmented' else 'cached features'}",
             ),
-            ("val", f"{val.name}: {len(val):,} images; resize {transform.resize}, crop {transform.crop}"),
+            ("val", f"{val.name}: {len(val):,} images; {config.features.transform}"),
         ]
 
     def plan_details(self, job: Job) -> tuple[str, ...]:

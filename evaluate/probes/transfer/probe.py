@@ -96,12 +96,11 @@ class TransferProbe(Probe):
 
         config: TransferConfig = job.config
         inputs: HeadInputs = job.inputs
-        transform = config.features.transform
         sets = [(source, job.data[f"{source} train"], job.data[f"{source} val"]) for source in config.sets]
         return [
             (
                 "features",
-                f"{inputs.names[0]}: {inputs.width} numbers; resize {transform.resize}, crop {transform.crop}",
+                f"{inputs.names[0]}: {inputs.width} numbers; {config.features.transform}",
             ),
             ("k-NN", f"k in {', '.join(map(str, config.ks))}; exp(cosine / {config.temperature:g})"),
             (

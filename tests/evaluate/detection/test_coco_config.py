@@ -119,7 +119,7 @@ def test_batch_rate_and_steps_change_together() -> None:
     assert all(part in said for part in ("16 -> 4", "× 0.25 = 0.005", "÷ 0.25 = 360,000", "4,000")), said
 
 
-MULAN = "coco_maskrcnn_r50_fpn_1x_mulan"
+MULAN, DENSECL = "coco_maskrcnn_r50_fpn_1x_mulan", "coco_maskrcnn_r50_fpn_1x_densecl"
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,12 @@ MULAN = "coco_maskrcnn_r50_fpn_1x_mulan"
     [
         (MULAN, [], 8, 16, ""),
         (MULAN, [], 16, 16, ""),
-        (MULAN, [], 1, 2, " (modified: solver.global_batch=2)"),
-        (MULAN, [], 4, 8, " (modified: solver.global_batch=8)"),
+        (MULAN, [], 1, 4, " (modified: solver.global_batch=4)"),
+        (MULAN, [], 2, 8, " (modified: solver.global_batch=8)"),
+        (MULAN, [], 4, 16, ""),
+        (DENSECL, [], 4, 8, " (modified: solver.global_batch=8)"),
         (MULAN, ["solver.global_batch=16"], 1, 16, ""),
-        (MULAN, ["solver.global_batch=4"], 1, 4, " (modified: solver.global_batch=4)"),
+        (MULAN, ["solver.global_batch=2"], 1, 2, " (modified: solver.global_batch=2)"),
         (MULAN, ["solver.processes=1"], 1, 16, ""),
         ("coco_maskrcnn_vit_b_vitdet", [], 8, 8, " (modified: solver.global_batch=8)"),
         ("scenes_maskrcnn_r18_fpn_300it", [], 1, 4, ""),
@@ -152,10 +154,10 @@ def test_fewer_processes_are_what_detectron2_makes_of_its_reference_world_size(w
     from detectron2.engine import DefaultTrainer
 
     given = ["solver.global_batch=16"]
-    theirs = resolved(MULAN, "timm:resnet50", 80, *given)
+    theirs = resolved(DENSECL, "timm:resnet50", 80, *given)
     theirs.SOLVER.REFERENCE_WORLD_SIZE = 8
     theirs = DefaultTrainer.auto_scale_workers(theirs, world).SOLVER
-    config, said = scale_to_processes(load_config(DetectionConfig, find_protocol(MULAN)), world)
+    config, said = scale_to_processes(load_config(DetectionConfig, find_protocol(DENSECL)), world)
     ours = schedule_of(config.solver)
     assert (ours.batch, ours.lr, ours.iterations) == (theirs.IMS_PER_BATCH, theirs.BASE_LR, theirs.MAX_ITER)
     assert (ours.steps, ours.warmup) == (theirs.STEPS, theirs.WARMUP_ITERS)
@@ -183,7 +185,7 @@ def test_twice_the_schedule_is_2x() -> None:
         ("detector.anchors=[32]", "five"),
         ("solver.steps=[100000]", "steps.*90,?000"),
         ("solver.layer_decay=0.7", "layer_decay.*adamw"),
-        ("solver.batch=12", "batch 12.*processes 8"),
+        ("solver.batch=10", "batch 10.*processes 4"),
         ("detector.drop_path=0.1", r"drop_path.*0\.1"),
     ],
 )

@@ -40,7 +40,8 @@ SELFPATCH = {
     "MODEL.SSL.NORM": "SyncBN",
     "MODEL.SSL.DROP_PATH": 0.05,
     "MODEL.SSL.SQUARE": 0,
-    "SOLVER.BASE_LR": 5e-5,
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.WARMUP_ITERS": 500,
     "SOLVER.WEIGHT_DECAY": 0.05,
     "SOLVER.MAX_ITER": 12 * EPOCH,
     "SOLVER.STEPS": [8 * EPOCH, 11 * EPOCH],
@@ -99,7 +100,7 @@ COMMON = {
     [
         (
             "coco_maskrcnn_vit_s_selfpatch",
-            {"optimiser": "adamw", "lr": 5e-5, "weight_decay": 0.05, "processes": 8, "warmup": 1000,
+            {"optimiser": "adamw", "lr": 1e-4, "weight_decay": 0.05, "processes": 8, "warmup": 500,
              "iterations": 87_960, "steps": [58_640, 80_630]},
         ),
         (

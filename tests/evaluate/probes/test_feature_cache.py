@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, extract_features
 from evaluate.common.context import RunContext
 from evaluate.probes.features import cache
-from evaluate.probes.features.cache import CachedFeatures, cached_features
+from evaluate.probes.features.cache import CachedFeatures, cache_key, cached_features
 from evaluate.probes.features.head_inputs import plan_head_inputs
 from evaluate.probes.features.standardise import BatchStandardiser, FixedStandardiser, moments
 
@@ -82,6 +82,9 @@ def test_another_checkpoint_transform_or_data_set_is_another_cache(image_folder:
     folders.append(cached_features(moved, taps, images, CONFIG, CONTEXT).folder)
     larger = dataclasses.replace(CONFIG, transform=EvalTransformConfig(40, 32))
     folders.append(cached_features(backbone, taps, images, larger, CONTEXT).folder)
+    bilinear = dataclasses.replace(CONFIG, transform=EvalTransformConfig(36, 32, "bilinear"))
+    folders.append(cached_features(backbone, taps, images, bilinear, CONTEXT).folder)
+    assert cache_key(backbone, taps, images, CONFIG)["transform"] == {"resize": 36, "crop": 32}  # as in older caches
     half = cached_features(backbone, taps, images, dataclasses.replace(CONFIG, storage="fp16"), CONTEXT)
     assert half.values.dtype == np.float16
     folders.append(half.folder)
@@ -91,7 +94,7 @@ def test_another_checkpoint_transform_or_data_set_is_another_cache(image_folder:
     with torch.no_grad():
         backbone.model.bn1.bias.add_(1)  # type: ignore[operator,union-attr]
     folders.append(cached_features(backbone, taps, fewer, CONFIG, CONTEXT).folder)
-    assert len(set(folders)) == 7
+    assert len(set(folders)) == 8
 
 
 def test_what_a_kill_leaves_is_not_taken_for_a_cache(

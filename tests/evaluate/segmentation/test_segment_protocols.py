@@ -210,7 +210,7 @@ def test_the_linear_rule() -> None:
     assert (scaled.batch, scaled.optim.lr) == (4, 7.5e-6)
     assert (scaled.schedule.iterations, scaled.schedule.warmup) == (640_000, 6000)
     assert all(part in said for part in ("16 -> 4", "× 0.25 = 7.5e-06", "÷ 0.25 = 640,000", "6,000")), said
-    assert scale_to_batch(config, None, 8) == scale_to_batch(config, None, 16) == (config, "")
+    assert scale_to_batch(config, None, 4) == scale_to_batch(config, None, 16) == (config, "")
     assert scale_to_batch(config, 16, 1) == (config, "")
     stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8, 1)
     assert (stepped.optim.lr, stepped.schedule.iterations, stepped.schedule.steps) == (0.0015, 60_000, (42_000, 54_000))
@@ -224,10 +224,10 @@ def test_the_linear_rule() -> None:
     with pytest.raises(UserError, match=r"--batch 2000000 .*1 of 160,000 iterations.*warmup"):
         scale_to_batch(config, 2_000_000, 1)
     alone, why = scale_to_batch(config, None, 1)
-    assert (alone.batch, alone.optim.lr, alone.schedule.iterations) == (2, 3.75e-6, 1_280_000)
-    assert all(part in why for part in ("16 -> 2 (1 process ", "× 0.125 = 3.75e-06")), why
+    assert (alone.batch, alone.optim.lr, alone.schedule.iterations) == (4, 7.5e-6, 640_000)
+    assert all(part in why for part in ("16 -> 4 (1 process ", "× 0.25 = 7.5e-06")), why
     assert full_name(alone, protocol_file("ade20k_upernet_vit_s_160k", "segmentation"), PERFORMANCE_KEYS).endswith(
-        "batch=2)"
+        "batch=4)"
     )
     scenes = _config("scenes_fcn_r18_400it")
     assert scale_to_batch(scenes, None, 1) == scale_to_batch(scenes, None, 4) == (scenes, "")

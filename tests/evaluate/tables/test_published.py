@@ -69,7 +69,7 @@ def test_what_departs_from_the_mulan_papers_protocols_is_named() -> None:
     for number in ours:
         if number.protocol.startswith(("linear_", "knn_")):
             assert not number.exact, number
-            assert "bilinear" in number.note, number
+            assert "float16" in number.note, number
             assert ("standardis" in number.note) == number.protocol.startswith("linear_"), number
             assert ("the target network" in number.note) == ("vit" in number.backbone), number
     assert {n.row for n in ours if n.exact} == {"MULAN"}
