@@ -41,14 +41,15 @@ class LogregProbe(Probe):
         from evaluate.probes.logreg.protocol import solver_of
 
         config, inputs, cs = job.config, job.inputs, job.config.cs()
-        train, val = job.data["train"], job.data["val"]
+        train, val, share = job.data["train"], job.data["val"], config.choice_share
         standardised = ", standardised by the training images" if config.standardise else ""
         return [
             ("input", f"{inputs.names[0]}: {inputs.width} numbers{standardised}"),
             (
                 "fits",
                 f"{len(cs)} values of C, {cs[0]:g} … {cs[-1]:g}, by {solver_of(config, job.context.device)}; at most "
-                f"{config.max_iter} steps each",
+                f"{config.max_iter} steps each; C chosen on "
+                + ("val" if share is None else f"{share:g} of the training images, then refit"),
             ),
             ("train", f"{train.name}: {len(train):,} images, {len(train.classes):,} classes"),
             ("val", f"{val.name}: {len(val):,} images"),
@@ -58,7 +59,7 @@ class LogregProbe(Probe):
         import numpy as np
 
         from evaluate.probes.features.cache import cached_features
-        from evaluate.probes.logreg.protocol import best_of, fit_all
+        from evaluate.probes.logreg.protocol import best_of, fit_all, fit_one, split_for_choice
 
         config: LogregConfig = job.config
         train = job.data["train"]
@@ -66,23 +67,30 @@ class LogregProbe(Probe):
             cached_features(job.backbone, job.inputs, images, config.features, job.context)
             for images in job.data.values()
         )
-        absent = sorted(set(range(len(train.classes))) - set(np.unique(train_features.labels).tolist()))
+        fitted, tested = train_features, val_features
+        if config.choice_share is not None:
+            fitted, tested = split_for_choice(train_features, config.choice_share)
+        absent = sorted(set(range(len(train.classes))) - set(np.unique(fitted.labels).tolist()))
         if absent:
             raise UserError(
                 f"{train.name} has no image of class {train.classes[absent[0]]}; raise train_limit or take the class "
                 f"out"
             )
-        rows = fit_all(train_features, val_features, len(train.classes), config, job.context, state)
+        rows = fit_all(fitted, tested, len(train.classes), config, job.context, state)
         if not job.context.is_main:
             return None
-        best = best_of(rows)
+        best, chosen_on = best_of(rows), "the validation images"
+        if config.choice_share is not None:
+            chosen_on = f"{len(tested.rows):,} training images"
+            classes, device = len(train.classes), job.context.device
+            best = fit_one(train_features, val_features, classes, config, best["C"], device)
         return Measured(
             {**{key: best[key] for key in ("top1", "top5", "mean_per_class", "C")}, "fits": rows},
             {"train": train_features.broken, "val": val_features.broken},
             f"best C {best['C']:.3g}: top-1 {best['top1']:.2f}, top-5 {best['top5']:.2f}, mean per class "
             f"{best['mean_per_class']:.2f}",
             notes=[
-                "top1 is that of the C which is best on the validation images",
+                f"top1 is that of the C which is best on {chosen_on}",
                 f"{sum(not row['converged'] for row in rows)} of {len(rows)} fits ended at max_iter",
             ],
         )

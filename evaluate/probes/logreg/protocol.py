@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from core.data.open import DataConfig
 from core.distributed import gather_objects
 from core.features import FeatureConfig
 from evaluate.common.context import RunContext
+from evaluate.common.labelled import SAMPLE_SEED
 from evaluate.common.protocol import check_name, check_version
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import TopKAccuracy
@@ -59,6 +60,9 @@ class LogregConfig:
     """Most L-BFGS steps of a fit."""
     tol: float = 1e-6
     """A fit ends when no entry of the gradient (of the mean loss) is larger."""
+    choice_share: float | None = None
+    """C is chosen on a random share of the training images, always the same, by fits to the others; then all training
+    images are fitted with it. None: C is chosen on the val split."""
     solver: Solver = "auto"
     """`sklearn` or `torch`, which find the same minimum; `auto`: torch on GPUs, scikit-learn on CPUs."""
 
@@ -74,6 +78,8 @@ class LogregConfig:
         check_single_input(self.blocks, self.poolings)
         if self.log10_c[0] > self.log10_c[1]:
             raise ValueError(f"log10_c must be (smallest, largest), not {self.log10_c}")
+        if self.choice_share is not None and not 0 < self.choice_share < 1:
+            raise ValueError(f"choice_share must be above 0 and below 1, or null, not {self.choice_share}")
         if not self.tol > 0:
             raise ValueError(f"tol must be positive, not {self.tol}")
 
@@ -89,6 +95,44 @@ def solver_of(config: LogregConfig, device: torch.device) -> str:
     return "torch" if device.type == "cuda" else "sklearn"
 
 
+def split_for_choice(features: CachedFeatures, share: float) -> tuple[CachedFeatures, CachedFeatures]:
+    """Features to fit and, a fixed random share of at least one image, features to choose C on; in their order."""
+    count = len(features.rows)
+    order = np.random.default_rng(SAMPLE_SEED).permutation(count)
+    held = max(1, round(share * count))
+
+    def part(chosen: np.ndarray) -> CachedFeatures:
+        kept = np.sort(chosen)
+        return replace(
+            features, rows=features.rows[kept], labels=features.labels[kept], positions=features.positions[kept]
+        )
+
+    return part(order[held:]), part(order[:held])
+
+
+def fit_one(
+    train: CachedFeatures, val: CachedFeatures, classes: int, config: LogregConfig, c: float, device: torch.device
+) -> dict[str, float]:
+    """Scores on `val` of a single fit to `train`, by the calling rank alone."""
+    mean, deviation = _scaling(train, config)
+    x, y = _matrix(train, mean, deviation), train.labels
+    if solver_of(config, device) == "torch":
+        tensors = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+        fit = fit_torch(*tensors, classes, c, config.max_iter, config.tol)
+    else:
+        fit = fit_sklearn(x, y, c, config.max_iter, config.tol)
+    tested = torch.from_numpy(_matrix(val, mean, deviation)).to(device)
+    return {"C": c, **_scores(fit, tested, torch.from_numpy(val.labels).to(device), classes)}
+
+
+def _scaling(train: CachedFeatures, config: LogregConfig) -> tuple[np.ndarray, np.ndarray]:
+    return moments(train) if config.standardise else (np.zeros(1, np.float32), np.ones(1, np.float32))
+
+
+def _matrix(features: CachedFeatures, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    return (features.values[features.rows].astype(np.float64) - mean) / deviation
+
+
 def fit_all(
     train: CachedFeatures,
     val: CachedFeatures,
@@ -99,13 +143,9 @@ def fit_all(
 ) -> list[dict[str, float]]:
     """Scores on `val` for every C, in order; each rank fits every world-th C. Resumes from what `unfinished` holds."""
     processes = context.processes
-    mean, deviation = moments(train) if config.standardise else (np.float32(0), np.float32(1))
-
-    def matrix(features: CachedFeatures) -> np.ndarray:
-        return (features.values[features.rows].astype(np.float64) - mean) / deviation
-
-    x, y = matrix(train), train.labels
-    validation = torch.from_numpy(matrix(val)).to(processes.device)
+    mean, deviation = _scaling(train, config)
+    x, y = _matrix(train, mean, deviation), train.labels
+    validation = torch.from_numpy(_matrix(val, mean, deviation)).to(processes.device)
     truth = torch.from_numpy(val.labels).to(processes.device)
     on_device = (torch.from_numpy(x).to(processes.device), torch.from_numpy(y).to(processes.device))
     solver, cs = solver_of(config, processes.device), config.cs()

@@ -14,9 +14,10 @@ from core.config import load_config
 from core.errors import run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.logreg import main
+from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.logreg import protocol
 from evaluate.probes.logreg.probe import PROBE
-from evaluate.probes.logreg.protocol import LogregConfig, best_of
+from evaluate.probes.logreg.protocol import LogregConfig, best_of, fit_one, split_for_choice
 from evaluate.probes.logreg.solver import fit_sklearn, fit_torch
 from tests.torchrun import ROOT, python, torchrun
 
@@ -58,10 +59,36 @@ def test_dinov2s_values_of_c() -> None:
     cs = config.cs()
     assert len(cs) == 45
     assert (cs[0], cs[22], cs[44]) == pytest.approx((1e-6, 10**-0.5, 1e5))
-    assert config.max_iter == 1000
+    assert (config.max_iter, config.tol, config.choice_share) == (1000, 1e-12, 0.1)
+    assert config.features.transform.resize == config.features.transform.crop == 224
     for file in ROOT.glob("configs/evaluate/logreg_*.yaml"):
         assert full_name(load_config(LogregConfig, file), file, PROBE.performance_keys) == file.stem
     assert best_of([{"C": 1, "top1": 5}, {"C": 2, "top1": 7}, {"C": 3, "top1": 7}])["C"] == 2
+
+
+def test_c_is_chosen_on_a_part_of_the_training_images_and_all_are_fitted_with_it() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    values, labels = rng.standard_normal((60, 4)), np.arange(60) % 3
+    values[:, 0] += labels
+    rows = rng.permutation(60)
+    everything = CachedFeatures(values, rows, labels[rows], np.arange(60), (), Path())
+    fitted, held = split_for_choice(everything, 0.1)
+    assert (len(fitted.rows), len(held.rows)) == (54, 6)
+    assert sorted([*fitted.rows, *held.rows]) == list(range(60))
+    for part in (fitted, held):
+        assert np.array_equal(part.labels, labels[part.rows])
+        assert np.array_equal(rows[part.positions], part.rows)
+    assert np.array_equal(split_for_choice(everything, 0.1)[1].rows, held.rows)
+    theirs = LogisticRegression(C=0.5, max_iter=500, tol=1e-10).fit(values[fitted.rows], labels[fitted.rows])
+    expected = 100 * theirs.score(values[held.rows], labels[held.rows])
+    for solver in ("sklearn", "torch"):
+        config = LogregConfig(max_iter=500, tol=1e-10, solver=solver)
+        found = fit_one(fitted, held, 3, config, 0.5, torch.device("cpu"))
+        assert (found["C"], found["top1"]) == (0.5, pytest.approx(expected))
+    with pytest.raises(ValueError, match="choice_share"):
+        LogregConfig(choice_share=1.0)
 
 
 @pytest.fixture
@@ -91,6 +118,27 @@ def test_both_solvers_one_process_and_two_give_the_same(given: list[str], tmp_pa
     ]
     assert rows[0] == rows[1]
     assert [row["C"] for row in rows[0]] == pytest.approx([0.01, 0.1, 1, 10, 100])
+
+
+def test_a_run_that_chooses_c_on_training_images(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["logreg.py", *given, "--out", str(tmp_path), "choice_share=0.2"])
+    sizes, real = [], protocol.fit_sklearn
+
+    def noted(features: np.ndarray, *arguments: object) -> object:
+        sizes.append(len(features))
+        return real(features, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(protocol, "fit_sklearn", noted)
+    main()
+    assert "0.2 of the training images" in capsys.readouterr().out
+    assert len(sizes) == 6
+    assert sizes[-1] > sizes[0] == sizes[4]
+    document = json.loads((tmp_path / "result.json").read_text())
+    metrics = document["metrics"]
+    assert metrics["C"] == best_of(metrics["fits"])["C"]
+    assert document["data"]["train"]["images"] == sizes[-1]
 
 
 def test_a_killed_run_goes_on(
