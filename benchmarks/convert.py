@@ -70,7 +70,7 @@ def _convert(ckpt: str, to: str, out: str) -> dict[str, float]:
 
     from converters.destinations import write_for
     from converters.open import open_with_report
-    from converters.verify import verify
+    from converters.verification.verify import verify
 
     before, started = reset_peak(), time.perf_counter()
     backbone, table = open_with_report(ckpt, "online", None)

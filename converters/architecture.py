@@ -242,7 +242,9 @@ def _position_grid(tensors: Mapping[str, Tensor], source: str) -> tuple[int | No
         side = math.isqrt(max(0, length - without))
         if side > 0 and side * side == length - without:
             return side, args
-    raise UserError(f"{source} holds a ViT with {length} position embeddings, which are no square grid; give --arch")
+    raise UserError(
+        f"{source} holds a ViT with {length} position embeddings that do not form a square grid; give --arch"
+    )
 
 
 def _is_moco_v3(embedding: Tensor, side: int) -> bool:

@@ -39,7 +39,7 @@ def main() -> None:
 
     from converters.destinations import usage, write_for
     from converters.open import open_with_report
-    from converters.verify import verify
+    from converters.verification.verify import verify
 
     backbone, table = open_with_report(arguments.ckpt, arguments.network, arguments.arch)
     # An existing file at --out is kept until the new one is verified.

@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"{path} is larger than {_MAX_BYTES:,} bytes, which no settings are; move it elsewhere")
+        raise UserError(f"{path} is larger than {_MAX_BYTES:,} bytes, the limit for settings; move it elsewhere")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:

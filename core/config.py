@@ -105,12 +105,12 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Mapping in `file`; `UserError` where there is no such file or it isn't a YAML mapping."""
+    """Mapping in `file`; raises `UserError` if the file is missing or not a YAML mapping."""
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST + 1)
         if len(content) > _MOST:
-            raise UserError(f"{file} is longer than {_MOST:,} bytes, which no config is; is it another file?")
+            raise UserError(f"{file} is longer than {_MOST:,} bytes, the limit for a config file; is it another file?")
         values = yaml.load(content.decode("utf-8"), _Loader)  # a SafeLoader: builds plain values only
     except FileNotFoundError:
         near = sorted(str(other) for other in file.parent.glob("*.yaml")) if file.parent.is_dir() else []

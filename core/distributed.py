@@ -74,9 +74,9 @@ def _device(device: str, local_rank: int) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"device {device!r} is none of auto, cpu, cuda, cuda:N") from None
+        raise UserError(f"device must be one of auto, cpu, cuda, cuda:N, not {device!r}") from None
     if chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"device {device!r} is none of auto, cpu, cuda, cuda:N")
+        raise UserError(f"device must be one of auto, cpu, cuda, cuda:N, not {device!r}")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"device {device!r} asked for, but torch sees no GPU; use --device cpu")

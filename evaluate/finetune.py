@@ -15,7 +15,7 @@ from evaluate.probes.main import probe_main
 
 
 def main() -> None:
-    """Measures the probe that this front door is for."""
+    """Runs the fine-tuning probe."""
     probe_main(PROBE)
 
 

@@ -15,7 +15,7 @@ from evaluate.probes.transfer.probe import PROBE
 
 
 def main() -> None:
-    """Measures the probe that this front door is for."""
+    """Runs the transfer probe."""
     probe_main(PROBE)
 
 

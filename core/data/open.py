@@ -31,10 +31,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if "\0" in self.source:
-            raise ValueError(f"source {self.source!r} holds a NUL character, which no path does")
+            raise ValueError(f"source {self.source!r} holds a NUL character, which paths must not")
         kind, colon, rest = self.source.partition(":")
         if kind not in ("scenes", "fashion-mnist", "folder", "webdataset", *SETS) or (colon and not rest):
-            raise ValueError(f"source {self.source!r} is none of: {SOURCES}")
+            raise ValueError(f"source {self.source!r} must be one of: {SOURCES}")
         if kind in ("folder", "webdataset", *SETS) and not rest:
             raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data{'' if kind in SETS else '/imagenet'}")
         if kind == "scenes" and rest:

@@ -41,5 +41,5 @@ def check_unpacked_size(path: Path, most: int) -> None:
                         return
                     packed = unpacker.unconsumed_tail
                 if total > most:
-                    raise UserError(f"{path} unpacks to more than {most:,} bytes, which no list of images does")
+                    raise UserError(f"{path} unpacks to more than {most:,} bytes, the limit for a list of images")
             file.seek(left, 1)

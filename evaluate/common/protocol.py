@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
     """`ValueError` for a protocol name that can't be part of a file name."""
     if not re.fullmatch(r"(?!\.)[\w.-]{1,100}", name):
         raise ValueError(
-            f"name must be 1 … 100 letters, digits, '_', '-' and '.', not the last at its beginning, not {name!r}"
+            f"name must be 1 … 100 letters, digits, '_', '-' and '.', and must not start with '.', not {name!r}"
         )
 
 

@@ -80,5 +80,5 @@ def copy_exactly(mine: Tensor, saved: Any, name: str) -> None:
     Raises `ValueError` if torch would repeat it to fill the place, or if it has non-finite values.
     """
     if not isinstance(saved, Tensor) or saved.shape != mine.shape or not bool(torch.isfinite(saved).all()):
-        raise ValueError(f"{name} is no finite tensor of shape {list(mine.shape)}")
+        raise ValueError(f"{name} is not a finite tensor of shape {list(mine.shape)}")
     mine.copy_(saved)

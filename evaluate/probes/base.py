@@ -118,7 +118,7 @@ class Probe(Description):
 
     def run(self, job: Job) -> None:
         """Everything after the plan: refuses to overwrite another result, measures, writes result.json."""
-        from evaluate.probes.main import check_result, measure_and_write
+        from evaluate.probes.measurement import check_result, measure_and_write
 
         check_result(job)
         if not job.arguments.dry_run:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ from evaluate.probes.base import Job, Probe
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
@@ -71,65 +68,3 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     folder = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     job = Job(protocol, config, backbone, digest, data, None, context, arguments, folder, started)
     return dataclasses.replace(job, inputs=probe.prepare(job))
-
-
-def check_result(job: Job) -> None:
-    """Raises `UserError` on all processes if the job's folder holds another measurement's result."""
-    from core.distributed import raise_on_all_ranks
-    from evaluate.common.protocol import conflicting_result
-
-    path, refused = job.folder / "result.json", ""
-    if job.context.is_main:
-        refused = conflicting_result(
-            path, job.protocol, job.backbone_sha256, job.context.seed, job.digests, job.config.protocol_version
-        )
-    raise_on_all_ranks(refused)
-
-
-def identity(probe: Probe, job: Job) -> str:
-    """Identity that an interrupted measurement shares with the one that resumes it.
-
-    Settings that change speed, memory or a place are not part of it: the data is known by its digests.
-    """
-    from core.config import to_dict
-    from evaluate.common.protocol import LABELS, flat
-
-    ignored = probe.performance_keys | LABELS | {probe.data_key}
-    settings = {key: value for key, value in flat(to_dict(job.config)).items() if key not in ignored}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return f"{job.protocol} {digest} {job.backbone_sha256} {job.digests} {job.context.seed}"
-
-
-def measure_and_write(probe: Probe, job: Job) -> dict[str, Any] | None:
-    """Measures, prints and writes result.json; the metrics, or None on all processes but the main one."""
-    from core.config import to_dict
-    from core.result import Result, write_result
-    from evaluate.common.labelled import facts
-    from evaluate.common.resumable import ProbeState
-
-    state = ProbeState(job.folder / "unfinished.pt", identity(probe, job), job.context.processes, job.started)
-    measured = probe.measure(job, state)
-    if measured is None:
-        return None
-    for part, names in measured.broken.items():
-        for name in names:
-            print(f"broken, {'replaced' if part in measured.replaced else 'left out'}: {name}")
-    settings = to_dict(job.config) | ({} if measured.notes is None else {"notes": list(measured.notes)})
-    result = Result(
-        protocol=job.protocol,
-        metrics=measured.metrics,
-        backbone=job.backbone,
-        data={part: facts(images, measured.broken[part]) for part, images in job.data.items()},
-        seed=job.context.seed,
-        settings=settings,
-        started=time.time() - state.seconds(),
-        device=job.context.device,
-    )
-    if measured.table:
-        print(measured.table)
-    path: Path = job.folder / "result.json"
-    write_result(path, result)
-    print(f"result: {path}")
-    measured.finish()
-    state.remove()
-    return measured.metrics

@@ -80,7 +80,7 @@ def _data(facts: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: Any) -> str | None:
-    """Seconds for people; None for what is no number."""
+    """Human-readable duration; None if not a number."""
     if not isinstance(seconds, int | float):
         return None
     if seconds < 120:

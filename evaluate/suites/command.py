@@ -27,7 +27,7 @@ def main() -> None:
     evaluations = [each.resolve(places) for each in suite.evaluations if not each.missing_roots(places)]
     for evaluation in suite.evaluations:
         if missing := evaluation.missing_roots(places):
-            print(f"left out  {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
+            print(f"skipped   {evaluation.protocol}: needs {' and '.join(f'--{name} ROOT' for name in missing)}")
     if not evaluations:
         raise UserError(
             f"no evaluation of suite {arguments.suite} can run without its data; pass its folder, see --help"

@@ -35,13 +35,13 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if self.run not in runs():
-            raise ValueError(f"run {self.run!r} is none of {', '.join(runs())}")
+            raise ValueError(f"run must be one of {', '.join(runs())}, not {self.run!r}")
         if wrong := [setting for setting in self.settings if "=" not in setting]:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if self.arguments and not self.arguments[0].startswith("--"):
             raise ValueError(f"arguments must start with an option such as --draw, not {self.arguments[0]!r}")
         if unknown := sorted(set(_PLACE.findall(self.data)) - {*DATA_ROOTS, "split"}):
-            raise ValueError(f"data: {{{unknown[0]}}} is none of {', '.join(DATA_ROOTS)}")
+            raise ValueError(f"data: {{{unknown[0]}}} must be one of {', '.join(DATA_ROOTS)}")
 
     @property
     def description(self) -> Description:
@@ -76,7 +76,7 @@ class SuiteConfig:
         if not self.evaluations:
             raise ValueError("evaluations must hold at least one")
         if unknown := sorted(set(self.places) - set(DATA_ROOTS)):
-            raise ValueError(f"places: {unknown[0]!r} is none of {', '.join(DATA_ROOTS)}")
+            raise ValueError(f"places: {unknown[0]!r} must be one of {', '.join(DATA_ROOTS)}")
 
 
 def open_suite(name: str) -> SuiteConfig:

@@ -114,7 +114,7 @@ def _check_types(document: dict[str, Any]) -> None:
 def row_of(document: dict[str, Any]) -> str:
     """Identity of the network: architecture and training, without the seed; of a foreign checkpoint also its weights.
 
-    Another file may lie at the same path tomorrow, so a path alone is no identity.
+    Another file may lie at the same path tomorrow, so a path alone does not identify it.
     """
     checkpoint = document["checkpoint"]
     short = short_row_of(document)

@@ -17,7 +17,7 @@ from converters.convert import main
 from converters.destinations import Destination, write_for
 from converters.engines import detectron2_compat
 from converters.open import open_backbone, open_with_report
-from converters.verify import feature_maps, verify
+from converters.verification.verify import feature_maps, verify
 from core.backbones import build_backbone
 from core.checkpoints import read_tensors
 from core.errors import UserError
@@ -205,7 +205,7 @@ def test_help_comes_without_torch_and_mistakes_without_a_traceback(tmp_path: Pat
 def test_what_stands_at_the_place_stays_until_the_new_file_is_proved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import converters.verify as proof
+    import converters.verification.verify as proof
     from converters.convert import main
 
     out = tmp_path / "x.pth"

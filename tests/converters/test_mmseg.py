@@ -18,9 +18,9 @@ from torch import Tensor
 from converters.destinations import usage, write_for
 from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import backbone_settings, mmseg_model, resize_positions
-from converters.mmseg_verify import dilate
 from converters.open import open_backbone, open_with_report
-from converters.verify import verify
+from converters.verification.mmseg_verify import dilate
+from converters.verification.verify import verify
 from core.checkpoints import read_tensors
 from core.errors import UserError
 from tests.torchrun import python
@@ -157,7 +157,7 @@ def test_without_mmsegmentation_the_tensors_are_compared(tmp_path: Path, monkeyp
     def absent() -> None:
         raise UserError("MMSegmentation is missing")
 
-    monkeypatch.setattr("converters.mmseg_verify.import_mmseg", absent)
+    monkeypatch.setattr("converters.verification.mmseg_verify.import_mmseg", absent)
     backbone, table = open_with_report("timm:resnet18(channels=[8,16,32,64])")
     write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert "MMSegmentation is missing" in verify(backbone, "mmseg", tmp_path / "x.pth")

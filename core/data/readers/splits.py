@@ -25,7 +25,7 @@ def split_names(split: Split) -> tuple[str, ...]:
 def split_notes(split: Split, name: str, root: str) -> tuple[str, ...]:
     """Notes where `name` is not the usual one of the split."""
     if split == "val" and name.lower() in TEST:
-        return (f"{root}: measured on {name}, as there is none of {', '.join(VAL[:3])}",)
+        return (f"{root}: measured on {name}, as the folder has none of {', '.join(VAL[:3])}",)
     usual = split_names(split)[0]
     return () if name == usual else (f"{root}: {name} taken as {usual}",)
 

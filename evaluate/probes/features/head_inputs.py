@@ -56,7 +56,7 @@ def open_head_inputs(job: Job) -> HeadInputs:
 
 
 def plan_head_inputs(model: Any, crop: int, blocks: Sequence[int], poolings: Sequence[Pooling]) -> HeadInputs:
-    """The taps for every pair of a number of last blocks and a pooling, in that nesting order.
+    """Head inputs for every pair of a number of last blocks and a pooling, in that nesting order.
 
     n blocks with `cls`: the class tokens of the last n blocks, concatenated; with `cls+patches`: these and the mean
     patch token of the last block. Raises `UserError` for what the model doesn't have.

@@ -150,7 +150,7 @@ class TransferProbe(Probe):
     def _row(self, job: Job) -> dict[str, Any]:
         """Metrics of one set, from its result.json if it is there; empty on all processes but the main one."""
         from core.distributed import gather_objects, raise_on_all_ranks
-        from evaluate.probes.main import check_result, measure_and_write
+        from evaluate.probes.measurement import check_result, measure_and_write
 
         check_result(job)
         row, refused, path = None, "", job.folder / "result.json"

@@ -17,7 +17,7 @@ detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from converters.open import open_backbone
-from converters.verify import feature_maps
+from converters.verification.verify import feature_maps
 from core.backbones import Backbone
 from core.distributed import Processes
 from core.errors import UserError

@@ -16,7 +16,7 @@ from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.common.registry import descriptions
 from evaluate.probes.base import Job, Probe
-from evaluate.probes.main import identity
+from evaluate.probes.measurement import identity
 from evaluate.probes.transfer import measure
 
 CONTEXT = RunContext(Processes(0, 4, torch.device("cpu")), workers=0, seed=0)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from converters.destinations import Destination
 from converters.detectron2_file import read_detectron2
 from converters.engines import detectron2_compat
-from converters.mmseg_verify import verify_mmseg
 from converters.recognise import recognise
 from converters.torchvision_model import torchvision_model
+from converters.verification.mmseg_verify import verify_mmseg
 from core.backbones import Backbone, build_backbone, describe, family_of
 from core.checkpoints import read_safetensors, read_tensors
 from core.coverage import load_completely
