@@ -165,12 +165,13 @@ def _parse_override(override: str) -> Setting:
 def _apply_override(values: dict[str, Any], override: str | Setting) -> str:
     setting = _parse_override(override) if isinstance(override, str) else override
     key, value = setting.key, setting.value
+    given = override if isinstance(override, str) else f"{key}={value}"
     *path, last = key.split(".")
     node = values
     for part in path:
         below = node.setdefault(part, {})
         if not isinstance(below, dict):
-            raise UserError(f"override {key}: {part} is a single value and has no keys below it")
+            raise UserError(f"override {given!r}: {part} is a single value and has no keys below it")
         node = below
     node[last] = value
     return key

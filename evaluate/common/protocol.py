@@ -27,9 +27,8 @@ def protocol_file(name: str, kind: str) -> Path:
     file = _file_of(name)
     if file is not None and kind_of_file(file) == kind:
         return file
-    if file is not None:
-        stated = kind_of_file(file)
-        raise UserError(f"{file} has {f'kind: {stated}' if stated else 'no kind'}; set kind: {kind} in it")
+    if file is not None and not kind_of_file(file):
+        raise UserError(f"{file} states no kind; add the line kind: {kind}")
     known = [file.stem for file in list_protocols(kind)]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

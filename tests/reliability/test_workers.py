@@ -156,7 +156,8 @@ def test_a_file_that_may_not_be_read_counts_as_broken(images: Path) -> None:
 
 
 def test_a_file_that_goes_while_the_folder_is_opened(images: Path) -> None:
-    folder = Folder(images / "train", "x")
+    folder, whole = Folder(images / "train", "x"), Folder(images / "train", "x").digest()
     (images / "train/cat/2.jpg").unlink()
-    with pytest.raises(UserError, match=r"cat/2\.jpg.*No such file"):
-        folder.digest()
+    assert folder.digest() != whole
+    with pytest.raises(BrokenImage, match=r"cat/2\.jpg.*No such file"):
+        folder.image(2)

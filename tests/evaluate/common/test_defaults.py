@@ -76,12 +76,13 @@ def test_other_scenes_and_sizes_of_a_run_stand_in_the_name(tmp_path: Path) -> No
     assert name.startswith("knn_scenes_64px (modified: ")
     assert all(part in name for part in ("data.scenes.size=128", "features.transform.crop=96", "ks=[5]"))
     write_run(tmp_path, "folder:/d", 96, 128)
+    (tmp_path / "backbone.safetensors").touch()
     config, _ = chosen(PROBES["knn"], str(tmp_path / "backbone.safetensors"))
     assert (config.data.source, config.features.transform.resize) == ("folder:/d", 110)  # 96 × 256 / 224
     assert chosen(PROBES["knn"], str(tmp_path), "features.transform.crop=32")[0].features.transform.crop == 32
 
 
-def test_what_is_not_a_run_has_no_data(tmp_path: Path) -> None:
+def test_what_is_not_a_run_has_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_run_data("timm:resnet18(pretrained)") is None
     assert find_run_data(str(tmp_path / "none.pth")) is None
     (tmp_path / "config.yaml").write_text("model: x\n")
@@ -89,4 +90,9 @@ def test_what_is_not_a_run_has_no_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("{")
     assert find_run_data(str(tmp_path)) is None
     write_run(tmp_path, "scenes", 64, 64)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.pt").touch()
     assert find_run_data(str(tmp_path / "checkpoints/last.pt")) == RunData("scenes", {"size": 64}, 64)
+    monkeypatch.chdir(tmp_path)
+    for given in ("timm:resnet18", "pixels", "random:timm:resnet18"):
+        assert find_run_data(given) is None, "the working directory is not the run of a network without a file"

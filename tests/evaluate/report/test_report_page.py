@@ -205,7 +205,7 @@ def test_two_states_of_the_data_are_told_apart(tmp_path: Path) -> None:
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"Matplotlib.*pip install 'ssl-transfer\[report\]'"):
+    with pytest.raises(UserError, match=r"Matplotlib.*pip install -e '\.\[report\]'"):
         write_page(*small_table(tmp_path), tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -84,5 +84,5 @@ def test_gpus_divide_the_bank(monkeypatch: pytest.MonkeyPatch, all_gpus: bool) -
 
 def test_missing_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"pip install 'ssl-transfer\[faiss-cpu\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[faiss-cpu\]'"):
         open_engine(ALONE)
