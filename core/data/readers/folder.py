@@ -96,7 +96,7 @@ class Folder:
 
 
 class _Scan:
-    """One walk over a folder: images in order, and counts of everything else."""
+    """One walk over a folder: images in order, and counts of all other entries."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

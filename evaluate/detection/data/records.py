@@ -48,7 +48,7 @@ class DetectionSet:
     """Ground truth of the evaluation: COCO's document without excluded objects (test split only), or VOC's objects by
     image id."""
     account: Account = field(default_factory=Account)
-    """Counts by reason of everything excluded, converted or assumed."""
+    """Counts by reason of exclusions, conversions and assumptions."""
 
 
 def existing_images(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:

@@ -18,7 +18,7 @@ from core.features import FeatureConfig, Features, gather_features
 from evaluate.common.labelled import SAMPLE_SEED, check_classes
 from evaluate.common.protocol import check_name, check_version
 from evaluate.probes.knn.search import Engine, Neighbours, nearest_over_ranks, open_engine
-from evaluate.probes.knn.vote import vote_accuracy, weighted_hits
+from evaluate.probes.knn.vote import check_vote, vote_accuracy, weighted_hits
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,7 @@ class KnnConfig:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_version(self.protocol_version)
-        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
-            raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        check_vote(self.ks, self.temperature)
         for key in ("shots", "train_limit", "val_limit", "bank_chunk"):
             value = getattr(self, key)
             if value is not None and value < 1:

@@ -12,6 +12,14 @@ _QUERIES = 512
 """Queries per block: bounds the memory of the intermediate arrays, whatever the number of classes."""
 
 
+def check_vote(ks: Sequence[int], temperature: float) -> None:
+    """Raises `ValueError` for numbers of neighbours or a temperature by which no vote can be taken."""
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise ValueError(f"ks must be different positive numbers, at least one, not {list(ks)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+
+
 def vote_accuracy(
     similarities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],

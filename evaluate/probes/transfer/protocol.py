@@ -18,7 +18,7 @@ from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.knn.search import Engine, nearest
-from evaluate.probes.knn.vote import ranks_of_truth
+from evaluate.probes.knn.vote import check_vote, ranks_of_truth
 from evaluate.probes.linear.protocol import LinearConfig
 
 
@@ -63,10 +63,7 @@ class TransferConfig:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_version(self.protocol_version)
-        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
-            raise ValueError(f"ks must be different positive numbers, at least one, not {list(self.ks)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        check_vote(self.ks, self.temperature)
         check_single_input(self.blocks, self.poolings)
         for source in self.sets:
             dataclasses.replace(self.data, source=source)
