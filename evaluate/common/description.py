@@ -28,6 +28,10 @@ class Description:
     """Setting that says where the data is."""
     data_option: ClassVar[str] = "--data"
     """Command-line option that sets it."""
+    many_sources: ClassVar[bool] = False
+    """True if `data_key` takes a list of sources, each of which gets a result named `PROTOCOL on SOURCE`."""
+    pictures: ClassVar[Mapping[str, str]] = {}
+    """Kinds of pictures that it saves next to a result, and their titles in the report."""
     position: ClassVar[int] = 50
     """Place of its columns in the table: cheap evaluations first, and knn has 0."""
 

@@ -9,11 +9,9 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.files.atomic_file import write_atomically
+from evaluate.common.registry import descriptions
 
 FOLDER = "pictures"
-
-DETECTIONS, LABEL_MAPS, NEIGHBOURS, MAP = "detections", "label maps", "nearest neighbours", "map of features"
-KINDS = (DETECTIONS, LABEL_MAPS, NEIGHBOURS, MAP)
 
 
 @dataclass(frozen=True)
@@ -22,14 +20,19 @@ class Picture:
 
     path: Path
     kind: str
-    """One of `KINDS`; empty if the file has none."""
+    """One of `picture_kinds`; empty if the file has none."""
     caption: str
     """Alternative text; the file's name if the file has none."""
 
 
+def picture_kinds() -> dict[str, str]:
+    """Kinds of pictures and their titles in the report, as the evaluations declare them."""
+    return {kind: title for each in descriptions().values() for kind, title in each.pictures.items()}
+
+
 def save_picture(path: Path, picture: PIL.Image.Image, kind: str, caption: str) -> None:
     """Writes a PNG with its kind (PNG keyword `Title`) and its caption (`Description`)."""
-    assert kind in KINDS, kind
+    assert kind in picture_kinds(), kind
     texts = PngInfo()
     texts.add_itxt("Title", kind)
     texts.add_itxt("Description", caption)
@@ -38,6 +41,7 @@ def save_picture(path: Path, picture: PIL.Image.Image, kind: str, caption: str) 
 
 def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
     """Pictures of the result in `folder` by name, and the files that are not readable PNGs, with the reason."""
+    kinds = picture_kinds()
     pictures, unreadable = [], []
     for path in sorted((folder / FOLDER).glob("*.png")):
         try:
@@ -48,5 +52,5 @@ def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
             unreadable.append(f"{path} ({error})")
             continue
         kind = texts.get("Title", "")
-        pictures.append(Picture(path, kind if kind in KINDS else "", texts.get("Description") or path.name))
+        pictures.append(Picture(path, kind if kind in kinds else "", texts.get("Description") or path.name))
     return pictures, unreadable

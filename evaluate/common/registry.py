@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from core.errors import UserError
+from core.errors import UserError, first_line
+from core.files.user_path import user_path
 from evaluate.common.description import Description
 
 VARIABLE = "SSL_TRANSFER_PROBES"
@@ -19,8 +20,11 @@ _EVALUATE = Path(__file__).resolve().parent.parent
 
 
 def extra_folders() -> list[Path]:
-    """Folders that the environment adds to this project's own."""
-    return [Path(folder).expanduser() for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
+    """Folders that the environment adds to this project's own. Raises `UserError` for one that doesn't exist."""
+    folders = [user_path(folder) for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
+    if missing := next((folder for folder in folders if not folder.is_dir()), None):
+        raise UserError(f"{VARIABLE} names {missing}, which is not a folder; correct or unset the variable")
+    return folders
 
 
 def descriptions() -> dict[str, Description]:
@@ -47,7 +51,11 @@ def _discover(extra: tuple[Path, ...]) -> dict[str, Description]:
     for module in modules:
         probe = getattr(module, "PROBE", None)
         if not isinstance(probe, Description):
-            raise UserError(f"{module.__file__} has no PROBE, an instance of a subclass of Description")
+            raise UserError(
+                f"{module.__file__} has no PROBE, an instance of a subclass of Probe (evaluate/probes/base.py); add it"
+            )
+        if absent := next((name for name in ("kind", "metrics") if not hasattr(probe, name)), ""):
+            raise UserError(f"{module.__file__}: PROBE has no {absent} (evaluate/common/description.py); add it")
         if probe.kind in found:
             raise UserError(f"{module.__file__}: the kind {probe.kind!r} exists already; choose another name")
         found[probe.kind] = probe
@@ -61,5 +69,9 @@ def _load(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        del sys.modules[name]
+        raise UserError(f"{file} can't be imported ({type(error).__name__}: {first_line(error)}); fix it") from error
     return module

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from evaluate.common.description import Description
 from evaluate.common.metrics import Metric
+
+DETECTIONS = "detections"
+"""Kind of picture."""
 
 
 class DetectionProbe(Description):
@@ -26,6 +29,7 @@ class DetectionProbe(Description):
     performance_keys = frozenset(
         {"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"}
     )
+    pictures: ClassVar[Mapping[str, str]] = {DETECTIONS: "Detections: truth on the left, findings on the right"}
     position = 60
 
     def config_class(self) -> type[Any]:

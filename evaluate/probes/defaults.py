@@ -87,7 +87,7 @@ def _settings_of(run: RunData, probe: Probe, file: Path) -> list[Setting]:
     settings = flat(to_dict(load_config(probe.config_class(), file)))
     kind = run.source.partition(":")[0]
     wanted: dict[str, Any] = {} if kind in _sources(settings[probe.data_key]) and ":" not in run.source else {
-        probe.data_key: [run.source] if probe.data_key == "sets" else run.source
+        probe.data_key: [run.source] if probe.many_sources else run.source
     }  # fmt: skip
     if kind == "scenes":
         wanted |= {f"data.scenes.{key}": value for key, value in run.scenes.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from evaluate.common.pictures import KINDS, Picture, find_pictures
+from evaluate.common.pictures import Picture, find_pictures, picture_kinds
 from evaluate.report.grouping import Group, Measured
 
 _MOST_NAMES = 4
@@ -34,7 +34,7 @@ class Gallery:
     """Pictures of one kind, of one protocol."""
 
     kind: str
-    """One of `KINDS`; empty for pictures without a kind."""
+    """One of `picture_kinds`; empty for pictures without a kind."""
     names: tuple[tuple[str, tuple[Shown, ...]], ...]
     """By file name: the pictures of each backbone, by row."""
     more: int
@@ -62,7 +62,7 @@ def galleries(group: Group) -> tuple[list[Gallery], list[str]]:
         rows.setdefault(member.row, (member, pictures))
     measured = {member.row for member in group.members}
     found_galleries = []
-    for kind in (*KINDS, ""):
+    for kind in (*picture_kinds(), ""):
         shown = [
             Shown(row, member.seed, picture)
             for row, (member, pictures) in sorted(rows.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.common.metrics import Metric
-from evaluate.common.pictures import DETECTIONS, FOLDER, LABEL_MAPS, MAP, NEIGHBOURS
+from evaluate.common.pictures import FOLDER, picture_kinds
 from evaluate.report.charts import Line, bar_chart, line_chart
 from evaluate.report.curves import MONITOR, VIEW, Run, find_run
 from evaluate.report.gallery import Gallery, embed, galleries
@@ -15,13 +15,7 @@ from evaluate.report.grouping import Group, Measured
 from evaluate.report.per_class import PerClass, per_class
 from evaluate.tables.transfer_table import TransferTable
 
-_GALLERY_TITLES = {
-    DETECTIONS: "Detections: truth on the left, findings on the right",
-    LABEL_MAPS: "Label maps: image, truth, prediction",
-    NEIGHBOURS: "Nearest neighbours: queries in the first column, frames green where the class is the same",
-    MAP: "Map of features: what lies close together is alike; sizes and distances of clusters mean little",
-    "": "Other pictures",
-}
+_OTHER_PICTURES = "Other pictures"
 
 
 def curve_panels(table: TransferTable, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -147,7 +141,11 @@ def _gallery(table: TransferTable, gallery: Gallery) -> dict[str, Any]:
         ]
         for name, shown in gallery.names
     ]
-    return {"title": _GALLERY_TITLES[gallery.kind], "names": names, "sentence": " ".join(sentences)}
+    return {
+        "title": picture_kinds().get(gallery.kind, _OTHER_PICTURES),
+        "names": names,
+        "sentence": " ".join(sentences),
+    }
 
 
 def _named(table: TransferTable, rows: Iterable[int]) -> str:

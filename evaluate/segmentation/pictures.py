@@ -14,8 +14,9 @@ from PIL import ImageDraw, ImageFont
 
 from core.data.decode import decode_rgb
 from core.data.scenes.palette import COLOURS
-from evaluate.common.pictures import FOLDER, LABEL_MAPS, save_picture
+from evaluate.common.pictures import FOLDER, save_picture
 from evaluate.segmentation.data.labels import IGNORED, read_label
+from evaluate.segmentation.probe import LABEL_MAPS
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 if TYPE_CHECKING:

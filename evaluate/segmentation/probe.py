@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from evaluate.common.description import Description
 from evaluate.common.metrics import Metric
+
+LABEL_MAPS = "label maps"
+"""Kind of picture."""
 
 
 class SegmentationProbe(Description):
@@ -19,6 +22,7 @@ class SegmentationProbe(Description):
         {"data.root", "data.broken_share", "inference.batch", "log_every", "checkpoint_every", "schedule.processes"}
     )
     data_key = "data.root"
+    pictures: ClassVar[Mapping[str, str]] = {LABEL_MAPS: "Label maps: image, truth, prediction"}
     position = 70
 
     def config_class(self) -> type[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from evaluate.suites.config import DATA_ROOTS, open_suite
+from evaluate.suites.config import open_suite, shipped_roots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,8 @@ def main() -> None:
     """Plans, skips finished runs, runs the rest, prints the table; exit code 1 if a run failed."""
     arguments = _arguments()
     suite = open_suite(arguments.suite)
-    places = {**suite.places, **{name: getattr(arguments, name) for name in DATA_ROOTS if getattr(arguments, name)}}
+    given = {name: getattr(arguments, f"root {name}") for name in suite.roots}
+    places = {**suite.places, **{name: root for name, root in given.items() if root}}
     evaluations = [each.resolve(places) for each in suite.evaluations if not each.missing_roots(places)]
     for evaluation in suite.evaluations:
         if missing := evaluation.missing_roots(places):
@@ -114,14 +115,18 @@ def _arguments() -> argparse.Namespace:
         "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-    for place in DATA_ROOTS:
-        parser.add_argument(
-            f"--{place}", metavar="ROOT", help=f"folder of {place}; without it, evaluations that need it are skipped"
-        )
     parser.add_argument("--emit", choices=("torchrun", "slurm"), help="print commands for a cluster instead of running")
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="processes of an emitted command (default 8)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
+    suite = parser.parse_known_args()[0].suite if not {"-h", "--help"} & set(sys.argv) else ""
+    roots = [*shipped_roots(), *(open_suite(suite).roots if suite.endswith((".yaml", ".yml")) else ())]
+    for name in dict.fromkeys(roots):
+        about = f"folder of {name}; without it, evaluations that need it are skipped"
+        try:
+            parser.add_argument(f"--{name}", dest=f"root {name}", metavar="ROOT", help=about)
+        except argparse.ArgumentError:
+            raise UserError(f"suite {suite}: {{{name}}} is the name of another option, --{name}; rename it") from None
     arguments = parser.parse_args()
     for name in ("seeds", "jobs", "gpus"):
         if getattr(arguments, name) < 1:

@@ -14,9 +14,8 @@ from evaluate.common.description import Description
 from evaluate.common.registry import descriptions
 
 FOLDER = CONFIGS / "suites"
-DATA_ROOTS = ("imagenet", "coco", "ade20k", "voc", "cityscapes")
-"""Data sets on the user's disk that a suite can ask for."""
-_PLACE = re.compile(r"\{(\w+)\}")
+_PLACE = re.compile(r"\{(?!split\})(\w+)\}")
+"""Placeholder of a folder in an evaluation's data; `{split}` is that of shards."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,6 @@ class Evaluation:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if self.arguments and not self.arguments[0].startswith("--"):
             raise ValueError(f"arguments must start with an option such as --draw, not {self.arguments[0]!r}")
-        if unknown := sorted(set(_PLACE.findall(self.data)) - {*DATA_ROOTS, "split"}):
-            raise ValueError(f"data: {{{unknown[0]}}} must be one of {', '.join(DATA_ROOTS)}")
 
     @property
     def description(self) -> Description:
@@ -50,7 +47,7 @@ class Evaluation:
 
     def missing_roots(self, places: Mapping[str, str]) -> list[str]:
         """Data sets that it asks for and that have no place."""
-        return [name for name in _PLACE.findall(self.data) if name in DATA_ROOTS and name not in places]
+        return [name for name in _PLACE.findall(self.data) if name not in places]
 
     def resolve(self, places: Mapping[str, str]) -> Evaluation:
         """The evaluation with its data's places filled in."""
@@ -70,13 +67,27 @@ class SuiteConfig:
     evaluations: tuple[Evaluation, ...]
     """Evaluations, in this order."""
     places: dict[str, str] = field(default_factory=dict)
-    """Folders of data sets (imagenet, coco, ade20k, voc, cityscapes) without one on the command line."""
+    """Folders of the data sets that the evaluations name (`imagenet` for `{imagenet}`), unless the command line gives
+    another."""
 
     def __post_init__(self) -> None:
         if not self.evaluations:
             raise ValueError("evaluations must hold at least one")
-        if unknown := sorted(set(self.places) - set(DATA_ROOTS)):
-            raise ValueError(f"places: {unknown[0]!r} must be one of {', '.join(DATA_ROOTS)}")
+        if unknown := sorted(set(self.places) - set(self.roots)):
+            known = ", ".join(self.roots) or "none"
+            raise ValueError(f"places: no evaluation has data in {{{unknown[0]}}}; those named are: {known}")
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Names of the data sets on the user's disk that the evaluations ask for."""
+        return tuple(dict.fromkeys(name for each in self.evaluations for name in _PLACE.findall(each.data)))
+
+
+def shipped_roots() -> tuple[str, ...]:
+    """Names of the data sets that the suites in configs/suites ask for, for `--help`: their YAML isn't parsed."""
+    texts = (file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.yaml")))
+    lines = (line.partition("#")[0] for text in texts for line in text.splitlines())
+    return tuple(dict.fromkeys(name for line in lines if "data" in line for name in _PLACE.findall(line)))
 
 
 def open_suite(name: str) -> SuiteConfig:

@@ -32,19 +32,18 @@ def measurement_of(evaluation: Evaluation, processes: int) -> Measurement:
 
     description = evaluation.description
     file = protocol_file(evaluation.protocol, description.kind)
-    several = description.data_key == "sets"
-    value = list(split_sources(evaluation.data)) if several else evaluation.data
+    value = list(split_sources(evaluation.data)) if description.many_sources else evaluation.data
     data = [Setting(description.data_key, value)] if evaluation.data else []
     overrides: list[str | Setting] = [*evaluation.settings, *data]
     config: Any = load_config(description.config_class(), file, overrides)
     # The name of a dense protocol includes its batch, which follows from the number of processes.
     config = description.for_processes(config, processes, evaluation.arguments)
     settings = to_dict(config)
-    place = ",".join(config.sets) if several else flat(settings)[description.data_key]
+    place = flat(settings)[description.data_key]
     return Measurement(
         full_name(config, file, description.performance_keys),
         config.protocol_version,
-        place,
+        ",".join(place) if description.many_sources else place,
         description.seed_matters(settings),
         description.takes_pixels(config),
     )

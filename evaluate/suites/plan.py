@@ -175,7 +175,7 @@ def _found(
     from core.data.open import split_sources
 
     same = [result for result in stored if run_of(result.document) == (digest, seed)]
-    if evaluation.description.data_key == "sets":  # one result for each set, named after it
+    if evaluation.description.many_sources:
         found = {
             source: [result.path for result in same if _is_of_set(result.document["protocol"], protocol, source)]
             for source in split_sources(place)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import PIL.Image
 
-from evaluate.common.pictures import DETECTIONS, Picture, find_pictures, save_picture
+from evaluate.common.pictures import Picture, find_pictures, save_picture
+from evaluate.detection.probe import DETECTIONS
 
 
 def test_a_picture_tells_its_kind_and_caption_and_others_their_name(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import PIL.Image
 import PIL.ImageDraw
 from numpy.typing import NDArray
 
-from evaluate.common.pictures import DETECTIONS, save_picture
+from evaluate.common.pictures import save_picture
 from evaluate.detection.data.image_headers import read_pixels
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.metrics.inference import Detections
+from evaluate.detection.probe import DETECTIONS
 
 _MIN_SCORE = 0.3
 _MIN_SIDE = 320

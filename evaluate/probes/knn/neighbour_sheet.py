@@ -11,7 +11,8 @@ from PIL import ImageDraw, ImageFont
 
 from core.data.base import ImageSet
 from core.features import EvalTransformConfig, Features, eval_crop
-from evaluate.common.pictures import NEIGHBOURS, save_picture
+from evaluate.common.pictures import save_picture
+from evaluate.probes.knn.probe import NEIGHBOURS
 from evaluate.probes.knn.search import Neighbours
 
 _TILE = 96

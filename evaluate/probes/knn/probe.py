@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from evaluate.probes.knn.search import Engine
 
 
+NEIGHBOURS, MAP = "nearest neighbours", "map of features"
+"""Kinds of pictures."""
+
+
 @dataclass(frozen=True)
 class KnnInputs:
     """Inputs of the search."""
@@ -36,6 +40,10 @@ class KnnProbe(Probe):
     metrics = (Metric("top1", "top-1"),)
     class_metrics = (Metric("top1_per_class", "top-1 accuracy of each class"),)
     performance_keys = frozenset({"features.batch", "bank_chunk"})
+    pictures: ClassVar[Mapping[str, str]] = {
+        NEIGHBOURS: "Nearest neighbours: queries in the first column, frames green where the class is the same",
+        MAP: "Map of features: what lies close together is alike; sizes and distances of clusters mean little",
+    }
     position = 0
     summary = "Classify images by their nearest neighbours in a backbone's feature space."
     example = "python evaluate/knn.py --ckpt runs/r50 --data folder:/data/imagenet --neighbours near.png ks=[20]"

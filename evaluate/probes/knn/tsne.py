@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from core.features import Features
 from evaluate.common.labelled import SAMPLE_SEED
 from evaluate.common.matplotlib_style import new_figure, style
-from evaluate.common.pictures import MAP, save_picture
+from evaluate.common.pictures import save_picture
+from evaluate.probes.knn.probe import MAP
 
 _IMAGES = 1000
 _CLASSES = 10

@@ -34,6 +34,7 @@ class TransferProbe(Probe):
     )
     performance_keys = frozenset({"features.batch", "sets"})
     data_key = "sets"
+    many_sources = True
     data_option = "--sets"
     position = 40
     summary = "Measure k-NN and linear accuracy on several data sets, each by its own metric."

@@ -38,7 +38,7 @@ def test_without_data_the_scenes_are_measured_as_they_are(probe: Probe) -> None:
 
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
 def test_data_of_the_users_own_takes_the_full_protocol(probe: Probe) -> None:
-    data: Any = ["folder:/d"] if probe.data_key == "sets" else "folder:/d"
+    data: Any = ["folder:/d"] if probe.many_sources else "folder:/d"
     config, name = chosen(probe, "timm:resnet18", Setting(probe.data_key, data))
     assert (name, config.scaled_down) == (probe.protocols[""], False)
 
@@ -57,7 +57,7 @@ def test_a_run_folder_is_measured_on_its_own_data_and_size(probe: Probe, recipe:
     found, name = chosen(probe, str(tmp_path))
     kind = config.data.source.partition(":")[0]
     assert name.partition(" (")[0] == probe.protocols.get(kind, probe.protocols[""])
-    sources = found.sets if probe.data_key == "sets" else (found.data.source,)
+    sources = found.sets if probe.many_sources else (found.data.source,)
     assert config.data.source in sources
     assert found.features.transform.crop == config.views["global"].size
     if kind == "folder":

@@ -42,7 +42,13 @@ def test_a_protocol_is_found_by_its_kind_not_by_its_name(tmp_path: Path, monkeyp
     assert kind_of_protocol("none (modified: batch=2)") == ""
 
 
-PROBE = "from evaluate.common.description import Description\n\n\nclass Mine(Description):\n    kind = {!r}\n"
+PROBE = """from evaluate.common.description import Description
+
+
+class Mine(Description):
+    kind = {!r}
+    metrics = ()
+"""
 
 
 def test_a_folder_of_the_users_adds_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +59,10 @@ def test_a_folder_of_the_users_adds_kinds(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_description("depth").command() == ("probe.py", "depth")
 
 
-@pytest.mark.parametrize("text", [PROBE.format("knn") + "\n\nPROBE = Mine()\n", PROBE.format("x"), "PROBE = 3\n"])
+@pytest.mark.parametrize(
+    "text",
+    [PROBE.format("knn") + "\n\nPROBE = Mine()\n", PROBE.format("x"), "PROBE = 3\n", "import no_such_thing\n", "def\n"],
+)
 def test_a_kind_given_twice_or_not_at_all_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,3 +84,9 @@ def test_the_registry_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_folder_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(UserError, match=VARIABLE):
+        descriptions()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluate.common.pictures import DETECTIONS
+from evaluate.detection.probe import DETECTIONS
 from evaluate.report.page import write_page
 from tests.evaluate.report.small_report import add_pictures, small_table
 

@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import UserError
 from evaluate.common.metrics import Metric
-from evaluate.common.pictures import DETECTIONS, MAP
+from evaluate.detection.probe import DETECTIONS
+from evaluate.probes.knn.probe import MAP
 from evaluate.report.page import write_page
 from evaluate.tables.published import Published
 from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable, build_table

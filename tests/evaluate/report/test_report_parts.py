@@ -11,7 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from evaluate.common.pictures import DETECTIONS, MAP, save_picture
+from evaluate.common.pictures import save_picture
+from evaluate.detection.probe import DETECTIONS
+from evaluate.probes.knn.probe import MAP
 from evaluate.report.charts import Bars, bar_chart
 from evaluate.report.gallery import embed, galleries
 from evaluate.report.grouping import Group, Measured, group, list_measured
@@ -94,7 +96,7 @@ def test_one_seed_is_shown_the_one_that_most_backbones_have(tmp_path: Path) -> N
     for number in (0, 1, 3):
         add_pictures(members[number].result, DETECTIONS, "c", "1.png", "2.png", "3.png", "4.png", "5.png")
     add_pictures(members[1].result, MAP, "c", "map.png")
-    (detections, maps), unreadable = galleries(Group("p", "", members))
+    (maps, detections), unreadable = galleries(Group("p", "", members))
     assert unreadable == []
     assert detections.kind == DETECTIONS
     assert [name for name, _ in detections.names] == ["1.png", "2.png", "3.png", "4.png"]

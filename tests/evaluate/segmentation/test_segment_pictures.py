@@ -11,11 +11,12 @@ import PIL.Image
 import pytest
 import torch
 
-from evaluate.common.pictures import LABEL_MAPS, find_pictures
+from evaluate.common.pictures import find_pictures
 
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
 from evaluate.segmentation.pictures import colours, draw_predictions
+from evaluate.segmentation.probe import LABEL_MAPS
 from evaluate.segmentation.protocol import SegmentDataConfig
 
 

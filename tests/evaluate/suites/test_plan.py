@@ -10,7 +10,7 @@ import timm
 
 from core.errors import UserError
 from evaluate.common.protocol import current_version
-from evaluate.suites.config import FOLDER, Evaluation, SuiteConfig, open_suite
+from evaluate.suites.config import FOLDER, Evaluation, SuiteConfig, open_suite, shipped_roots
 from evaluate.suites.measurement import measurement_of
 from evaluate.suites.plan import Checkpoint, Run, _found, parse_checkpoints, plan_runs
 from evaluate.tables.results import StoredResult
@@ -45,8 +45,11 @@ def test_every_suite_names_protocols_that_exist(file: Path) -> None:
 def test_settings_of_a_suite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml"):
         open_suite(str(tmp_path / "none.yaml"))
-    with pytest.raises(ValueError, match=r"data\b.*\{imagnet\}.*imagenet, coco"):
-        Evaluation("knn", "knn_dino", data="folder:{imagnet}")
+    birds = Evaluation("knn", "knn_dino", data="webdataset:{birds}/{split}.tar")
+    assert SuiteConfig((birds,), {"birds": "/b"}).roots == ("birds",)
+    with pytest.raises(ValueError, match=r"places.*\{bird\}.*birds"):
+        SuiteConfig((birds,), {"bird": "/b"})
+    assert {"imagenet", "coco", "voc"} <= set(shipped_roots())
     with pytest.raises(ValueError, match=r"settings.*key=value"):
         Evaluation("knn", "knn_dino", settings=("ks",))
     with pytest.raises(ValueError, match="evaluations"):

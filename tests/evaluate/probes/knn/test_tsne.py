@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 
 from core.features import Features
-from evaluate.common.pictures import MAP, find_pictures
+from evaluate.common.pictures import find_pictures
+from evaluate.probes.knn.probe import MAP
 from evaluate.probes.knn.tsne import choose, draw_map, perplexity, place
 
 
