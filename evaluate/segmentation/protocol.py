@@ -56,7 +56,11 @@ class NetworkConfig:
     taps: tuple[int, ...] = (3, 5, 7, 11)
     """ViT: blocks whose outputs feed the head, counted from 0."""
     final_norm: bool = False
-    """ViT: applies the norm after the last block to the last tap."""
+    """ViT: applies the norm after the last block to the taps of `final_norm_on`."""
+    final_norm_on: Literal["last", "every"] = "last"
+    """`last`: to the last tap, which must be the last block; `every`: to each tap, one shared norm (iBOT)."""
+    class_token: bool = True
+    """ViT: lets the class token take part in attention; false: it is dropped before the first block."""
     drop_path: float = 0.0
     """ViT: stochastic depth, rate of the last block."""
     frozen: bool = False
@@ -69,6 +73,8 @@ class NetworkConfig:
             raise ValueError(f"drop_path must be 0 … 1, not {self.drop_path}")
         if self.frozen and self.drop_path:
             raise ValueError(f"drop_path must be 0 for a frozen backbone, not {self.drop_path}")
+        if self.final_norm_on == "every" and not self.final_norm:
+            raise ValueError("final_norm must be true with final_norm_on every")
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class HeadConfig:
     """Dropout rate before the classifier."""
     auxiliary: float = 0.4
     """Loss weight of an auxiliary FCN head (one 3×3 convolution, 256 channels) on the second-to-last map; 0: none."""
+    pyramid: bool = True
+    """semfpn, upernet on a ViT: resizes the taps to strides 4, 8, 16 and 32; false: all stay at the patches' stride."""
     align_corners: bool = False
     """Aligns the centres of the corner pixels when maps are resized."""
 
@@ -112,7 +120,9 @@ class SegmentOptimConfig:
     weight_decay: float = 0.05
     """Weight decay."""
     decay_norms: bool = True
-    """Applies weight decay to norms and position embeddings; with a layer decay no vector decays."""
+    """Applies weight decay to norms; with a layer decay no vector decays."""
+    decay_embeddings: bool | None = None
+    """ViT: applies weight decay to position embeddings and class token; null: as `decay_norms`."""
     layer_decay: float | None = None
     """ViT: ratio of the learning rates of a block and the next one; null: the same rate everywhere."""
 
@@ -137,6 +147,9 @@ class SegmentScheduleConfig:
     """Iterations of linear warm-up from 1e-6 of the learning rate; 0: none."""
     power: float | None = 1.0
     """Exponent of the polynomial decay (1 − t)^power; null: steps instead."""
+    decay_under_warmup: bool = False
+    """Begins the polynomial decay at the first iteration, so that both factors apply during the warm-up, as
+    MMSegmentation 0.x does; false: after the warm-up."""
     min_lr: float = 0.0
     """Learning rate at the end of the polynomial decay."""
     steps: tuple[int, ...] = ()

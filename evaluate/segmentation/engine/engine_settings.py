@@ -147,9 +147,12 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
         wrapper["constructor"] = "QuietLayerDecay"
         layers = {"num_layers": len(blocks), "decay_rate": optim.layer_decay, "decay_type": "layer_wise"}
         wrapper["paramwise_cfg"] = layers
-    elif not optim.decay_norms:
+    else:
+        embeddings = optim.decay_norms if optim.decay_embeddings is None else optim.decay_embeddings
         never = {"decay_mult": 0.0}
-        wrapper["paramwise_cfg"] = {"norm_decay_mult": 0.0, "custom_keys": {"pos_embed": never, "cls_token": never}}
+        paramwise = {} if optim.decay_norms else {"norm_decay_mult": 0.0}
+        paramwise |= {} if embeddings else {"custom_keys": {"pos_embed": never, "cls_token": never}}
+        wrapper |= {"paramwise_cfg": paramwise} if paramwise else {}
     return wrapper
 
 
@@ -163,6 +166,6 @@ def _schedulers(config: SegmentConfig) -> list[dict[str, Any]]:
     else:
         found.append({
             "type": "PolyLR", "power": schedule.power, "eta_min": schedule.min_lr, "by_epoch": False,
-            "begin": schedule.warmup, "end": schedule.iterations,
+            "begin": 0 if schedule.decay_under_warmup else schedule.warmup, "end": schedule.iterations,
         })  # fmt: skip
     return found

@@ -30,7 +30,7 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
         widths = [expansion * settings["base_channels"] * 2**stage for stage in range(4)]
     else:
         widths = [settings["embed_dims"]] * len(config.network.taps)
-    neck = _neck(config, widths, settings["type"] != "ResNet", norm_cfg)
+    neck = _neck(config, widths, settings["type"] != "ResNet" and config.head.pyramid, norm_cfg)
     model: dict[str, Any] = {
         "type": "EncoderDecoder",
         "data_preprocessor": {
@@ -82,9 +82,12 @@ def _backbone(config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any
     patch = settings["patch_size"]
     side = -(-config.crop.size // patch) * patch
     layered = config.optim.layer_decay is not None
+    kind = "MAEVisionTransformer" if layered else "VisionTransformer"
+    if network.final_norm_on == "every":
+        kind = "NormedTapsMAEVisionTransformer"
     return settings | {
-        "type": "MAEVisionTransformer" if layered else "VisionTransformer", "img_size": [side, side],
-        "out_indices": list(network.taps), "final_norm": network.final_norm, "drop_path_rate": network.drop_path,
+        "type": kind, "img_size": [side, side], "out_indices": list(network.taps), "final_norm": network.final_norm,
+        "drop_path_rate": network.drop_path, "with_cls_token": network.class_token,
     }  # fmt: skip
 
 

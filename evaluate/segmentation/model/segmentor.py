@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmseg.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from converters.mmseg_backbone import FINAL_NORM, mmseg_names, resize_positions
 from core.backbones import Backbone, family_of
@@ -24,6 +24,19 @@ from evaluate.segmentation.protocol import SegmentConfig
 @MODELS.register_module()
 class MAEVisionTransformer(VisionTransformer):
     """Same network; the engine's layer-wise learning rates require MAE in the name."""
+
+
+@MODELS.register_module()
+class NormedTapsMAEVisionTransformer(MAEVisionTransformer):
+    """Applies the norm after the last block to the map of every tap, as iBOT's segmentation does."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.final_norm = False  # the engine would apply it to the last block only; `forward` applies it
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """[B, 3, H, W] -> normalised maps [B, C, h, w], one per tap."""
+        return tuple(self.norm1(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for x in super().forward(images))
 
 
 def build_segmentor(

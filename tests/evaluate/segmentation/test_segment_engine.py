@@ -124,16 +124,6 @@ def test_every_tensor_is_loaded_and_a_partial_file_refused() -> None:
         _build(config, backbone)
 
 
-def test_positions_and_final_norm_are_accounted_for() -> None:
-    config = _config("ade20k_upernet_vit_s_160k", "crop.size=96", "inference.stride=64", "head.channels=16")
-    model, account, settings = _build(config, open_backbone(TINY_VIT))
-    assert re.search(r"148 of 150 tensors.*\b2 .*final norm.*16 to 6×6 .*bicubic", account)
-    assert settings["model"]["backbone"]["img_size"] == [96, 96]
-    model.train()
-    losses = model.loss(torch.randn(2, 3, 96, 96), _samples(2, 150, 96))
-    assert {"decode.loss_ce", "aux.loss_ce"} <= losses.keys()
-
-
 def test_layers_learn_at_decaying_rates(capsys: pytest.CaptureFixture[str]) -> None:
     config = _config("ade20k_upernet_vit_s_160k", "crop.size=64", "inference.stride=64", "head.channels=16")
     model, _, settings = _build(config, open_backbone(TINY_VIT))
@@ -149,17 +139,6 @@ def test_layers_learn_at_decaying_rates(capsys: pytest.CaptureFixture[str]) -> N
     for block, layer in enumerate(model.backbone.layers):
         assert rate(layer.ffn.layers[1].weight) == pytest.approx(0.9 ** (12 - block))
     assert rate(model.backbone.patch_embed.projection.weight) == pytest.approx(0.9**13)
-
-
-def test_norms_do_not_decay_where_the_recipe_says_so() -> None:
-    config = _config("ade20k_semfpn_vit_s_40k", "crop.size=64")
-    model, _, settings = _build(config, open_backbone(TINY_VIT))
-    groups = build_optim_wrapper(model, settings["optim_wrapper"]).optimizer.param_groups
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    assert decay[id(model.backbone.layers[0].ln1.weight)] == decay[id(model.backbone.pos_embed)] == 0
-    assert decay[id(model.backbone.layers[0].ffn.layers[1].weight)] == 0.01
-    model.eval()
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 150, 16, 16)
 
 
 def test_a_frozen_backbone_and_windows_that_cover_the_image() -> None:

@@ -138,7 +138,7 @@ def test_upernet_on_ade20k(name: str, lr: float, decay: float | None, width: int
     assert wrapper["optimizer"] == {"type": "AdamW", "betas": (0.9, 0.999), "lr": lr, "weight_decay": 0.05}
     assert engine["param_scheduler"] == [
         {"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": 1500},
-        {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "by_epoch": False, "begin": 1500, "end": 160_000},
+        {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "by_epoch": False, "begin": 0, "end": 160_000},
     ]
     assert engine["train_cfg"]["max_iters"] == 160_000
     assert engine["train_dataloader"]["batch_size"] * 4 == 16
@@ -150,7 +150,7 @@ def test_upernet_on_ade20k(name: str, lr: float, decay: float | None, width: int
         return
     assert model["test_cfg"] == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
     assert wrapper["paramwise_cfg"] == {"num_layers": 12, "decay_rate": decay, "decay_type": "layer_wise"}
-    assert model["backbone"]["type"] == "MAEVisionTransformer"
+    assert model["backbone"]["type"] == "NormedTapsMAEVisionTransformer"
     assert model["backbone"]["out_indices"] == [3, 5, 7, 11]
     assert model["backbone"]["drop_path_rate"] == 0.1
     assert model["backbone"]["norm_cfg"] == {"type": "LN", "eps": 1e-6}
@@ -160,7 +160,8 @@ def test_upernet_on_ade20k(name: str, lr: float, decay: float | None, width: int
 def test_semantic_fpn_as_selfpatch() -> None:
     engine = _engine("ade20k_semfpn_vit_s_40k")
     model, wrapper = engine["model"], engine["optim_wrapper"]
-    assert [part["type"] for part in model["neck"]] == ["Feature2Pyramid", "FPN"]
+    assert model["neck"]["type"] == "FPN"
+    assert not model["backbone"]["with_cls_token"]
     assert model["decode_head"]["type"] == "FPNHead"
     assert model["backbone"]["out_indices"] == [2, 5, 8, 11]
     assert model["backbone"]["drop_path_rate"] == 0.1
