@@ -8,7 +8,7 @@ from typing import Literal
 from core.data.scenes.render import ScenesConfig
 from evaluate.common.protocol import check_name, check_version
 
-Norm = Literal["", "BN", "SyncBN", "LN"]
+Norm = Literal["", "BN", "SyncBN", "naiveSyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
 
 
@@ -60,7 +60,8 @@ class DetectorConfig:
     masks: bool = True
     """True: Mask R-CNN; false: Faster R-CNN."""
     norm: Norm = "SyncBN"
-    """Norm in a ResNet and in a C4 head after res5; for a ViT in the layers that resize its taps."""
+    """Norm in a ResNet and in a C4 head after res5; for a ViT in the layers that resize its taps. `naiveSyncBN` is
+    Detectron2's own synchronised batch norm, in which every process counts the same."""
     pyramid_norm: Norm = ""
     """Norm in the feature pyramid."""
     head_norm: Norm = ""
@@ -71,6 +72,8 @@ class DetectorConfig:
     """ResNet: number of frozen parts, counted from the stem."""
     taps: tuple[int, ...] = (3, 5, 7, 11)
     """ViT: blocks, counted from 0, whose outputs become strides 4, 8, 16 and 32."""
+    class_token: bool = True
+    """ViT: lets the class token take part in attention; false: it is dropped before the first block."""
     drop_path: float = 0.0
     """ViT: stochastic depth rate."""
     pyramid_width: int = 256
@@ -111,6 +114,8 @@ class DetectorConfig:
             raise ValueError(f"freeze_at must be 0 … 5, not {self.freeze_at}")
         if not 0 <= self.drop_path < 1 or (self.drop_path and not self.design.startswith("vit")):
             raise ValueError(f"drop_path must be at least 0 and below 1, and 0 for ResNets, not {self.drop_path}")
+        if not self.class_token and not self.design.startswith("vit"):
+            raise ValueError("class_token must be true for ResNets, which have none")
         counts = (self.pyramid_width, self.rpn_convs, self.box_width, self.mask_width, *self.proposals, self.rois)
         if min(counts, default=0) < 1 or min(self.box_convs, self.mask_convs) < 0 or self.box_fcs < 1:
             raise ValueError("widths, rpn_convs, box_fcs, proposals and rois must be at least 1, convs at least 0")

@@ -11,6 +11,7 @@ from torch import nn
 
 from converters.open import open_backbone
 from core.backbones import Backbone
+from core.backbones.class_token import without_class_token
 from core.checkpoints import tensors_digest
 from core.coverage import Coverage
 from core.distributed import rank_zero_first
@@ -68,8 +69,9 @@ def prepare(arguments: argparse.Namespace, config: DetectionConfig, file: Path, 
         backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, context.seed)
         check_fit(config, backbone)
         train, val = open_splits(config)
-    cfg = detectron2_config(config, backbone, len(train.classes), processes)
-    detector, coverage = build_detector(cfg, backbone, context.seed)
+    built = backbone if config.detector.class_token else without_class_token(backbone)
+    cfg = detectron2_config(config, built, len(train.classes), processes)
+    detector, coverage = build_detector(cfg, built, context.seed)
     digest = tensors_digest(backbone.model.state_dict())
     folder = arguments.out or result_folder(protocol, digest, context.seed, version=config.protocol_version)
     return Setup(protocol, config, scaling, backbone, digest, coverage, train, val, cfg, detector, folder)

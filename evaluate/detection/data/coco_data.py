@@ -66,9 +66,12 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
         record = {"bbox": annotation["bbox"], "bbox_mode": XYWH_ABS, "iscrowd": annotation["iscrowd"]}
         record["category_id"] = numbers[annotation["category_id"]]
         if masks:
-            record["segmentation"] = mask_of(annotation, image, mask_format, f"{file}, {what}")
-            if checks.refuses_mask(what, record["segmentation"]):
+            mask = checks.usable_mask(what, mask_of(annotation, image, mask_format, f"{file}, {what}"))
+            if mask is None:
                 continue
+            record["segmentation"] = mask
+            if isinstance(mask, list):
+                annotation["segmentation"] = mask  # pycocotools would take four numbers for a box
         by_image[annotation["image_id"]].append(record)
         if split == "val":
             if annotation.get("area") is None:

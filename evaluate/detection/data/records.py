@@ -23,7 +23,8 @@ UNREADABLE = "images: unreadable header"
 NO_SIZE = "images: without a size, taken from the image"
 NO_AREA = "objects: box without area"
 OUTSIDE = "objects: box outside the image"
-FEW_POINTS = "objects: polygon of fewer than three points"
+FEW_POINTS = "objects: no polygon of three points or more"
+DROPPED_POLYGON = "objects: a polygon of fewer than three points left out of the mask, as in Detectron2"
 CLIPPED = "objects: box over the image's border, clipped in training (as in Detectron2), not in the ground truth"
 _ROUNDING = 1e-3
 
@@ -107,20 +108,24 @@ class ObjectChecks:
             self.converted[CLIPPED] += 1
         return False
 
-    def refuses_mask(self, name: str, mask: Any) -> bool:
-        """True if a polygon of `mask` has fewer than three points; run lengths pass.
+    def usable_mask(self, name: str, mask: Any) -> Any:
+        """`mask` without polygons of fewer than three points, which have no area; None if none is left.
 
-        Raises `UserError` for a polygon that isn't finite numbers.
+        Run lengths pass. Raises `UserError` for a polygon that isn't finite numbers.
         """
-        polygons = mask if isinstance(mask, list) else []
-        for polygon in polygons:
+        if not isinstance(mask, list):
+            return mask
+        for polygon in mask:
             if not isinstance(polygon, list) or not all(map(is_number, polygon)):
                 raise UserError(f"{self.where}, {name}: a polygon of its mask is not finite numbers; fix the file")
-        few = next((len(polygon) for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
-        if few is None:
-            return False
-        reason = f"a polygon of its mask has {few} numbers instead of x and y of at least three points"
-        return self._refused(FEW_POINTS, f"{self.where}, {name}: {reason}")
+        usable = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if not usable:
+            reason = f"its polygons have {len(mask[0])} numbers instead of x and y of at least three points"
+            self._refused(FEW_POINTS, f"{self.where}, {name}: {reason}")
+            return None
+        if len(usable) < len(mask):
+            self.converted[DROPPED_POLYGON] += 1
+        return usable
 
     def _refused(self, reason: str, message: str) -> bool:
         self.skipped[reason] += 1

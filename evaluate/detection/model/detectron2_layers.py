@@ -32,14 +32,14 @@ def norm_of(name: str) -> Any:
 def norm_here(name: str, processes: Processes, heads: bool = False) -> str:
     """Name of the norm layer that implements `name` on these processes.
 
-    SyncBN is torch's on GPUs, Detectron2's own version among CPU processes (torch has none), and plain BN on a single
-    process. Heads see a different number of regions on each rank; naiveSyncBN_N weights by it.
+    SyncBN is torch's on GPUs and Detectron2's own version, naiveSyncBN, among CPU processes (torch has none); both are
+    plain BN on a single process. Heads see a different number of regions on each rank; naiveSyncBN_N weights by it.
     """
-    if name != "SyncBN":
+    if name not in ("SyncBN", "naiveSyncBN"):
         return name
     if processes.world_size == 1:
         return "BN"
-    if processes.device.type == "cuda":
+    if processes.device.type == "cuda" and name == "SyncBN":
         return "SyncBN"
     return "naiveSyncBN_N" if heads else "naiveSyncBN"
 

@@ -150,7 +150,7 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
     else:
         embeddings = optim.decay_norms if optim.decay_embeddings is None else optim.decay_embeddings
         never = {"decay_mult": 0.0}
-        paramwise = {} if optim.decay_norms else {"norm_decay_mult": 0.0}
+        paramwise: dict[str, Any] = {} if optim.decay_norms else {"norm_decay_mult": 0.0}
         paramwise |= {} if embeddings else {"custom_keys": {"pos_embed": never, "cls_token": never}}
         wrapper |= {"paramwise_cfg": paramwise} if paramwise else {}
     return wrapper

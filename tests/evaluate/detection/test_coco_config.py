@@ -47,7 +47,7 @@ DENSECL = {
     "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
     "MODEL.ROI_MASK_HEAD.NORM": "SyncBN",
 }
-C4_EXTRA = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
+C4_EXTRA = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm", "MODEL.RESNETS.NORM": "naiveSyncBN"}
 
 
 @pytest.mark.parametrize(

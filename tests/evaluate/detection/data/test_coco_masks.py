@@ -23,6 +23,7 @@ from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.detection.data.coco_data import open_coco
 from evaluate.detection.data.coco_masks import run_lengths_of
+from evaluate.detection.data.records import DROPPED_POLYGON
 from tests.evaluate.detection.data.test_coco_data import changed, rle, write
 
 
@@ -88,13 +89,31 @@ def test_polygons_of_other_things_than_numbers_are_refused(tmp_path: Path, point
 
 
 @pytest.mark.parametrize("count", [0, 2, 4, 5, 7])
-def test_a_polygon_of_less_than_three_points_counts_as_impossible(tmp_path: Path, count: int) -> None:
+def test_an_object_without_a_polygon_of_three_points_counts_as_impossible(tmp_path: Path, count: int) -> None:
     """pycocotools takes four numbers for a box, and stops at less: such an object must not reach it."""
-    whole = [1, 2, 11, 2, 11, 12]
-    for polygons in ([[5] * count], [whole, [5] * count]):
-        with pytest.raises(UserError, match=rf"1 of 3 .*polygon.* {count} numbers"):
-            masked(tmp_path, polygons)
-        split = masked(tmp_path, polygons, 0.5)
-        assert len(split.excluded) == 1
-        assert [one["id"] for one in split.truth["annotations"]] == [2, 3]
-        assert [len(record["annotations"]) for record in split.records] == [1, 1]
+    with pytest.raises(UserError, match=rf"1 of 3 .*polygons.* {count} numbers"):
+        masked(tmp_path, [[5] * count])
+    split = masked(tmp_path, [[5] * count], 0.5)
+    assert len(split.excluded) == 1
+    assert [one["id"] for one in split.truth["annotations"]] == [2, 3]
+    assert [len(record["annotations"]) for record in split.records] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 5, 7])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_polygon_of_less_than_three_points_leaves_the_others_of_its_object(
+    tmp_path: Path, count: int, first: bool
+) -> None:
+    """As Detectron2's own reader has it in training; the part without area is missing from the truth alike."""
+    from detectron2.data.datasets import load_coco_json
+
+    whole, bad = [1, 2, 11, 2, 11, 12], [5] * count
+    split = masked(tmp_path, [bad, whole] if first else [whole, bad])
+    assert split.excluded == ()
+    assert split.truth["annotations"][0]["segmentation"] == [whole]
+    assert split.account.converted[DROPPED_POLYGON] == 1
+    file, folder = tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017"
+    theirs = load_coco_json(str(file), str(folder))
+    assert [[one["segmentation"] for one in record["annotations"]] for record in theirs] == [
+        [one["segmentation"] for one in record["annotations"]] for record in split.records
+    ]
