@@ -50,9 +50,14 @@ class GlooBatchNorm(nn.Module):
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
         self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
+        # timm's norms may hold the dropout and activation behind them.
+        self.drop, self.act = getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, …] -> the same shape."""
+        return self.act(self.drop(self._normalised(x)))
+
+    def _normalised(self, x: Tensor) -> Tensor:
         if not self.training or not in_group():
             if self.training:
                 self.num_batches_tracked.add_(1)
@@ -78,9 +83,11 @@ class GlooBatchNorm(nn.Module):
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replaces every batch norm of `module` by a synchronised one, keeping names and values."""
+    """Replaces every batch norm of `module` by a synchronised one, keeping names, values and fused activations."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             setattr(module, name, GlooBatchNorm(child))

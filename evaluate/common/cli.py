@@ -66,6 +66,18 @@ def add_draw(parser: argparse.ArgumentParser, what: str = "N pictures of predict
     )
 
 
+def add_frozen(parser: argparse.ArgumentParser, section: str) -> None:
+    """Adds --frozen, for evaluations that train the backbone; `section`: the part of the settings with `frozen`."""
+    settings = (f"{section}.frozen=true", f"{section}.drop_path=0")
+    parser.add_argument(
+        "--frozen",
+        action="store_const",
+        const=settings,
+        default=(),
+        help=f"train the heads on a fixed backbone, short for {' '.join(settings)}",
+    )
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The checked arguments; `--data` becomes an override, and `--init` a part of `ckpt`."""
     arguments = parser.parse_intermixed_args(argv)
@@ -74,6 +86,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         from core.config import Setting  # so late that --help needs no torch
 
         arguments.overrides.append(Setting(arguments.data_key, arguments.data))
+    arguments.overrides += getattr(arguments, "frozen", ())
     for name in ("seed", "workers", "draw"):
         if getattr(arguments, name, 0) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")

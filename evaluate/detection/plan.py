@@ -15,7 +15,7 @@ def detection_plan(setup: Setup, context: RunContext) -> Plan:
     sides = config.data.large_scale_jitter or "/".join(map(str, config.data.short_sides))
     lines = [
         ("protocol", setup.protocol),
-        ("backbone", setup.backbone.source),
+        ("backbone", f"{setup.backbone.source}{' (frozen)' if config.detector.frozen else ''}"),
         ("loaded", setup.coverage.summary()),
         ("detector", f"{detector}, {len(train.classes)} classes; norms: {_norms(setup, context)}"),
         ("train", f"{train.name}: {len(train.records):,} images, short side {sides}"),

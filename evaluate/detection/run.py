@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from core.errors import UserError
-from evaluate.common.cli import add_data, add_draw, evaluation_parser, parse
+from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
 
 
 def main() -> None:
@@ -111,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     )
     add_data(parser, what="scenes, coco:ROOT, voc:ROOT")
     add_draw(parser, what="N images of ground truth and detections")
+    add_frozen(parser, "detector")
     parser.add_argument("--restart", action="store_true", help="start over even if the folder holds a saved state")
     arguments = parse(parser)
     if arguments.seed >= 2**63:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from core.data.scenes.render import ScenesConfig
 from evaluate.common.protocol import check_name, check_version
+from evaluate.detection.model.designs import design_named
 
 Norm = Literal["", "BN", "SyncBN", "naiveSyncBN", "LN"]
 SOURCES = "scenes, coco:FOLDER, voc:FOLDER"
@@ -53,15 +54,17 @@ class DetectionDataConfig:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    design: Literal["resnet_fpn", "resnet_c4", "vit_fpn", "vit_simple"] = "resnet_fpn"
-    """`resnet_fpn`: feature pyramid. `resnet_c4`: one map (res4), res5 is the head. `vit_fpn`: `taps` of a ViT resized
-    to four strides below a feature pyramid. `vit_simple`: the same without the top-down path, the two finest taps
-    narrowed to a quarter and a half of the channels."""
+    design: Literal["resnet_fpn", "resnet_c4", "stages_fpn", "vit_fpn", "vit_simple"] = "resnet_fpn"
+    """`resnet_fpn`: feature pyramid on Detectron2's ResNet. `resnet_c4`: one map (res4), res5 is the head.
+    `stages_fpn`: feature pyramid on the maps of strides 4 … 32 of any hierarchical network of timm, ResNets included.
+    `vit_fpn`: `taps` of a ViT with patches of any size, resized to four strides below a feature pyramid. `vit_simple`:
+    the same without the top-down path, the two finest taps narrowed to a quarter and a half of the channels."""
     masks: bool = True
     """True: Mask R-CNN; false: Faster R-CNN."""
     norm: Norm = "SyncBN"
-    """Norm in a ResNet and in a C4 head after res5; for a ViT in the layers that resize its taps. `naiveSyncBN` is
-    Detectron2's own synchronised batch norm, in which every process counts the same."""
+    """Norm in a ResNet and in a C4 head after res5; for a ViT in the layers that resize its taps. `stages_fpn`: LN adds
+    a layer norm to each map, SyncBN shares the statistics of the network's own batch norms among processes.
+    `naiveSyncBN` is Detectron2's own synchronised batch norm, in which every process counts the same."""
     pyramid_norm: Norm = ""
     """Norm in the feature pyramid."""
     head_norm: Norm = ""
@@ -75,7 +78,9 @@ class DetectorConfig:
     class_token: bool = True
     """ViT: lets the class token take part in attention; false: it is dropped before the first block."""
     drop_path: float = 0.0
-    """ViT: stochastic depth rate."""
+    """Stochastic depth rate of timm's networks."""
+    frozen: bool = False
+    """Keeps the backbone's weights and the statistics of its norms fixed; the rest of the detector is trained."""
     pyramid_width: int = 256
     """Channels of the pyramid's maps."""
     rpn_convs: int = 1
@@ -98,24 +103,18 @@ class DetectorConfig:
     """Regions per image on which the heads are trained."""
 
     def __post_init__(self) -> None:
-        if "LN" in (self.norm, self.pyramid_norm, self.head_norm) and not self.design.startswith("vit"):
-            raise ValueError("norm, pyramid_norm and head_norm LN are for ViTs; a ResNet has BN or SyncBN")
-        if not self.norm and self.design.startswith("resnet"):
-            raise ValueError("norm must be BN or SyncBN for a ResNet, whose weights have batch norms")
-        if self.design == "resnet_c4" and (self.box_convs or self.pyramid_norm or self.head_norm):
-            raise ValueError("design resnet_c4 has neither pyramid nor heads: drop pyramid_norm, head_norm, box_convs")
-        if self.extra_norm and self.design != "resnet_c4":
+        design = design_named(self.design)
+        design.check_settings(self)
+        if self.extra_norm and design.pyramid:
             raise ValueError("extra_norm is for design resnet_c4")
         if len(self.taps) != 4 or min(self.taps) < 0 or list(self.taps) != sorted(self.taps):
             raise ValueError(f"taps must be four block numbers in ascending order, not {list(self.taps)}")
-        if self.design != "resnet_c4" and len(self.anchors) != 5:
+        if design.pyramid and len(self.anchors) != 5:
             raise ValueError(f"anchors must be five sides, for p2 … p6, not {list(self.anchors)}")
         if not 0 <= self.freeze_at <= 5:
             raise ValueError(f"freeze_at must be 0 … 5, not {self.freeze_at}")
-        if not 0 <= self.drop_path < 1 or (self.drop_path and not self.design.startswith("vit")):
-            raise ValueError(f"drop_path must be at least 0 and below 1, and 0 for ResNets, not {self.drop_path}")
-        if not self.class_token and not self.design.startswith("vit"):
-            raise ValueError("class_token must be true for ResNets, which have none")
+        if not 0 <= self.drop_path < 1 or (self.drop_path and self.frozen):
+            raise ValueError(f"drop_path must be at least 0 and below 1, and 0 if frozen, not {self.drop_path}")
         counts = (self.pyramid_width, self.rpn_convs, self.box_width, self.mask_width, *self.proposals, self.rois)
         if min(counts, default=0) < 1 or min(self.box_convs, self.mask_convs) < 0 or self.box_fcs < 1:
             raise ValueError("widths, rpn_convs, box_fcs, proposals and rois must be at least 1, convs at least 0")
@@ -130,7 +129,7 @@ class SolverConfig:
     weight_decay: float = 1e-4
     """Weight decay of all but norms; AdamW: of matrices only, not of biases, norms, position embeddings and tokens."""
     layer_decay: float = 1.0
-    """ViT: learning rate of each block relative to the next one's."""
+    """Learning rate of each layer of the backbone relative to the next one's; 1: the same everywhere."""
     batch: int = 16
     """Images per step over all processes for which the other values are meant."""
     processes: int = 1
@@ -191,7 +190,7 @@ class DetectionConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """Detector built on the backbone."""
     solver: SolverConfig = field(default_factory=SolverConfig)
-    """Training; everything is trained except `freeze_at`."""
+    """Training; everything is trained except what `freeze_at` or `frozen` names."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -71,7 +71,7 @@ def prepare(arguments: argparse.Namespace, config: DetectionConfig, file: Path, 
         train, val = open_splits(config)
     built = backbone if config.detector.class_token else without_class_token(backbone)
     cfg = detectron2_config(config, built, len(train.classes), processes)
-    detector, coverage = build_detector(cfg, built, context.seed)
+    detector, coverage = build_detector(cfg, config.detector, built, context.seed)
     digest = tensors_digest(backbone.model.state_dict())
     folder = arguments.out or result_folder(protocol, digest, context.seed, version=config.protocol_version)
     return Setup(protocol, config, scaling, backbone, digest, coverage, train, val, cfg, detector, folder)

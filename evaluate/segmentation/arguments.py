@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evaluate.common.cli import add_data, add_draw, evaluation_parser, parse
+from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
 
 DEFAULT_PROTOCOL = "scenes_fcn_r18_400it"
 
@@ -20,6 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_data(parser, "data.root", "folder of the data set (not needed for the built-in scenes)")
     add_draw(parser)
+    add_frozen(parser, "network")
     parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations are scaled")
     parser.add_argument("--restart", action="store_true", help="train again even if the folder holds a run")
     return parse(parser)

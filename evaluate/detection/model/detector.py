@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -11,19 +10,20 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import evaluate.detection.model.detectron2_layers
+import evaluate.detection.model.stages
 import evaluate.detection.model.vit  # noqa: F401
-from converters.key_maps.detectron2 import RESNET
+from converters.engines.dense_maps import freeze
 from core.backbones import Backbone
 from core.coverage import Coverage
 from core.distributed import Processes
 from core.errors import UserError
+from evaluate.detection.model.designs import design_named
+from evaluate.detection.model.designs.base import PARTS, Design, describe_for_builder
 from evaluate.detection.model.detectron2_layers import norm_here
-from evaluate.detection.model.fit import plain_depth
-from evaluate.detection.settings import DetectionConfig
+from evaluate.detection.settings import DetectionConfig, DetectorConfig
 from evaluate.detection.training.scaling import schedule_of
 
 _LEVELS = ["p2", "p3", "p4", "p5", "p6"]
-_STAGES = ["res2", "res3", "res4", "res5"]
 
 
 def detectron2_config(config: DetectionConfig, backbone: Backbone, classes: int, processes: Processes) -> CfgNode:
@@ -43,11 +43,11 @@ def detectron2_config(config: DetectionConfig, backbone: Backbone, classes: int,
     rpn = model.RPN
     rpn.PRE_NMS_TOPK_TRAIN, rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST = detector.proposals
     rpn.CONV_DIMS = [-1] * detector.rpn_convs
-    if detector.design == "resnet_c4":
+    if design_named(detector.design).pyramid:
+        _set_pyramid_heads(cfg, config, processes)
+    else:
         model.ROI_HEADS.NAME = "Res5ROIHeadsExtraNorm" if detector.extra_norm else "Res5ROIHeads"
         model.ANCHOR_GENERATOR.SIZES = [list(detector.anchors)]
-    else:
-        _set_pyramid_heads(cfg, config, processes)
     return cfg
 
 
@@ -69,39 +69,24 @@ def _set_solver(cfg: CfgNode, config: DetectionConfig) -> None:
 
 
 def _set_backbone(cfg: CfgNode, config: DetectionConfig, backbone: Backbone, processes: Processes) -> None:
-    model, detector = cfg.MODEL, config.detector
-    norm = norm_here(detector.norm, processes)
+    detector = config.detector
     # Arguments with which our builders make the same network again.
-    model.SSL = CfgNode(
+    cfg.MODEL.SSL = CfgNode(
         {
             "NAME": backbone.config.name,
-            "ARGS": CfgNode(dict(backbone.config.args)),
+            "CONFIG": describe_for_builder(backbone),
             "TAPS": list(detector.taps),
-            "NORM": norm,
+            "NORM": norm_here(detector.norm, processes),
             "DROP_PATH": detector.drop_path,
             "SQUARE": config.data.large_scale_jitter or 0,
         }
     )
-    if detector.design.startswith("vit"):
-        model.BACKBONE.NAME = f"build_{detector.design}_backbone"
-        return
-    resnets = model.RESNETS
-    resnets.NORM, resnets.STRIDE_IN_1X1 = norm, False
-    depth = plain_depth(backbone.config)
-    if depth is not None:
-        resnets.DEPTH = depth
-        if depth < 50:
-            resnets.RES2_OUT_CHANNELS = 64
-    if detector.design == "resnet_c4":
-        model.BACKBONE.NAME, resnets.OUT_FEATURES = "build_resnet_backbone", ["res4"]
-    else:
-        model.BACKBONE.NAME = "build_any_resnet_fpn_backbone" if depth is None else "build_resnet_fpn_backbone"
-        resnets.OUT_FEATURES = _STAGES
+    design_named(detector.design).set_backbone(cfg, config, backbone)
 
 
 def _set_pyramid_heads(cfg: CfgNode, config: DetectionConfig, processes: Processes) -> None:
     model, detector = cfg.MODEL, config.detector
-    model.FPN.IN_FEATURES, model.FPN.OUT_CHANNELS = _STAGES, detector.pyramid_width
+    model.FPN.IN_FEATURES, model.FPN.OUT_CHANNELS = list(PARTS), detector.pyramid_width
     model.FPN.NORM = norm_here(detector.pyramid_norm, processes)
     model.ANCHOR_GENERATOR.SIZES = [[side] for side in detector.anchors]
     model.RPN.IN_FEATURES = _LEVELS
@@ -118,26 +103,29 @@ def _set_pyramid_heads(cfg: CfgNode, config: DetectionConfig, processes: Process
     box.NORM = mask.NORM = norm
 
 
-def build_detector(cfg: CfgNode, backbone: Backbone, seed: int) -> tuple[nn.Module, Coverage]:
+def build_detector(cfg: CfgNode, config: DetectorConfig, backbone: Backbone, seed: int) -> tuple[nn.Module, Coverage]:
     """Detector on its device, heads random from `seed`, with every tensor of the backbone loaded.
 
     Raises `UserError` unless the backbone is covered completely, in both directions.
     """
+    design = design_named(config.design)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = build_model(cfg)
-    return detector, load_backbone(detector, backbone)
+    coverage = load_backbone(detector, backbone, design)
+    if config.frozen:
+        freeze(design.parts(detector), inside=detector.backbone)
+    return detector, coverage
 
 
-def load_backbone(detector: nn.Module, backbone: Backbone) -> Coverage:
+def load_backbone(detector: nn.Module, backbone: Backbone, design: Design) -> Coverage:
     """Copies the backbone's tensors into the detector and returns the coverage. Reads no file."""
     own: Mapping[str, torch.Tensor] = detector.state_dict()
-    places = {name: _place(name, own) for name in backbone.model.state_dict()}
+    state = backbone.model.state_dict()
+    places = {name: next((place for place in design.places(name) if place in own), None) for name in state}
     taken = set(places.values())
-    # Tensors of the detector that belong to the backbone, whether or not one of its own goes there.
-    belonging = [name for name in own if _belongs(name)]
     matched, misshaped = [], []
-    for name, tensor in backbone.model.state_dict().items():
+    for name, tensor in state.items():
         place = places[name]
         if place is None:
             continue
@@ -147,31 +135,14 @@ def load_backbone(detector: nn.Module, backbone: Backbone) -> Coverage:
             misshaped.append(f"{name}: {list(tensor.shape)}, not {list(own[place].shape)}")
     coverage = Coverage(
         matched=tuple(matched),
-        missing=tuple(name for name in belonging if name not in taken),
+        # Tensors of the detector that belong to the backbone, whether or not one of its own is loaded there.
+        missing=tuple(name for name in own if design.owns(name) and name not in taken),
         unexpected=tuple(name for name, place in places.items() if place is None),
         misshaped=tuple(misshaped),
     )
     if not coverage.complete:
         raise UserError(f"{backbone.source} does not cover the detector's backbone: {coverage.summary()}")
     with torch.no_grad():
-        for name, tensor in backbone.model.state_dict().items():
+        for name, tensor in state.items():
             own[str(places[name])].copy_(tensor)
     return coverage
-
-
-def _place(name: str, own: Mapping[str, Any]) -> str | None:
-    """Detector's name of the tensor that timm calls `name`; None if it has none."""
-    candidates = [f"backbone.bottom_up.vit.{name}"]
-    if (theirs := RESNET.from_timm(name)) is not None:
-        candidates += [f"backbone.bottom_up.{theirs}", f"backbone.{theirs}", f"roi_heads.{theirs}"]
-    return next((candidate for candidate in candidates if candidate in own), None)
-
-
-def _belongs(name: str) -> bool:
-    if name.startswith("backbone.bottom_up.scales."):
-        return False
-    # res5 is numbered below C4's head; what isn't numbered there is the extra norm.
-    parts = name.split(".")
-    if parts[:2] == ["roi_heads", "res5"]:
-        return parts[2].isdigit()
-    return name.startswith(("backbone.bottom_up.", "backbone.stem.", "backbone.res"))

@@ -16,8 +16,8 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import Res5ROIHeads
 
 from converters.engines.detectron2_resnet import detectron2_resnet
-from core.backbones import BackboneConfig, build_backbone
 from core.distributed import Processes
+from evaluate.detection.model.designs.base import build_described
 
 
 def norm_of(name: str) -> Any:
@@ -47,8 +47,8 @@ def norm_here(name: str, processes: Processes, heads: bool = False) -> str:
 @BACKBONE_REGISTRY.register()
 def build_any_resnet_fpn_backbone(cfg: Any, _input_shape: ShapeSpec) -> FPN:
     """A feature pyramid over the ResNet that `MODEL.SSL` describes, of any width and depth."""
-    model = build_backbone(BackboneConfig(cfg.MODEL.SSL.NAME, dict(cfg.MODEL.SSL.ARGS)))
-    resnet = detectron2_resnet(model, cfg.MODEL.RESNETS.NORM).freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
+    resnet = detectron2_resnet(build_described(cfg.MODEL.SSL), cfg.MODEL.RESNETS.NORM)
+    resnet = resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     fpn = cfg.MODEL.FPN
     return FPN(resnet, list(fpn.IN_FEATURES), fpn.OUT_CHANNELS, norm=fpn.NORM, top_block=LastLevelMaxPool())
 

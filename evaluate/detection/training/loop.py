@@ -109,7 +109,7 @@ def train(
     disk.
     """
     processes, solver = context.processes, config.solver
-    optim, scheduler = optimiser.build(cfg, solver, detector)
+    optim, scheduler = optimiser.build(cfg, config, detector)
     model: nn.Module = detector
     if processes.world_size > 1:
         ids = [processes.device.index] if processes.device.type == "cuda" else None

@@ -179,7 +179,7 @@ def test_twice_the_schedule_is_2x() -> None:
     [
         ("data.source=folder:x", r"source .*scenes, coco:FOLDER, voc:FOLDER.*'folder:x'"),
         ("data.source=voc:x", r"detector\.masks\b.*false"),
-        ("detector.norm=LN", r"\bLN\b.*ViT"),
+        ("detector.norm=LN", r"\bLN\b"),
         ("detector.norm=''", r"\bnorm\b.*\bBN or SyncBN"),
         ("detector.extra_norm=true", "extra_norm.*resnet_c4"),
         ("detector.anchors=[32]", "five"),

@@ -21,6 +21,7 @@ from converters.verification.verify import feature_maps
 from core.backbones import Backbone
 from core.distributed import Processes
 from core.errors import UserError
+from evaluate.detection.model.designs import design_named
 from evaluate.detection.model.detector import build_detector, detectron2_config, load_backbone
 from evaluate.detection.settings import DetectionConfig, DetectionDataConfig, DetectorConfig, SolverConfig
 from evaluate.detection.training.optimiser import build, parameter_groups
@@ -43,7 +44,7 @@ def trained(ckpt: str) -> Backbone:
 
 def detector_of(backbone: Backbone, **detector: Any) -> tuple[nn.Module, str]:
     config = DetectionConfig(detector=DetectorConfig(**detector))
-    model, coverage = build_detector(detectron2_config(config, backbone, 5, ALONE), backbone, seed=0)
+    model, coverage = build_detector(detectron2_config(config, backbone, 5, ALONE), config.detector, backbone, seed=0)
     return model.eval(), coverage.summary()
 
 
@@ -125,7 +126,7 @@ def test_under_jitter_a_vit_sees_the_whole_square(design: str) -> None:
     for jitter, side in ((128, 128), (100, 128), (32, 96)):
         config = DetectionConfig(data=DetectionDataConfig(large_scale_jitter=jitter), detector=settings)
         cfg = detectron2_config(config, backbone, 5, ALONE)
-        part: Any = build_detector(cfg, backbone, seed=0)[0].eval().backbone
+        part: Any = build_detector(cfg, settings, backbone, seed=0)[0].eval().backbone
         padded = torch.zeros(2, 3, side, 128 if side == 128 else 64)
         padded[..., :96, :64] = IMAGES
         with torch.inference_mode():
@@ -157,10 +158,10 @@ def test_weights_of_another_architecture_change_nothing() -> None:
         ("timm:resnet50", "unexpected"),
     ):
         with pytest.raises(UserError, match=message):
-            load_backbone(detector, open_backbone(ckpt))
+            load_backbone(detector, open_backbone(ckpt), design_named("resnet_fpn"))
     smaller, _ = detector_of(open_backbone("timm:resnet34"), **SMALL)
     with pytest.raises(UserError, match="120 matched, 96 missing"):
-        load_backbone(smaller, open_backbone("timm:resnet18"))
+        load_backbone(smaller, open_backbone("timm:resnet18"), design_named("resnet_fpn"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
 
 
@@ -168,7 +169,7 @@ def test_the_seed_decides_the_heads_alone() -> None:
     backbone = open_backbone("timm:resnet18")
     config = DetectionConfig(detector=DetectorConfig(**SMALL))  # type: ignore[arg-type]
     cfg = detectron2_config(config, backbone, 5, ALONE)
-    one, same, other = (build_detector(cfg, backbone, seed)[0].state_dict() for seed in (0, 0, 1))
+    one, same, other = (build_detector(cfg, config.detector, backbone, seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
     head, body = "roi_heads.box_predictor.cls_score.weight", "backbone.bottom_up.res4.0.conv1.weight"
     assert not torch.equal(one[head], other[head])
@@ -179,9 +180,11 @@ def test_the_seed_decides_the_heads_alone() -> None:
 
 
 def test_rates_fall_towards_a_vits_early_blocks() -> None:
-    detector, _ = detector_of(open_backbone(VIT), design="vit_simple", norm="LN", taps=(3,) * 4, **SMALL)
+    settings = {"design": "vit_simple", "norm": "LN", "taps": (3,) * 4, **SMALL}
+    detector, _ = detector_of(open_backbone(VIT), **settings)
     solver = SolverConfig(optimiser="adamw", weight_decay=0.1, layer_decay=0.5)
-    groups = parameter_groups(detector, 1.0, solver)
+    config = DetectionConfig(detector=DetectorConfig(**settings), solver=solver)
+    groups = parameter_groups(detector, 1.0, config)
     where = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     named = dict(detector.named_parameters())
     prefix = "backbone.bottom_up.vit."
@@ -201,7 +204,7 @@ def test_the_schedule_warms_up_and_falls() -> None:
     solver = SolverConfig(lr=0.02, iterations=20, steps=(10, 15), warmup=4)
     config = DetectionConfig(detector=DetectorConfig(**SMALL), solver=solver)  # type: ignore[arg-type]
     cfg = detectron2_config(config, backbone, 5, ALONE)
-    optimiser, scheduler = build(cfg, solver, build_detector(cfg, backbone, 0)[0])
+    optimiser, scheduler = build(cfg, config, build_detector(cfg, config.detector, backbone, 0)[0])
     rates = []
     for _ in range(20):
         rates.append(optimiser.param_groups[0]["lr"])

@@ -71,7 +71,7 @@ def test_arguments_of_the_start_change_no_depth_and_every_tensor_is_loaded(name:
     backbone = Backbone(given, build_backbone(given), name)
     cfg = detectron2_config(config, backbone, 20, ALONE)
     assert cfg.MODEL.RESNETS.DEPTH == depth
-    _, coverage = build_detector(cfg, backbone, 0)
+    _, coverage = build_detector(cfg, config.detector, backbone, 0)
     assert coverage.summary() == f"{tensors} matched, 0 missing, 0 unexpected, 0 mis-shaped"
 
 
@@ -83,7 +83,7 @@ def test_a_resnet_50_of_another_shape_is_refused_for_c4() -> None:
     # Were its arguments overlooked, its tensors would tell.
     backbone = Backbone(BackboneConfig("resnet50"), wide.model, "narrow")
     with pytest.raises(UserError, match=r"narrow.* mis-shaped"):
-        build_detector(detectron2_config(config, backbone, 20, ALONE), backbone, 0)
+        build_detector(detectron2_config(config, backbone, 20, ALONE), config.detector, backbone, 0)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_resnet_50_of_another_shape_is_refused_for_c4() -> None:
             "timm:vit_tiny_patch16_224(depth=4)",
             r"give e\.g\. detector\.taps=\[0,1,2,3\]",
         ),
-        ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_base_patch8_224(depth=12)", "patches of 16"),
+        ("coco_maskrcnn_vit_s_selfpatch", "timm:vit_tiny_patch16_224(depth=12, patch_size=[16, 8])", "16×8"),
         ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnet18(stem=small)", "7×7"),
         ("coco_maskrcnn_r50_fpn_1x_moco", "timm:resnetaa50", "resnetaa50.*anti-aliasing"),
         (

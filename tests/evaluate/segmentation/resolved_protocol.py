@@ -15,8 +15,8 @@ from evaluate.detection.probe import find_protocol
 from evaluate.detection.settings import DetectionConfig
 
 GPUS = Processes(0, 8, torch.device("cuda", 0))
-# Of no meaning here: where data, weights and devices are.
-ELSEWHERE = ("DATASETS.", "MODEL.WEIGHTS", "MODEL.DEVICE", "VERSION", "OUTPUT_DIR")
+# Of no meaning here: the backbone in full, where data, weights and devices are.
+ELSEWHERE = ("DATASETS.", "MODEL.SSL.CONFIG", "MODEL.WEIGHTS", "MODEL.DEVICE", "VERSION", "OUTPUT_DIR")
 
 
 def resolved(name: str, ckpt: str, classes: int, *overrides: str) -> Any:

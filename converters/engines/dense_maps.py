@@ -1,0 +1,127 @@
+"""Maps of any backbone inside an engine's network: images of any size, real strides, the part that is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.backbones import family_of
+from core.errors import UserError
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+"""Strides in pixels of the maps that pyramids and their heads are built for."""
+_LARGEST_PATCH = 64
+
+
+def image_maps(network: nn.Module, images: Tensor, taps: Sequence[int]) -> list[tuple[int, Tensor]]:
+    """Stride and map of each tap, as the backbone's family gives them, for images of any size.
+
+    images: [B, C, H, W], normalised. Where the network needs sides that are multiples of its patches, images are padded
+    with zeros (the mean colour) on the right and below, and the maps cover the padded image.
+    """
+    family = family_of(network)
+    (height, width), (down, right) = images.shape[-2:], family.input_multiple(network)
+    missing = (0, -width % right, 0, -height % down)
+    return family.maps(network, functional.pad(images, missing) if any(missing) else images, taps)
+
+
+def at_stride(x: Tensor, stride: int, wanted: float, size: tuple[int, int]) -> Tensor:
+    """The map x [B, C, h, w] of cells of `stride` pixels as `size` cells of `wanted` pixels, from the same origin.
+
+    Bilinear: the centre of cell j lies at pixel (j + 1/2) · wanted before and after. Unchanged where nothing changes.
+    """
+    if stride != wanted:
+        x = functional.interpolate(x, scale_factor=stride / wanted, mode="bilinear", align_corners=False)
+    assert x.shape[-2] >= size[0], "the map does not cover the image"
+    assert x.shape[-1] >= size[1], "the map does not cover the image"
+    return x[..., : size[0], : size[1]]
+
+
+def patch_stride(network: nn.Module) -> int:
+    """Side of a network's patches in pixels. Raises `UserError` for patches that no pyramid can be built on."""
+    height, width = family_of(network).input_multiple(network)
+    if height != width or not 2 <= height <= _LARGEST_PATCH:
+        raise UserError(
+            f"patches of {height}×{width} pixels: a pyramid needs square ones of 2 … {_LARGEST_PATCH} pixels; take "
+            f"another backbone"
+        )
+    return height
+
+
+def measure_maps(network: nn.Module) -> list[tuple[int, int]]:
+    """Stride in pixels and number of channels of each map that the network has, from a forward pass of a small image.
+
+    Only for families whose `dense` isn't `none`. Neither weights nor statistics change.
+    """
+    family = family_of(network)
+    with torch.no_grad():
+        return [(stride, x.shape[1]) for stride, x in family.maps(network.eval(), _small_image(network))]
+
+
+def pyramid_taps(network: nn.Module) -> tuple[int, ...]:
+    """The last map of each of the strides 4, 8, 16 and 32. Raises `UserError` where the network lacks one."""
+    strides = [stride for stride, _ in measure_maps(network)]
+    missing = [stride for stride in PYRAMID_STRIDES if stride not in strides]
+    if missing:
+        raise UserError(
+            f"maps of strides {', '.join(map(str, strides))} pixels: the pyramid needs {missing[0]} too; take a "
+            f"backbone with maps of strides 4, 8, 16 and 32"
+        )
+    return tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in PYRAMID_STRIDES)
+
+
+def freeze_unused(network: nn.Module, taps: Sequence[int]) -> tuple[str, ...]:
+    """Freezes the parameters on which no tap depends, e.g. the blocks behind the last, and returns their names.
+
+    They get no gradient: DistributedDataParallel would raise, and weight decay would still shrink them.
+    """
+    named = dict(network.named_parameters())
+    with torch.enable_grad():
+        total = sum(x.float().sum() for _, x in family_of(network).maps(network.eval(), _small_image(network), taps))
+        assert isinstance(total, Tensor)
+        found = torch.autograd.grad(total, [p for p in named.values() if p.requires_grad], allow_unused=True)
+    trained = [name for name, parameter in named.items() if parameter.requires_grad]
+    unused = tuple(name for name, gradient in zip(trained, found, strict=True) if gradient is None)
+    for name in unused:
+        named[name].requires_grad_(False)
+    return unused
+
+
+def freeze(networks: Sequence[nn.Module], inside: nn.Module) -> None:
+    """Keeps weights, statistics of norms and random layers of `networks` fixed while the rest is trained.
+
+    `inside`: the module that an engine calls before any of them is used.
+    """
+    for network in networks:
+        network.requires_grad_(False)
+
+    def to_eval(_module: nn.Module, _inputs: object) -> None:
+        for network in networks:
+            network.eval()
+
+    inside.register_forward_pre_hook(to_eval)
+
+
+def input_channels(network: nn.Module) -> int:
+    """Number of channels of the images that the network takes, by its first convolution."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return first.in_channels
+
+
+def check_rgb(network: nn.Module, what: str) -> None:
+    """Raises `UserError` for a network of other than three channels; `what` names it."""
+    channels = input_channels(network)
+    if channels != 3:
+        raise UserError(f"{what} takes images of {channels} channels, and the data is RGB; take a backbone for RGB")
+
+
+def _small_image(network: nn.Module) -> Tensor:
+    """One image of zeros, [1, C, h, w]: two patches a side, or so many pixels that every stage can halve its map."""
+    family, parameter = family_of(network), next(network.parameters())
+    sides = [2 * multiple if family.dense == "patches" else math.lcm(64, multiple)
+             for multiple in family.input_multiple(network)]  # fmt: skip
+    return parameter.new_zeros((1, input_channels(network), *sides))
