@@ -63,6 +63,15 @@ class Tokens(NamedTuple):
     """Rows h and columns w of patches."""
 
 
+class DenseMap(NamedTuple):
+    """Map of one stage or block, and its class token."""
+
+    map: Tensor
+    """[B, C, h, w]."""
+    token: Tensor | None
+    """Class token of the same block, [B, C]; None where the network has none."""
+
+
 @dataclass(frozen=True)
 class LayerGroups:
     """Layers of a network for layer-wise learning rates, and the parameters without weight decay."""
@@ -162,6 +171,21 @@ class Family(ABC):
     def channels(self, model: Any) -> list[int]:
         """Number of channels C of each map that `maps` can return."""
         return []
+
+    def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
+        """Map and class token of each tap, counted from 0; only where `dense` isn't `none`.
+
+        `norm`: after the network's final norm, where it has one. Raises `UserError` where a family can't apply it.
+        """
+        if self.dense == "stages":
+            return [DenseMap(found, None) for _, found in self.maps(model, images, taps)]
+        if not norm:
+            return [DenseMap(found, None) for _, found in self.maps(model, images, taps)]
+        if list(taps) != [len(self.channels(model)) - 1]:
+            raise UserError(f"{self.noun} has the final norm after its last block only; set features.blocks=[-1]")
+        tokens = self.tokens(model, images)
+        patches = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
+        return [DenseMap(patches, tokens.prefix[:, 0] if tokens.prefix.shape[1] else None)]
 
     def layer_groups(self, model: nn.Module) -> LayerGroups:
         """Layers for layer-wise learning rates; by default one layer, for which there is no such decay."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import timm_models
-from core.backbones.base import BackboneConfig, Family, LayerGroups, Pooling, Tokens
+from core.backbones.base import BackboneConfig, DenseMap, Family, LayerGroups, Pooling, Tokens
 from core.errors import UserError
 
 _MODULE = "vision_transformer"
@@ -94,6 +94,16 @@ class TimmVit(Family):
 
     def channels(self, model: Any) -> list[int]:
         return [int(model.embed_dim)] * len(model.blocks)
+
+    def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
+        indices = sorted(set(taps))
+        found = model.forward_intermediates(
+            images, indices=indices, norm=norm, stop_early=True, output_fmt="NCHW", intermediates_only=True,
+            return_prefix_tokens=True,
+        )  # fmt: skip
+        by_block = dict(zip(indices, found, strict=True))
+        classed = model.cls_token is not None
+        return [DenseMap(by_block[tap][0], by_block[tap][1][:, 0] if classed else None) for tap in taps]
 
     def layer_groups(self, model: Any) -> LayerGroups:
         """Embeddings are layer 0, block i is layer i + 1, the final norm is the heads' (BEiT, arXiv 2106.08254, H)."""

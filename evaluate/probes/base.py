@@ -77,6 +77,10 @@ class Probe(Description):
     protocols: ClassVar[Mapping[str, str]]
     """Protocol used if none is named, by the kind of the data (`scenes`, `fashion-mnist`). `""`, for all other data, is
     required."""
+    run_data: ClassVar[bool] = True
+    """True if, without data on the command line, a run folder is measured on the data of its pre-training."""
+    sources: ClassVar[tuple[str, ...]] = ("scenes", "folder")
+    """Kinds of data that it can measure, the built-in ones first; others are reported when they are opened."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds arguments of its own."""

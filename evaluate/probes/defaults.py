@@ -42,7 +42,7 @@ def choose_protocol(probe: Probe, arguments: argparse.Namespace) -> tuple[Path, 
     if arguments.protocol is not None:
         return protocol_file(arguments.protocol, probe.kind), given
     source = _source(given, probe.data_key)
-    run = find_run_data(arguments.ckpt) if source is None else None
+    run = find_run_data(arguments.ckpt) if source is None and probe.run_data else None
     kind = (source or (run.source if run is not None else "scenes")).partition(":")[0]
     file = protocol_file(probe.protocols.get(kind, probe.protocols[""]), probe.kind)
     return file, ([*_settings_of(run, probe, file), *given] if run is not None else given)

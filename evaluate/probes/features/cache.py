@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
@@ -29,10 +30,21 @@ from core.precision import dtype_name
 from core.result import library_versions
 from core.untrusted.zip_archives import find_fault
 from evaluate.common.context import RunContext
-from evaluate.probes.features.head_inputs import HeadInputs
 
 FORMAT = 1
 """Version of the files, raised with every change of their content."""
+
+
+class Taps(Protocol):
+    """What is stored of each image: a function of network and images, with an identity for the cache's key."""
+
+    def __call__(self, model: Any, images: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised floats -> [B, F]."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Settings that determine the vector."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class CachedFeatures:
     """Folder of the files."""
 
 
-def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
+def cache_key(backbone: Backbone, taps: Taps, images: ImageSet, config: FeatureConfig) -> dict[str, Any]:
     """Everything that decides the features: another value of any of it is another cache."""
     versions = library_versions()
     transform = to_dict(config.transform)
@@ -74,7 +86,7 @@ def cache_key(backbone: Backbone, taps: HeadInputs, images: ImageSet, config: Fe
 
 
 def cached_features(
-    backbone: Backbone, taps: HeadInputs, images: ImageSet, config: FeatureConfig, context: RunContext
+    backbone: Backbone, taps: Taps, images: ImageSet, config: FeatureConfig, context: RunContext
 ) -> CachedFeatures:
     """The features of all `images`, from disk or computed now by all ranks together; every rank sees all of them.
 
@@ -96,7 +108,7 @@ def _fill(
     part: Path,
     key: dict[str, Any],
     backbone: Backbone,
-    taps: HeadInputs,
+    taps: Taps,
     images: ImageSet,
     config: FeatureConfig,
     context: RunContext,

@@ -1,0 +1,142 @@
+"""One measurement of linear segmentation: train, test, choose the best head, draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.broken import BrokenImages
+from core.distributed import gather_objects
+from core.errors import UserError
+from evaluate.common.pictures import LABEL_MAPS
+from evaluate.common.resumable import ProbeState
+from evaluate.dense.confusion import majority, mean_iou, pixels_per_class, scores
+from evaluate.dense.data import names_of, semantic_of
+from evaluate.dense.heads import PixelHeads, train_heads
+from evaluate.dense.maps import Maps, cached_maps
+from evaluate.dense.padding import enlarged
+from evaluate.dense.pictures import coloured, evenly, save_panels
+from evaluate.dense.segment_linear.protocol import SegmentLinearConfig
+from evaluate.dense.segment_linear.testing import (
+    classes_of,
+    confusions_of_cached,
+    confusions_of_images,
+    predict_image,
+)
+from evaluate.dense.segment_linear.training import (
+    augmented_batches,
+    cached_batches,
+    cross_entropies,
+    plain_resize,
+    train_labels,
+)
+from evaluate.probes.base import Job, Measured
+
+_COUNTED = 2000
+"""Training images whose pixels are counted for the majority class, evenly spaced."""
+
+
+def measure(job: Job, state: ProbeState) -> Measured | None:
+    """Measures on all processes together; None on all but the main one. Raises `UserError`."""
+    config: SegmentLinearConfig = job.config
+    context, train = job.context, job.data["train"]
+    names = names_of(train)
+    heads = PixelHeads(job.inputs.shape[0], len(names), config.heads, context.seed).to(context.device)
+    world = context.processes.world_size
+    broken = BrokenImages(len(train), config.features.broken_share)
+    val_maps: Maps | None = None
+    if config.views == "cached":
+        train_maps, val_maps = (
+            cached_maps(job.backbone, job.inputs, job.data[part], config.features, context) for part in ("train", "val")
+        )
+        labels = train_labels(job, train_maps)
+        train_pixels = pixels_per_class(labels.numpy(), len(names))
+        batches = cached_batches(job, train_maps, labels)
+        resize = plain_resize
+        broken.add(train_maps.cached.broken)
+    else:
+        positions = np.unique(np.linspace(0, len(train) - 1, min(_COUNTED, len(train))).astype(int))
+        train_pixels = _count(job, positions, len(names))
+        batches = augmented_batches(job, broken.add)
+
+        def resize(values: Tensor, height: int, width: int) -> Tensor:
+            return enlarged(values, job.backbone.model, height, width)
+
+    last = train_heads(heads, config.heads, batches, cross_entropies(world, resize), context, state)
+    broken.add([name for found in gather_objects(list(broken.names)) for name in found])
+    if val_maps is not None:
+        matrices, val_broken = confusions_of_cached(job, heads, val_maps), list(val_maps.cached.broken)
+    else:
+        matrices, val_broken = confusions_of_images(job, heads)
+    if not context.is_main:
+        return None
+    if not matrices[0].sum():
+        raise UserError(f"no pixel of {job.data['val'].name} has a class; give labelled images")
+    metrics = _summary(config, matrices, names, train_pixels, last)
+    return Measured(
+        metrics,
+        {"train": list(broken.names), "val": val_broken},
+        _table(metrics),
+        replaced=frozenset({"train"} if config.views == "augmented" else ()),
+        notes=["the heads were trained together; mIoU is that of the best of them on the validation images"],
+        finish=lambda: _draw(job, heads, metrics, names, val_maps),
+    )
+
+
+def _count(job: Job, positions: np.ndarray, classes: int) -> np.ndarray:
+    from core.errors import BrokenImage
+
+    total = np.zeros(classes, np.int64)
+    for position in positions:
+        try:
+            total += pixels_per_class(semantic_of(job.data["train"], int(position)), classes)
+        except BrokenImage:
+            continue  # reported where the image is trained on
+    return total
+
+
+def _summary(
+    config: SegmentLinearConfig, matrices: np.ndarray, names: tuple[str, ...], train: np.ndarray, last: list[float]
+) -> dict[str, Any]:
+    rows = [
+        {**head, "mIoU": mean_iou(matrix), "last_loss": loss}
+        for head, matrix, loss in zip(config.heads.heads(), matrices, last or [None] * len(matrices), strict=True)
+    ]
+    best = max(range(len(rows)), key=lambda number: rows[number]["mIoU"])
+    return {
+        **scores(matrices[best], names),
+        **majority(train, matrices[best].sum(1)),
+        "lr": rows[best]["lr"],
+        "weight_decay": rows[best]["weight_decay"],
+        "head_number": best,
+        "heads": rows,
+    }
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    lines = ["     lr   weight decay    mIoU"]
+    lines += [f"{row['lr']:7g}   {row['weight_decay']:12g}   {row['mIoU']:5.2f}" for row in metrics["heads"]]
+    lines.append(f"best: mIoU {metrics['mIoU']:.2f}, pixel accuracy {metrics['aAcc']:.2f}")
+    lines.append(f"majority class: mIoU {metrics['majority_mIoU']:.2f}, accuracy {metrics['majority_aAcc']:.2f}")
+    return "\n".join(lines)
+
+
+def _draw(job: Job, heads: PixelHeads, metrics: dict[str, Any], names: tuple[str, ...], maps: Maps | None) -> None:
+    images, best = job.data["val"], metrics["head_number"]
+    usable = list(range(len(images))) if maps is None else list(map(int, maps.positions))
+    for number in evenly(job.arguments.draw, len(usable)):
+        position = usable[number]
+        truth = semantic_of(images, position)
+        if maps is None:
+            predicted = predict_image(job, heads, position)[best]
+        else:
+            with torch.inference_mode():
+                logits = heads(maps.read([number]).to(job.context.device))[:, 0]
+            predicted = classes_of(logits, *truth.shape)[best]
+        right = 100 * float((truth == predicted)[truth != 255].mean())
+        caption = f"{images.describe(position)}: image, truth, prediction; {right:.0f} % of the pixels are right"
+        panels = [images.image(position), coloured(truth), coloured(predicted)]
+        save_panels(job.folder, f"image_{position:06d}", panels, LABEL_MAPS, caption)

@@ -1,0 +1,97 @@
+"""Training of linear segmentation: batches from cached maps or new crops, and the cross-entropy of all heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from core.data.order import GlobalBatches
+from core.distributed import sum_over_ranks
+from core.features import frozen, normalised
+from core.precision import autocast
+from evaluate.common.context import RunContext
+from evaluate.dense.data import IGNORED, read_semantics
+from evaluate.dense.heads import Batch
+from evaluate.dense.maps import Maps, MapTaps
+from evaluate.dense.padding import padded_maps
+from evaluate.dense.segment_linear.crops import crop_batches
+from evaluate.dense.segment_linear.protocol import SegmentLinearConfig
+from evaluate.probes.base import Job
+
+
+def passes(images: int, batch: int, iterations: int) -> int:
+    """Epochs that all steps need at most."""
+    return -(-iterations // max(1, images // batch))
+
+
+def cached_batches(job: Job, maps: Maps, labels: Tensor) -> Callable[[int], Iterator[Batch]]:
+    """Batches of stored maps from a step on. `labels`: class maps of the usable images, uint8 [M, s, s]."""
+    config: SegmentLinearConfig = job.config
+    context = job.context
+
+    def from_step(start: int) -> Iterator[Batch]:
+        for batch in _order(len(maps), config, context, start):
+            chosen = np.array([position for _, position in batch], np.int64)
+            yield maps.read(chosen).to(context.device), labels[torch.from_numpy(chosen)].to(context.device)
+
+    return from_step
+
+
+def augmented_batches(job: Job, note_broken: Callable[[list[str]], object]) -> Callable[[int], Iterator[Batch]]:
+    """Batches of maps of new crops from a step on."""
+    config: SegmentLinearConfig = job.config
+    context, backbone = job.context, job.backbone
+    taps: MapTaps = job.inputs
+    images = job.data["train"]
+
+    def from_step(start: int) -> Iterator[Batch]:
+        order = _order(len(images), config, context, start)
+        for pixels, classes, broken in crop_batches(images, config.crop, config.features.size, order, context):
+            note_broken(broken)
+            with frozen(backbone.model), autocast(context.device, config.features.precision):
+                crops = normalised(pixels.to(context.device, non_blocking=True), backbone.config)
+                maps = padded_maps(taps, backbone.model, crops).float()
+            yield maps.clone(), classes.to(context.device, non_blocking=True)
+
+    return from_step
+
+
+def train_labels(job: Job, maps: Maps) -> Tensor:
+    """Class maps of the usable training images at the side of the loss, uint8 [M, s, s]."""
+    config: SegmentLinearConfig = job.config
+    side = config.train_labels or config.features.size
+    return torch.from_numpy(read_semantics(job.data["train"], maps.positions, side))
+
+
+Resize = Callable[[Tensor, int, int], Tensor]
+"""(values [B, C, h, w], height, width) -> [B, C, height, width]."""
+
+
+def plain_resize(values: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resampling of values that cover the whole image."""
+    return functional.interpolate(values, (height, width), mode="bilinear", align_corners=False)
+
+
+def cross_entropies(world: int, resize: Resize = plain_resize) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Loss of each head: the mean over the labelled pixels of the global batch, times `world` for the mean over ranks."""
+
+    def losses(outputs: Tensor, classes: Tensor, step: int) -> Tensor:
+        heads, images = outputs.shape[:2]
+        size = classes.shape[-2:]
+        logits = resize(outputs.flatten(0, 1), *size)
+        target = classes.long()[None].expand(heads, -1, -1, -1).flatten(0, 1)
+        each = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+        labelled = sum_over_ranks((classes != IGNORED).sum().float()).clamp(min=1)
+        return each.view(heads, images, *size).sum(dim=(1, 2, 3)) * (world / labelled)
+
+    return losses
+
+
+def _order(images: int, config: SegmentLinearConfig, context: RunContext, start: int) -> GlobalBatches:
+    processes, heads = context.processes, config.heads
+    count = passes(images, heads.batch, heads.iterations)
+    return GlobalBatches(images, heads.batch, count, context.seed, processes.rank, processes.world_size, start)
