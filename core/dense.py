@@ -58,7 +58,9 @@ def check_blocks(model: nn.Module, blocks: Sequence[int]) -> list[int]:
     count = len(family.channels(model)) if family.trainable else 1
     for block in blocks:
         if not -count <= block < count:
-            raise UserError(f"block {block} doesn't exist: the backbone, {family.noun}, has {count}; set features.blocks")
+            raise UserError(
+                f"block {block} doesn't exist: the backbone, {family.noun}, has {count}; set features.blocks"
+            )
     return [block % count for block in blocks]
 
 

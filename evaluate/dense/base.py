@@ -23,7 +23,7 @@ class DenseProbe(Probe):
 
     run_data = False
     performance_keys = frozenset({"features.batch", "features.broken_share"})
-    pictures: ClassVar[str] = "N pictures of predictions next to the ground truth"
+    drawn: ClassVar[str] = "N pictures of predictions next to the ground truth"
     """What `--draw` writes, for --help."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ class DenseProbe(Probe):
         named = ", ".join(kind if kind in ("scenes", "fashion-mnist") else f"{kind}:ROOT" for kind in self.sources)
         add_data(parser, self.data_key, named)
         if self.pictures:
-            add_draw(parser, self.pictures)
+            add_draw(parser, self.drawn)
 
     def takes_pixels(self, config: Any) -> bool:
         return True

@@ -37,7 +37,7 @@ def class_iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """IoU of each class in percent; NaN for a class that occurs in neither truth nor prediction."""
     right = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - right
-    return np.where(union > 0, 100.0 * right / np.maximum(union, 1), np.nan)
+    return np.where(union > 0, 100.0 * (right / np.maximum(union, 1)), np.nan)
 
 
 def scores(matrix: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

@@ -87,9 +87,12 @@ class SemanticScenes(Scenes):
 class SemanticFiles:
     """Pairs of image and label files, an `ImageSet` with class maps."""
 
-    def __init__(self, samples: Samples, config: SegmentDataConfig, root: Path, name: str, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, samples: Samples, config: SegmentDataConfig, root: Path, name: str, names: tuple[str, ...]
+    ) -> None:
         self._samples, self._config, self._root = samples, config, root
-        self.name, self.names, self.classes = name, names, ()
+        self.name, self.names = name, names
+        self.classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._samples.pairs)
@@ -126,7 +129,7 @@ def open_semantic(config: DenseDataConfig, split: Split, limit: int | None = Non
     Raises `UserError` for data that doesn't exist or isn't in its layout.
     """
     check_source(config, SEMANTIC)
-    images = _scenes(config, split) if config.kind == "scenes" else _files(config, split)
+    images: ImageSet = _scenes(config, split) if config.kind == "scenes" else _files(config, split)
     return images if limit is None else sample(images, limit, SAMPLE_SEED)
 
 

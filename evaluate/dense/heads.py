@@ -140,8 +140,8 @@ def train_heads(
     losses: Callable[[Tensor, Any, int], Tensor],
     context: RunContext,
     state: ProbeState,
-) -> list[float]:
-    """Trains all heads to the last step, resuming from `state`; the last losses, by head.
+) -> None:
+    """Trains all heads to the last step, resuming from `state`.
 
     `open_batches`: (step) -> batches from there on. `losses`: (outputs [heads, b, o, h, w], target, step) -> loss of
     each head [heads], whose mean over ranks is that of the global batch. Raises `UserError` for a state that doesn't
@@ -155,7 +155,7 @@ def train_heads(
         ],
         lr=1.0, betas=config.betas,
     )  # fmt: skip
-    done, last = _restore(heads, optimiser, config, state, context)
+    done = _restore(heads, optimiser, config, state, context)
     every = max(50, config.iterations // STATES)
     trained.train()
     bar = tqdm(
@@ -178,11 +178,9 @@ def train_heads(
             optimiser.step()
             done += 1
             bar.update()
-            last = found.detach().tolist() if done == config.iterations else last
             if done % every == 0 and done < config.iterations:
                 state.save({"step": done, "heads": heads.state_dict(), "optimiser": optimiser.state_dict()["state"]})
     heads.eval()
-    return last
 
 
 def _dropped(maps: Tensor, config: SweepConfig, step: int, context: RunContext) -> Tensor:
@@ -197,10 +195,10 @@ def _dropped(maps: Tensor, config: SweepConfig, step: int, context: RunContext) 
 
 def _restore(
     heads: PixelHeads, optimiser: torch.optim.AdamW, config: SweepConfig, state: ProbeState, context: RunContext
-) -> tuple[int, list[float]]:
+) -> int:
     saved = state.load()
     if saved is None:
-        return 0, []
+        return 0
     with state.restoring():
         step = saved["step"]
         if not isinstance(step, int) or not 0 < step < config.iterations:
@@ -211,4 +209,4 @@ def _restore(
         optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
     if context.is_main:
         print(f"resuming after step {step} of {config.iterations}")
-    return step, []
+    return step

@@ -186,9 +186,7 @@ class Maps:
             yield chosen, self.read(chosen)
 
 
-def cached_maps(
-    backbone: Backbone, taps: MapTaps, images: ImageSet, config: MapConfig, context: RunContext
-) -> Maps:
+def cached_maps(backbone: Backbone, taps: MapTaps, images: ImageSet, config: MapConfig, context: RunContext) -> Maps:
     """Maps of all images at the protocol's size, from disk or computed now by all ranks together.
 
     Raises `UserError` as `cached_features` does.

@@ -13,6 +13,8 @@ from core.data.scenes.palette import COLOURS
 from evaluate.common.pictures import FOLDER, save_picture
 from evaluate.dense.data import IGNORED
 
+LABEL_MAPS = "label maps"
+"""Kind of pictures of class maps, as segmentation's."""
 _HEIGHT, _GAP = 160, 4
 
 

@@ -87,5 +87,5 @@ def crop_batches(
 
 
 def _collate(crops: Sequence[Crop]) -> tuple[Tensor, Tensor, list[str]]:
-    pixels, classes = (torch.from_numpy(np.stack([crop[part] for crop in crops])) for part in (0, 1))  # type: ignore[type-var, arg-type]
+    pixels, classes = (torch.from_numpy(np.stack([crop[part] for crop in crops])) for part in (0, 1))
     return pixels, classes, [name for crop in crops for name in crop[2]]

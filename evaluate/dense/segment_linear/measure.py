@@ -10,15 +10,14 @@ from torch import Tensor
 
 from core.data.broken import BrokenImages
 from core.distributed import gather_objects
-from core.errors import UserError
-from evaluate.common.pictures import LABEL_MAPS
+from core.errors import BrokenImage, UserError
 from evaluate.common.resumable import ProbeState
 from evaluate.dense.confusion import majority, mean_iou, pixels_per_class, scores
 from evaluate.dense.data import names_of, semantic_of
 from evaluate.dense.heads import PixelHeads, train_heads
 from evaluate.dense.maps import Maps, cached_maps
 from evaluate.dense.padding import enlarged
-from evaluate.dense.pictures import coloured, evenly, save_panels
+from evaluate.dense.pictures import LABEL_MAPS, coloured, evenly, save_panels
 from evaluate.dense.segment_linear.protocol import SegmentLinearConfig
 from evaluate.dense.segment_linear.testing import (
     classes_of,
@@ -65,7 +64,7 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
         def resize(values: Tensor, height: int, width: int) -> Tensor:
             return enlarged(values, job.backbone.model, height, width)
 
-    last = train_heads(heads, config.heads, batches, cross_entropies(world, resize), context, state)
+    train_heads(heads, config.heads, batches, cross_entropies(world, resize), context, state)
     broken.add([name for found in gather_objects(list(broken.names)) for name in found])
     if val_maps is not None:
         matrices, val_broken = confusions_of_cached(job, heads, val_maps), list(val_maps.cached.broken)
@@ -75,7 +74,7 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
         return None
     if not matrices[0].sum():
         raise UserError(f"no pixel of {job.data['val'].name} has a class; give labelled images")
-    metrics = _summary(config, matrices, names, train_pixels, last)
+    metrics = _summary(config, matrices, names, train_pixels)
     return Measured(
         metrics,
         {"train": list(broken.names), "val": val_broken},
@@ -87,8 +86,6 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
 
 
 def _count(job: Job, positions: np.ndarray, classes: int) -> np.ndarray:
-    from core.errors import BrokenImage
-
     total = np.zeros(classes, np.int64)
     for position in positions:
         try:
@@ -99,11 +96,10 @@ def _count(job: Job, positions: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _summary(
-    config: SegmentLinearConfig, matrices: np.ndarray, names: tuple[str, ...], train: np.ndarray, last: list[float]
+    config: SegmentLinearConfig, matrices: np.ndarray, names: tuple[str, ...], train: np.ndarray
 ) -> dict[str, Any]:
-    rows = [
-        {**head, "mIoU": mean_iou(matrix), "last_loss": loss}
-        for head, matrix, loss in zip(config.heads.heads(), matrices, last or [None] * len(matrices), strict=True)
+    rows: list[dict[str, float]] = [
+        {**head, "mIoU": mean_iou(matrix)} for head, matrix in zip(config.heads.heads(), matrices, strict=True)
     ]
     best = max(range(len(rows)), key=lambda number: rows[number]["mIoU"])
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from evaluate.common.metrics import Metric
 from evaluate.dense.base import DenseProbe
@@ -20,6 +20,7 @@ class SegmentLinearProbe(DenseProbe):
     metrics = (Metric("mIoU", "mIoU"),)
     class_metrics = (Metric("IoU", "IoU of each class"),)
     position = 30
+    pictures: ClassVar[Mapping[str, str]] = {"label maps": "Label maps"}
     summary = "Train linear segmentation heads on the maps of a frozen backbone, without an engine."
     example = (
         "python evaluate/probe.py segment_linear --ckpt runs/vit_s --protocol segment_linear_ade20k_dinov3 "
@@ -58,7 +59,6 @@ class SegmentLinearProbe(DenseProbe):
         from evaluate.dense.segment_linear.measure import measure
 
         return measure(job, state)
-
 
 
 PROBE = SegmentLinearProbe()

@@ -86,7 +86,7 @@ def predict_image(job: Job, heads: PixelHeads, position: int) -> NDArray[np.uint
 def window_logits(
     taps: MapTaps, model: Any, heads: PixelHeads, pixels: Tensor, size: int, test: SegmentTestConfig
 ) -> Tensor:
-    """Logits of one normalised image [1, 3, H, W] at its size, [heads, C, H, W]: the mean of all windows over a pixel."""
+    """Logits of a normalised image [1, 3, H, W], [heads, C, H, W]: at each pixel the mean of all windows over it."""
     height, width = pixels.shape[-2:]
     if test.mode == "whole":
         return enlarged(heads(padded_maps(taps, model, pixels).float())[:, 0], model, height, width)

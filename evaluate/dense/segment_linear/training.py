@@ -77,7 +77,7 @@ def plain_resize(values: Tensor, height: int, width: int) -> Tensor:
 
 
 def cross_entropies(world: int, resize: Resize = plain_resize) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Loss of each head: the mean over the labelled pixels of the global batch, times `world` for the mean over ranks."""
+    """Loss of each head: the mean over all labelled pixels of the global batch, so that the mean over ranks is it."""
 
     def losses(outputs: Tensor, classes: Tensor, step: int) -> Tensor:
         heads, images = outputs.shape[:2]

@@ -38,7 +38,8 @@ def test_without_data_the_scenes_are_measured_as_they_are(probe: Probe) -> None:
 
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
 def test_data_of_the_users_own_takes_the_full_protocol(probe: Probe) -> None:
-    data: Any = ["folder:/d"] if probe.many_sources else "folder:/d"
+    place = f"{probe.sources[1]}:/d"
+    data: Any = [place] if probe.many_sources else place
     config, name = chosen(probe, "timm:resnet18", Setting(probe.data_key, data))
     assert (name, config.scaled_down) == (probe.protocols[""], False)
 
@@ -50,7 +51,7 @@ def test_a_named_protocol_and_a_file_count() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((CONFIGS / "pretrain").glob("*.yaml")), ids=lambda file: file.stem)
-@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+@pytest.mark.parametrize("probe", [probe for probe in PROBES.values() if probe.run_data], ids=lambda probe: probe.kind)
 def test_a_run_folder_is_measured_on_its_own_data_and_size(probe: Probe, recipe: Path, tmp_path: Path) -> None:
     config = load_config(PretrainConfig, recipe)
     write_run(tmp_path, source=config.data.source, size=config.views["global"].size, scenes=config.data.scenes.size)
@@ -62,6 +63,12 @@ def test_a_run_folder_is_measured_on_its_own_data_and_size(probe: Probe, recipe:
     assert found.features.transform.crop == config.views["global"].size
     if kind == "folder":
         assert name == probe.protocols[""], "another place is the same protocol"
+
+
+@pytest.mark.parametrize("probe", [probe for probe in PROBES.values() if not probe.run_data], ids=lambda p: p.kind)
+def test_a_run_folder_decides_nothing_where_its_data_has_no_labels_for_pixels(probe: Probe, tmp_path: Path) -> None:
+    write_run(tmp_path, source="folder:/d", size=32, scenes=32)
+    assert chosen(probe, str(tmp_path))[1] == probe.protocols["scenes"]
 
 
 def write_run(folder: Path, source: str, size: int, scenes: int) -> None:
