@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,15 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.torchrun import WARM, stop_warm_python
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if WARM not in os.environ:  # a process of pytest-xdist shares the server of the one that started it
+        os.environ[WARM] = tempfile.mkdtemp(prefix="warm-")
+        config.add_cleanup(lambda: stop_warm_python(Path(os.environ.pop(WARM))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,44 +1,122 @@
-"""Starts a script under torchrun on the CPU, as a user would, and gives back what it printed."""
+"""Starts scripts on the CPU as a user would, alone or under torchrun, and gives back what they printed.
+
+The processes are forked from a server that has imported the heavy libraries (tests/warm); `sys.executable` is for tests
+of the interpreter's own start.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+from tests.warm import client
+
 ROOT = Path(__file__).resolve().parent.parent
+WARM = "SSL_TRANSFER_WARM"
+"""Environment variable: the folder of the server's socket and of its stand-in `python`, set by tests/conftest.py."""
+
+
+def warm_python() -> Path:
+    """Path of the stand-in for the interpreter; its server is started by whoever asks first."""
+    folder = Path(os.environ[WARM])
+    program, address = folder / "python", folder / "socket"
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            source = (ROOT / "tests/warm/client.py").read_text(encoding="utf-8")
+            source = source.replace('REAL = ""', f"REAL = {sys.executable!r}", 1)
+            source = source.replace('ADDRESS = ""', f"ADDRESS = {str(address)!r}", 1)
+            server = subprocess.Popen(
+                [sys.executable, str(ROOT / "tests/warm/server.py"), str(address)], start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=(folder / "server.log").open("wb"),
+            )  # fmt: skip
+            (folder / "pid").write_text(str(server.pid))
+            while not address.exists():
+                assert server.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.01)
+            program.touch(0o755)
+            program.write_text(f"#!{sys.executable} -SI\n{source}", encoding="utf-8")
+    return program
+
+
+def stop_warm_python(folder: Path) -> None:
+    if (folder / "pid").exists():
+        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+class Process:
+    """A started script, with the names of subprocess.Popen; its output goes to unnamed files."""
+
+    def __init__(self, *words: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> None:
+        program = warm_python()
+        self._files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
+        with open(os.devnull) as nothing:
+            streams = (nothing.fileno(), *(file.fileno() for file in self._files))
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+            self._status, self.pid = client.ask(
+                str(program.with_name("socket")), words, str(cwd), environment, str(program), streams
+            )
+        self.args = words
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._status.settimeout(timeout)
+            try:
+                received = self._status.recv(4)
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self.returncode = int.from_bytes(received, "little", signed=True)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it printed, and what it printed to standard error, once it has ended."""
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        for file in self._files:
+            file.seek(0)
+        return self._files[0].read(), self._files[1].read()
+
+
+def python(*words: str, timeout: int = 240, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a script, `-m MODULE` or, in an interpreter that has imported nothing, `-c CODE`; one thread."""
+    if words[0].startswith("-") and words[0] != "-m":
+        return subprocess.run(
+            [sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+    process = Process(*words, env=env)
+    output, errors = process.communicate(timeout)
+    return subprocess.CompletedProcess(words, process.wait(), output, errors)
 
 
 def torchrun(script: Path, *arguments: str, processes: int = 2, timeout: int = 240) -> subprocess.CompletedProcess[str]:
     """Runs `script` in `processes` gloo processes of one thread each; the caller checks the return code."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *(str(script), *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *_path()])},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def python(*arguments: str, timeout: int = 240) -> subprocess.CompletedProcess[str]:
-    """Runs one Python process on the CPU, as a user would."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def _path() -> list[str]:
-    """Where else Python looks: another distribution of a package under test may lie there."""
-    return [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    path = os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    return python(*launcher, str(script), *arguments, timeout=timeout, env={"PYTHONPATH": path})

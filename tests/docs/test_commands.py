@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.small_places import make_all
-from tests.torchrun import ROOT
+from tests.torchrun import ROOT, warm_python
 
 PAGES = ("checkpoints", "converting", "add_a_protocol", "add_a_view_transform", "cluster", "reproduce")
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)( full)?\n(.*?)^```$", re.M | re.S)
@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_as_written(page: str, place: Path) -> None:
-    commands, path = 0, f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    commands, path = 0, f"{warm_python().parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     for file, language, full, text in blocks_of(page):
         if file:
             (place / file).write_text(text, encoding="utf-8")

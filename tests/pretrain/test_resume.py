@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from core.config import save_config
 from core.errors import UserError
 from pretrain.method import Method
 from tests.pretrain.tiny_run import RESNET, assert_equal_bits, recipe, run, write_recipe
-from tests.torchrun import ROOT
+from tests.torchrun import Process
 
 
 class Killed(BaseException):
@@ -94,15 +92,12 @@ def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None
     save_config(recipe(image_folder, *overrides), tmp_path / "r.yaml")
     whole = run(recipe(image_folder, *overrides), tmp_path / "whole")
     command = [
-        sys.executable, "pretrain/run.py", "--config", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"),
+        "pretrain/run.py", "--config", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"),
         "--device", "cpu", "--workers", "0",
     ]  # fmt: skip
     kills = 0
     for lines in (5, 41, 80):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        process = Process(*command)
         metrics = tmp_path / "run/metrics.jsonl"
         while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") >= lines):
             time.sleep(0.005)
@@ -164,14 +159,11 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
         "pretrain/run.py", "--config", str(write_recipe(tmp_path / "r.yaml", image_folder)),
         "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", str(workers), "checkpoint.every_epochs=400",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+    process = Process(*command)
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, number) if group else process.send_signal(number)  # torchrun and Slurm signal the group

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 
 from tests.reliability.killing import Kill, run
 from tests.reliability.tiny_runs import last_state, metrics, run_here, same_bits, tiny, write_recipe
-from tests.torchrun import ROOT, python
+from tests.torchrun import Process, python
 
 
 # In a process of its own: a fork needs a parent without threads.
@@ -54,12 +51,9 @@ def test_the_real_command_line_with_a_loader_process(image_folder: Path, tmp_pat
     recipe = write_recipe(tmp_path / "r.yaml", image_folder, *overrides)
     whole = run_here(tiny(image_folder, *overrides), tmp_path / "whole")
     out = tmp_path / "run"
-    command = [sys.executable, "pretrain/run.py", "--config", str(recipe), "--out", str(out), "--device", "cpu"]
+    command = ["pretrain/run.py", "--config", str(recipe), "--out", str(out), "--device", "cpu"]
     for lines in (2, 7, 1000):
-        process = subprocess.Popen(
-            [*command, "--workers", "1"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = Process(*command, "--workers", "1")
         file = out / "metrics.jsonl"
         while process.poll() is None and not (file.is_file() and file.read_bytes().count(b"\n") >= lines):
             time.sleep(0.005)

@@ -19,14 +19,14 @@ import pytest
 from core.data.readers.folder import Folder
 from core.errors import BrokenImage, UserError, explain
 from tests.reliability.tiny_runs import last_state, run_here, same_bits, tiny, write_images, write_recipe
-from tests.torchrun import ROOT, python
+from tests.torchrun import ROOT, Process, python
 
 _SMALL = 'mount -t tmpfs -o size=100k tmpfs /dev/shm && exec "$@"'
 
 
 def command(recipe: Path, out: Path) -> list[str]:
     given = ["--config", str(recipe), "--out", str(out), "--device", "cpu", "--workers", "2"]
-    return [sys.executable, "pretrain/run.py", *given]
+    return ["pretrain/run.py", *given]
 
 
 def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(
@@ -34,10 +34,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_
 ) -> None:
     out = tmp_path / "run"
     recipe = write_recipe(tmp_path / "r.yaml", image_folder, "epochs=60")
-    process = subprocess.Popen(
-        command(recipe, out), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Process(*command(recipe, out))
     lines = out / "metrics.jsonl"
     while process.poll() is None and not (lines.is_file() and lines.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)
@@ -50,7 +47,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_
     assert process.returncode == 2
     assert "Traceback" not in errors
     assert re.search(r"error: .*\(Killed\).*--workers", errors)
-    resumed = python("pretrain/run.py", *command(recipe, out)[2:])
+    resumed = python(*command(recipe, out))
     assert resumed.returncode == 0, resumed.stderr
     assert same_bits(last_state(out), run_here(tiny(image_folder, "epochs=60"), tmp_path / "whole"))
 
@@ -61,8 +58,8 @@ def test_too_little_shared_memory_is_told(image_folder: Path, tmp_path: Path) ->
         pytest.skip("can't give a process a small /dev/shm of its own")
     recipe = write_recipe(tmp_path / "r.yaml", image_folder)
     done = subprocess.run(
-        [unshare, "-m", "sh", "-c", _SMALL, "sh", *command(recipe, tmp_path / "run")], cwd=ROOT, capture_output=True,
-        text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [unshare, "-m", "sh", "-c", _SMALL, "sh", sys.executable, *command(recipe, tmp_path / "run")], cwd=ROOT,
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert re.search("error: .*/dev/shm", done.stderr)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=I
 
 from core.checkpoints import read_tensors
 from tests.evaluate.detection.tiny_detection import SCRIPT, arguments, make_place, result, run, steps
-from tests.torchrun import python, torchrun
+from tests.torchrun import Process, python, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_killed_run_goes_on(place: Path, tmp_path: Path) -> None:
     given = arguments(place, tmp_path, "solver.iterations=100", "solver.steps=[]")
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Process(str(SCRIPT), *given)
     state = tmp_path / "detector.pt"
     for _ in range(2400):
         if state.exists() or process.poll() is not None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from evaluate.probes.accuracy import Accuracies
 from evaluate.probes.linear.probe import PROBE
 from evaluate.probes.linear.protocol import LinearConfig
 from evaluate.probes.linear.summary import summary
-from tests.torchrun import ROOT, python, torchrun
+from tests.torchrun import ROOT, Process, python, torchrun
 
 BACKBONE = "timm:resnet18(channels=[8,8,16,24], stem=small)"
 OWN = """
@@ -124,10 +123,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     settings = ["epochs=400", "standardise=batch_norm", "views=cached"]
     run(monkeypatch, *arguments(image_folder, protocol, "--out", str(tmp_path / "whole"), *settings))
     given = arguments(image_folder, protocol, "--out", str(tmp_path / "cut"), *settings)
-    process = subprocess.Popen(
-        [sys.executable, "evaluate/linear.py", *given], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Process("evaluate/linear.py", *given)
     state = tmp_path / "cut" / "unfinished.pt"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,7 +28,7 @@ from tests.evaluate.segmentation.tiny_segmentation import (
     small_place,
     steps,
 )
-from tests.torchrun import ROOT, python
+from tests.torchrun import Process, python
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +211,7 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
 def test_killed_and_resumed(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = arguments(place, out, "schedule.iterations=60")
-    running = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *given],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    running = Process(str(SCRIPT), *given)
     pointer, deadline = out / "engine" / "last_checkpoint", time.monotonic() + 120
     while not pointer.is_file() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,0 +1,156 @@
+"""A server that has imported the heavy libraries, and forks a process for each command line that it receives.
+
+Commands of the tests start in a fraction of a second instead of five to ten. Each still is a process of its own, in a
+session of its own, with the caller's folder, environment and standard streams; it imports the project's modules itself.
+
+    python tests/warm/server.py ADDRESS
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+import warnings
+from typing import Any
+
+MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.v2", "timm", "sklearn.linear_model",
+           "faiss", "safetensors.torch", "matplotlib.pyplot")  # fmt: skip
+ENGINES = {"coco": ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval"), "segment": ("mmseg.apis",)}
+"""Imported before the first command line with this word."""
+
+
+def preload(names: tuple[str, ...]) -> None:
+    """Imports what is installed of `names`; Detectron2 with the name that Pillow has dropped."""
+    import PIL.Image
+
+    PIL.Image.LINEAR = PIL.Image.Resampling.BILINEAR  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            with contextlib.suppress(ImportError):
+                __import__(name)
+    del PIL.Image.LINEAR  # type: ignore[attr-defined]
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy the pages of all imported objects
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request (words of the command line, cwd, env, name of the interpreter) and the three standard streams."""
+    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    wanted, text = int.from_bytes(head, "little"), b""
+    while len(text) < wanted:
+        text += connection.recv(wanted - len(text))
+    return json.loads(text), streams
+
+
+def serve(address: str) -> tuple[dict[str, Any], list[int]]:
+    """Returns in the forked processes only, with the request that each has to run."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(64)
+    preload(MODULES)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
+    while True:
+        ready, _, _ = select.select([listener, woken, *running.values()], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+        for child, connection in list(running.items()):
+            if connection in ready:  # closed: whoever asked has gone
+                os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, 0 if connection in ready else os.WNOHANG)
+            if ended:
+                with contextlib.suppress(OSError):
+                    connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
+                running.pop(child).close()
+        if listener in ready:
+            connection, _ = listener.accept()
+            request, streams = receive(connection)
+            for word, names in ENGINES.items():
+                if any(word in given for given in request["words"]) and not {*names} <= {*sys.modules}:
+                    preload(names)
+            child = os.fork()
+            if not child:
+                signal.set_wakeup_fd(-1)
+                for opened in (listener, connection, *running.values()):
+                    opened.close()
+                for descriptor in (woken, wake):
+                    os.close(descriptor)
+                return request, streams
+            running[child] = connection
+            connection.sendall(child.to_bytes(4, "little"))
+            for descriptor in streams:
+                os.close(descriptor)
+
+
+def run(request: dict[str, Any], streams: list[int]) -> None:
+    """Runs the request's script or module as the interpreter would."""
+    import torch
+
+    os.setsid()
+    for target, descriptor in enumerate(streams):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False, buffering=1)
+    sys.stderr = os.fdopen(2, "w", closefd=False, buffering=1, errors="backslashreplace")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    sys.executable, words = request["python"], request["words"]
+    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        sys.path[:1] = [os.getcwd(), *places]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        sys.path[:1] = [os.path.dirname(os.path.realpath(words[0])), *places]
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def status_of(request: dict[str, Any], streams: list[int]) -> int:
+    """Exit status of the request, after its threads and exit functions; a full teardown would take seconds."""
+    code: object = 0
+    try:
+        run(request, streams)
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        code = -signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    os._exit(status_of(*serve(sys.argv[1])))
