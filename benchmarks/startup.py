@@ -31,7 +31,7 @@ def main() -> None:
 def entry_points() -> list[Path]:
     """The scripts that a user starts, relative to the project's root."""
     files = (file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.py")))
-    return [file.relative_to(ROOT) for file in files if "run_entry_point(main)" in file.read_text(encoding="utf-8")]
+    return [file.relative_to(ROOT) for file in files if "run_entry_point(main" in file.read_text(encoding="utf-8")]
 
 
 def help_seconds(file: Path) -> Callable[[], float]:

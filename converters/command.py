@@ -7,16 +7,18 @@ import os
 from pathlib import Path
 
 from core.errors import UserError
+from core.project import command
 
 
 def main() -> None:
     """Converts a backbone, verifies the written file and moves it into place."""
     parser = argparse.ArgumentParser(
         description="Convert a backbone to another library's names and file, and verify that it computes the same.",
-        epilog="example: python converters/convert.py --ckpt runs/r50 --to detectron2 --out r50.pkl   (--ckpt takes a "
-        "run folder, a weights file of ours or of another project, timm:NAME.TAG)",
+        epilog=f"example: {command('converters/convert.py')} --ckpt runs/r50 --to detectron2 --out r50.pkl",
     )
-    parser.add_argument("--ckpt", required=True, help="run folder, weights file, or timm:NAME.TAG")
+    parser.add_argument(
+        "--ckpt", required=True, help="run folder, weights file of ours or of another project, or timm:NAME.TAG"
+    )
     parser.add_argument(
         "--to",
         required=True,

@@ -49,16 +49,18 @@ class BrokenImage(Exception):
         return " ".join(f"{self.where}: {self.reason}".splitlines())
 
 
-def run_entry_point(main: Callable[[], None]) -> None:
+def run_entry_point(main: Callable[[], None], memory_advice: str = "") -> None:
     """Runs `main`; a `UserError` becomes one line on stderr and exit code 2, without a traceback.
 
     OS errors about a file and known failures of the machine (`explain`) are reported the same way. `--debug` on the
     command line adds the traceback. Bugs (all other exceptions) keep theirs. An error that several processes share is
-    printed once.
+    printed once. `memory_advice`: settings that help if the memory runs out.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
+    # A notebook's child processes inherit its backend, which Matplotlib here may not have; no command opens windows.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         main()
         code = 0
@@ -75,7 +77,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        sentence = explain(error)
+        sentence = explain(error, memory_advice)
         if not sentence and isinstance(error, OSError) and error.filename is not None:
             # A name that is too long, a folder that can't be entered, a disk that went away.
             sentence = f"{error.filename}: {error.strerror}; give another path, or fix that one"
@@ -94,8 +96,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def explain(error: BaseException) -> str:
-    """Sentence for the user about a known failure of the machine; empty for all other errors."""
+def explain(error: BaseException, memory_advice: str = "") -> str:
+    """Sentence for the user about a known failure of the machine; empty for all other errors.
+
+    `memory_advice`: settings of this command that lower its use of memory.
+    """
     text = str(error)
     if isinstance(error, OSError):
         if error.errno != errno.ENOSPC or error.filename is not None:
@@ -105,18 +110,12 @@ def explain(error: BaseException) -> str:
             "--workers 0 if it is shared memory"
         )
     if _KERNEL_TOO_LARGE.search(text):
-        return (
-            "a kernel compiled by Triton needs more shared memory than this GPU has; set compute.compile=false, or "
-            "compile for another GPU"
-        )
+        return "a kernel compiled by Triton needs more shared memory than this GPU has; set compute.compile=false"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
         amount = f" ({wanted.group(1).rstrip('.')} more were needed)" if wanted else ""
         where = "the GPU" if re.search("CUDA|CUBLAS|CUDNN", text) else "this machine"
-        return (
-            f"out of memory on {where}{amount}; lower batch (features.batch for frozen features), use more processes, "
-            f"or set compute.precision=bf16"
-        )
+        return f"out of memory on {where}{amount}; {memory_advice or 'lower the batch'}"
     if not isinstance(error, RuntimeError):
         return ""
     if _SHARED_MEMORY.search(text):

@@ -98,8 +98,10 @@ def device_name(device: torch.device) -> str:
 def git_revision() -> str:
     """The project's commit, with `-dirty` where files are changed; `unknown` outside a checkout.
 
-    Determined once: the running code is that of the start.
+    Determined once: the running code is that of the start. A repository around an installed package isn't ours.
     """
+    if not (ROOT / ".git").exists():
+        return "unknown"
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

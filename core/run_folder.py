@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from core.config import save_config, to_dict
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
+from core.project import extra
 
 Tracker = Literal["none", "tensorboard", "wandb"]
 
@@ -92,7 +93,7 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError("tracker=tensorboard needs TensorBoard: pip install -e '.[track]'") from None
+            raise UserError(f"tracker=tensorboard needs TensorBoard: {extra('track')}") from None
         self._writer = SummaryWriter(str(path / "tensorboard"))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -108,7 +109,7 @@ class _WandB:
         try:
             import wandb
         except ImportError:
-            raise UserError("tracker=wandb needs Weights & Biases: pip install -e '.[track]'") from None
+            raise UserError(f"tracker=wandb needs Weights & Biases: {extra('track')}") from None
         # Kept in the folder: a resumed run continues the same chart, and another folder of the same name doesn't.
         kept = path / "wandb_id.txt"
         if not kept.is_file():

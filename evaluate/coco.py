@@ -9,7 +9,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import run_entry_point
+from evaluate.detection.probe import PROBE
 from evaluate.detection.run import main
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    run_entry_point(main, PROBE.memory_advice)

@@ -10,7 +10,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import run_entry_point
+from evaluate.common.description import Description
 from evaluate.probes.command import main
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    run_entry_point(main, Description.memory_advice)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
 from core.errors import UserError
+from core.project import CONFIGS, command
+from evaluate.common.cli import help_end
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
             print(stopped, file=sys.stderr)
         sys.exit(143)
     if processes.is_main:
-        print(f"done: {run}  (next: python evaluate/knn.py --ckpt {shlex.quote(str(run))})")
+        print(f"done: {run}  (next: {command('evaluate/knn.py', '--ckpt', str(run))})")
 
 
 def _workers(asked: int | None, device: str) -> int:
@@ -76,13 +77,23 @@ def _workers(asked: int | None, device: str) -> int:
     return workers
 
 
+def _recipe(given: str) -> Path:
+    """File of a recipe: the path, or where none exists, NAME.yaml in configs/pretrain."""
+    shipped = CONFIGS / "pretrain" / f"{given}.yaml"
+    return shipped if not Path(given).exists() and "/" not in given and shipped.is_file() else Path(given)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Pre-train a self-supervised backbone: BYOL, SimSiam or MoCo v3 over several view types.",
-        epilog="example: python pretrain/run.py --config configs/pretrain/r50_byol_multitask.yaml "
-        "--data folder:/data/imagenet --out runs/r50 optim.lr=0.3   (under torchrun for several GPUs)",
+        **help_end(
+            "pretrain/run.py",
+            "--config r50_byol_multitask --data folder:/data/imagenet --out runs/r50 optim.lr=0.3",
+        ),
     )
-    parser.add_argument("--config", type=Path, required=True, help="YAML recipe, see configs/pretrain")
+    parser.add_argument(
+        "--config", type=_recipe, required=True, help="recipe: a YAML file, or NAME in configs/pretrain"
+    )
     parser.add_argument("--out", type=Path, help="run folder; an unfinished run there is resumed (default runs/CONFIG)")
     parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")

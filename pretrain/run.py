@@ -13,4 +13,4 @@ from core.errors import run_entry_point
 from pretrain.command import main
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    run_entry_point(main, "lower batch, use more processes, or set compute.precision=bf16")

@@ -28,6 +28,7 @@ def check_detectron2() -> None:
     Raises `UserError` with the way to install it where it is missing or broken.
     """
     from core.errors import UserError
+    from core.project import command, extra
 
     install_hook()
     # Ours are the lines to read; its own say the same at length, and its age shows in warnings of torch.
@@ -43,8 +44,8 @@ def check_detectron2() -> None:
         import detectron2.modeling  # noqa: F401
     except (ImportError, AttributeError) as error:  # the latter: a build that today's NumPy, Pillow or torch break
         raise UserError(
-            f"Detectron2 can't be imported ({error}); run pip install -e '.[detection]' and "
-            f"python evaluate/install_detectron2.py"
+            f"Detectron2 can't be imported ({error}); run {extra('detection')} and "
+            f"{command('evaluate/install_detectron2.py')}"
         ) from None
 
 

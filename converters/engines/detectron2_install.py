@@ -21,11 +21,11 @@ from pathlib import Path
 
 from converters.engines import detectron2_compat
 from core.errors import UserError
+from core.project import command, extra
 
 PROJECT = "pb1-detectron2"
 VERSION = "0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-EXTRA = "pip install -e '.[detection]'"
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Put Detectron2 into this Python environment: the installed one if there is one, otherwise the "
         f"Python tree of version {VERSION}, pinned by its hash.",
-        epilog=f"example: {EXTRA} && python evaluate/install_detectron2.py",
+        epilog=f"example: {extra('detection')} && {command('evaluate/install_detectron2.py')}",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     parser.parse_args()
@@ -69,12 +69,12 @@ def download(folder: Path) -> Path:
     """
     for needed in ("torch", "setuptools", "pip"):
         if importlib.util.find_spec(needed) is None:
-            raise UserError(f"{needed} must be installed before Detectron2; run {EXTRA}")
+            raise UserError(f"{needed} must be installed before Detectron2; run {extra('detection')}")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{PROJECT}=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary", PROJECT, "--no-build-isolation", "--require-hashes", "-r", str(requirements)]
-    done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True, check=False)
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    download += ["--no-binary", PROJECT, "--no-build-isolation", "--require-hashes", "-r", str(requirements)]
+    done = subprocess.run([*download, "-d", str(folder)], capture_output=True, text=True, check=False)
     files = sorted(folder.glob("*.tar.gz"))
     if done.returncode or not files:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "no file came")
@@ -163,5 +163,7 @@ def try_import() -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"Detectron2 is installed but its import fails ({reason}); run {EXTRA}, then this again")
+        raise UserError(
+            f"Detectron2 is installed but its import fails ({reason}); run {extra('detection')}, then this again"
+        )
     return done.stdout.strip().splitlines()[-1]

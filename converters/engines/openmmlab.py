@@ -11,6 +11,7 @@ import types
 import warnings
 
 from core.errors import UserError
+from core.project import extra
 
 SAFE = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INDEX": "1"}
 """Environment under which torch loads nothing but tensors and plain values, whatever its caller asks for (mmengine
@@ -28,7 +29,7 @@ def import_mmseg() -> None:
     if absent:
         raise UserError(
             f"semantic segmentation needs MMSegmentation ({', '.join(absent)} can't be imported); install it with "
-            f"pip install -e '.[segmentation]'"
+            f"{extra('segmentation')}"
         )
     operators = "mmcv._ext"
     lite = False
@@ -47,7 +48,7 @@ def import_mmseg() -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"MMSegmentation can't be imported ({reason}); where it is libGL that is missing, install "
-            f"opencv-python-headless in the place of opencv-python, else pip install -e '.[segmentation]'"
+            f"opencv-python-headless in the place of opencv-python, else {extra('segmentation')}"
         ) from None
     else:
         package_utils.call_command = _refuse_command  # mmengine's one way to pip: its hub installs what a config needs

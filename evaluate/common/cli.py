@@ -6,8 +6,25 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from core.errors import UserError
+from core.project import command
+
+
+class LineFormatter(argparse.HelpFormatter):
+    """Wraps the lines of a description or epilog one by one; indented ones, which are commands, not at all."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(line if line[:1] == " " else super(LineFormatter, self)._fill_text(line, width, indent)
+                         for line in lines)  # fmt: skip
+
+
+def help_end(script: str, arguments: str, processes: str = "under torchrun for several processes") -> dict[str, Any]:
+    """Keyword arguments of a parser: its help ends with an example, and how to use several `processes`."""
+    epilog = f"example:\n  {command(script)} {arguments}\n{processes}: see docs/cluster.md"
+    return {"epilog": epilog, "formatter_class": LineFormatter}
 
 
 def evaluation_parser(description: str, example: str, default: str | None, says: str = "") -> argparse.ArgumentParser:
@@ -15,9 +32,8 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
 
     `default`: the protocol used if none is named; None if it depends on other arguments, which `says` explains.
     """
-    parser = argparse.ArgumentParser(
-        description=description, epilog=f"example: {example}   (under torchrun for several processes)"
-    )
+    script, _, rest = example.removeprefix("python ").partition(" ")
+    parser = argparse.ArgumentParser(description=description, **help_end(script, rest))
     parser.add_argument(
         "--ckpt",
         help="run folder, weights file, timm:NAME, random:CKPT (its architecture untrained) or pixels (raw pixels)",

@@ -28,6 +28,8 @@ class Description:
     """Setting that says where the data is."""
     data_option: ClassVar[str] = "--data"
     """Command-line option that sets it."""
+    memory_advice: ClassVar[str] = "lower features.batch (results stay the same), or set features.precision=bf16"
+    """Settings that help if the memory runs out, as an imperative."""
     many_sources: ClassVar[bool] = False
     """True if `data_key` takes a list of sources, each of which gets a result named `PROTOCOL on SOURCE`."""
     pictures: ClassVar[Mapping[str, str]] = {}

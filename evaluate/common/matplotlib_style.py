@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
+from core.project import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +30,15 @@ _STYLE: Any = {
 def check_matplotlib(what: str) -> None:
     """`UserError` where Matplotlib isn't installed; loads nothing. `what` needs it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{what} needs Matplotlib: pip install -e '.[report]'")
+        raise UserError(f"{what} needs Matplotlib: {extra('report')}")
 
 
 def style() -> Any:
     """A context in which figures of this project are made and saved."""
+    if "matplotlib" not in sys.modules:
+        # A notebook's child processes inherit its MPLBACKEND, a module that this environment may lack; figures are
+        # drawn here without a backend.
+        os.environ["MPLBACKEND"] = "agg"
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)

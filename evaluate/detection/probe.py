@@ -30,6 +30,7 @@ class DetectionProbe(Description):
         {"data.broken_share", "solver.checkpoint_every", "solver.log_every", "solver.processes"}
     )
     pictures: ClassVar[Mapping[str, str]] = {DETECTIONS: "Detections: truth on the left, findings on the right"}
+    memory_advice = "give solver.global_batch a lower value, or set solver.amp=true"
     position = 60
 
     def config_class(self) -> type[Any]:

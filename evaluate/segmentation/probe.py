@@ -23,6 +23,7 @@ class SegmentationProbe(Description):
     )
     data_key = "data.root"
     pictures: ClassVar[Mapping[str, str]] = {LABEL_MAPS: "Label maps: image, truth, prediction"}
+    memory_advice = "lower --batch, or set precision=bf16"
     position = 70
 
     def config_class(self) -> type[Any]:

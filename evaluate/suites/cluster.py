@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from evaluate.suites.plan import ROOT, Run
+from core.project import command
+from evaluate.suites.plan import Run
 
 Form = Literal["torchrun", "slurm"]
 
@@ -32,7 +33,7 @@ def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
                 f"--wrap={shlex.join(torchrun)}",
             ]
             lines.append(f"mkdir -p {folder} && {shlex.join(sbatch)}")
-    table = shlex.join(["python", _short(ROOT / "evaluate" / "table.py"), str(results)])
+    table = command("evaluate/table.py", str(results))
     return "\n".join([*lines, f"# when all have ended: {table}"])
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from core.config import read_yaml
 from core.errors import UserError
+from core.project import command
 from evaluate.common.description import Description
 from evaluate.common.registry import find_description
 from evaluate.tables.older_results import kind_of, scaled_down, version_of
@@ -57,7 +58,9 @@ def read_results(folder: Path) -> list[StoredResult]:
     """Every result.json below `folder`, by path. Raises `UserError` if none is found or one is another file."""
     results = [read_result(path) for path in sorted(folder.rglob("result.json"))]
     if not results:
-        raise UserError(f"no result.json below {folder}; run an evaluation first, e.g. python evaluate/knn.py --ckpt …")
+        raise UserError(
+            f"no result.json below {folder}; run an evaluation first: {command('evaluate/knn.py')} --ckpt …"
+        )
     return results
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from core.config import to_dict
 from core.errors import UserError, explain, run_entry_point
+from evaluate.common.description import Description
+from evaluate.common.protocol import flat
+from evaluate.common.registry import descriptions
 
 
 class Failing:
@@ -57,7 +62,7 @@ def test_a_workers_sentence_comes_through_whole(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_known_failures_name_the_setting_that_helps(error: Exception, words: str) -> None:
-    sentence = explain(error)
+    sentence = explain(error, "lower batch")
     assert "\n" not in sentence
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(sentence)
@@ -66,3 +71,10 @@ def test_known_failures_name_the_setting_that_helps(error: Exception, words: str
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), KeyError("x"), OSError(errno.EIO, "I/O", "f")])
 def test_bugs_are_not_explained(error: Exception) -> None:
     assert explain(error) == ""
+
+
+@pytest.mark.parametrize("description", descriptions().values(), ids=descriptions().keys())
+def test_advice_on_memory_names_settings_that_exist(description: Description) -> None:
+    config = flat(to_dict(description.config_class()()))
+    for key in re.findall(r"\b[a-z_]+\.[a-z_]+|[a-z_]+(?==)", description.memory_advice):
+        assert key in config

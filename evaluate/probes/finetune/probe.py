@@ -22,6 +22,7 @@ class FinetuneProbe(Probe):
     door = "finetune"
     metrics = (Metric("top1", "top-1"),)
     performance_keys = frozenset({"features.batch"})
+    memory_advice = "lower batch, or set features.precision=bf16"
     position = 30
     summary = "Fine-tune a backbone on all training images, or on 1 % or 10 % of them (semi-supervised)."
     example = (

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from core.distributed import Processes, gather_rows
 from core.errors import UserError
 from core.features import Features
+from core.project import extra
 
 _QUERIES = 1024
 """Queries per call on the CPU: FAISS's own buffers grow with them, its speed no longer does."""
@@ -53,9 +54,7 @@ def open_engine(processes: Processes, all_gpus: bool = False) -> Engine:
     try:
         import faiss
     except ImportError:
-        raise UserError(
-            "k-NN searches with FAISS, which is missing: pip install -e '.[faiss-cpu]' (or [faiss-gpu])"
-        ) from None
+        raise UserError(f"k-NN searches with FAISS, which is missing: {extra('faiss-cpu')} (or [faiss-gpu])") from None
 
     count = faiss.get_num_gpus() if processes.device.type == "cuda" and hasattr(faiss, "StandardGpuResources") else 0
     if count == 0:
