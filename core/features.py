@@ -19,12 +19,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
-from core.backbones import BackboneConfig, Pooling, pooled_features
+from core.backbones import BackboneConfig, Pooling, input_channels, pooled_features
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.crop import Interpolation
 from core.distributed import Processes, gather_objects, gather_rows
-from core.errors import BrokenImage, UserError
+from core.errors import BrokenImage, UserError, first_line
 from core.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 
 _GATHERED_ROWS = 8192
@@ -55,7 +55,8 @@ class FeatureConfig:
     transform: EvalTransformConfig = field(default_factory=EvalTransformConfig)
     """Resizing and cropping of each image."""
     pooling: Pooling = "auto"
-    """`avg` for ResNets; `cls`, `patches` (mean patch token) or `cls+patches` for ViTs; `auto`: the default of each."""
+    """`avg` for networks in stages; `cls`, `patches` (mean patch token), `cls+patches` or `map` (attention pooling) for
+    those with tokens; `auto`: the default of each."""
     batch: int = 256
     """Images per forward pass and process; affects memory and speed only."""
     RENAMED_VALUES: ClassVar = {"precision": OLD_NAMES, "storage": OLD_NAMES}
@@ -98,9 +99,9 @@ def eval_crop(image: PIL.Image.Image, config: EvalTransformConfig) -> NDArray[np
 
 
 def normalised(pixels: Tensor, backbone: BackboneConfig) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] with the backbone's mean and std, in channels-last memory."""
-    mean = torch.tensor(backbone.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(backbone.std, device=pixels.device).view(1, 3, 1, 1)
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] with the backbone's mean and std, in channels-last memory."""
+    mean = torch.tensor(backbone.mean, device=pixels.device).view(1, -1, 1, 1)
+    std = torch.tensor(backbone.std, device=pixels.device).view(1, -1, 1, 1)
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
@@ -117,12 +118,15 @@ def feature_size(
     crop = config.transform.crop
     with frozen(model):
         try:
-            blank = torch.zeros(1, 3, crop, crop, device=device)
+            blank = torch.zeros(1, input_channels(model), crop, crop, device=device)
             vectors = pooled_features(model, blank, config.pooling) if pool is None else pool(model, blank)
             return vectors.shape[1]
-        except AssertionError as error:  # timm's answer to sizes that the patches don't divide
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm's and torch's answers to unfit sizes
             raise UserError(
-                f"the backbone can't take images of {crop}×{crop} pixels ({error}); set features.transform.crop"
+                f"the backbone can't take images of {crop}×{crop} pixels ({first_line(error)}); set "
+                f"features.transform.crop"
             ) from None
 
 

@@ -18,7 +18,7 @@ def check_sizes(config: PretrainConfig) -> None:
         backbone = build_backbone(config.backbone, config.drop_path).eval()
         for name, view in config.views.items():
             try:
-                pooled_features(backbone, torch.zeros(1, 3, view.size, view.size))
+                pooled_features(backbone, torch.zeros(1, config.backbone.in_chans, view.size, view.size))
             except (AssertionError, RuntimeError) as error:
                 raise UserError(
                     f"{describe(config.backbone)} can't take views.{name} of {view.size} px ({error}); "

@@ -106,7 +106,8 @@ def restore(training: Training) -> int:
     older = "resume from the one before" if len(states) > 1 else "start again"
     try:
         state = load_training_state(states[-1])
-        changed = _differences(rename_keys(PretrainConfig, state["config"]), to_dict(training.config))
+        before = from_dict(PretrainConfig, rename_keys(PretrainConfig, state["config"]), str(states[-1]))
+        changed = _differences(to_dict(before), to_dict(training.config))
         trained_on = {key: state["data"][key] for key in ("images", "digest")}
     except (UserError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -33,7 +33,7 @@ from core.errors import UserError
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "Backbone", "BackboneConfig", "Dense", "Family", "LayerGroups", "Pooling",
     "Tokens", "architecture_args", "build_backbone", "check_weights", "describe", "families", "family_named",
-    "family_of", "feature_width", "fixed_backbone", "pooled_features", "to_metadata",
+    "family_of", "feature_width", "fixed_backbone", "input_channels", "pooled_features", "to_metadata",
 ]  # fmt: skip
 
 
@@ -99,11 +99,17 @@ def feature_width(model: nn.Module, pooling: Pooling = "auto", side: int | None 
     return family_of(model).width(model, pooling, side)
 
 
+def input_channels(model: nn.Module) -> int:
+    """Number of channels of the images that the network takes: those of its first convolution; 3 without one."""
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
 def pooled_features(model: nn.Module, images: Tensor, pooling: Pooling = "auto") -> Tensor:
     """One vector per image: [B, 3, H, W] normalised floats -> [B, feature_width(model, pooling)].
 
-    `avg` (ResNet): mean over positions. `cls`: the class token after the final norm; `patches`: the mean patch
-    token; `cls+patches`: both, concatenated. `auto`: the family's default, i.e. `avg` for ResNets and, for ViTs, `cls`
-    or, without a class token, `patches`. Raises `UserError` where the pooling doesn't exist for the model.
+    `avg` (networks in stages): what timm's own head sees, i.e. the mean over positions and the head's norm where it has
+    one. `cls`: the class token after the final norm; `patches`: the mean patch token; `cls+patches`: both,
+    concatenated; `map`: attention pooling (SigLIP). `auto`: the network's default, as timm pools it. Raises `UserError`
+    where the pooling doesn't exist for the model.
     """
     return family_of(model).vector(model, images, pooling)

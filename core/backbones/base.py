@@ -10,34 +10,55 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from core.backbones.positions import PosResize
 from core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Pooling = Literal["auto", "avg", "cls", "patches", "cls+patches"]
+MAX_CHANNELS = 16
+
+Pooling = Literal["auto", "avg", "map", "cls", "patches", "cls+patches"]
 Dense = Literal["stages", "patches", "none"]
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     name: str = "resnet50"
-    """timm's name of a ResNet or a Vision Transformer, without a weights tag."""
+    """timm's name of a model with feature maps, without a weights tag."""
     args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's model, e.g. `channels: [16, 32, 64, 128]` for a quarter-width ResNet."""
+    """Further arguments of timm's model, e.g. `channels: [16, 32, 64, 128]` for a quarter-width ResNet, or `in_chans`,
+    1 … 16 channels of the images (3: RGB)."""
     stem: Literal["imagenet", "small", "small_padded"] = "imagenet"
     """ResNet only. `small`: 3×3 convolution of stride 1 without max pooling, for images of about 32 px;
     `small_padded`: the same with a border of 2 instead of 1 pixels, as solo-learn trains it."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[float, ...] = IMAGENET_MEAN
     """Per-channel mean (RGB, image values in 0 … 1) that is subtracted from the input."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[float, ...] = IMAGENET_STD
     """Per-channel standard deviation (RGB) by which the input is divided."""
+    pos_resize: PosResize = "timm"
+    """Plain ViTs only: rule by which learned position embeddings are resized for images of another size.
+    `dinov2`: as DINO, iBOT and DINOv2 without registers (bicubic, offset 0.1, not antialiased); `dinov2_antialias`: as
+    DINOv2 with registers; `timm`: bicubic and antialiased."""
 
     def __post_init__(self) -> None:
-        if min(self.std) <= 0:
+        if min(self.std, default=0) <= 0:
             raise ValueError(f"std must be positive in every channel, not {self.std}")
         if "." in self.name:
             raise ValueError(f"name must be an architecture without a weights tag, not {self.name}")
+        channels = self.in_chans
+        if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"args.in_chans must be 1 … {MAX_CHANNELS}, not {channels}")
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(
+                f"mean and std must have a number for each of the {channels} channels, not {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+
+    @property
+    def in_chans(self) -> int:
+        """Number of channels of the images."""
+        return self.args.get("in_chans", 3)
 
 
 @dataclass(frozen=True)
@@ -214,6 +235,8 @@ def describe(config: BackboneConfig) -> str:
     extras = [f"{key}={value}" for key, value in config.args.items()]
     if config.stem != "imagenet":
         extras.append(f"stem={config.stem}")
+    if config.pos_resize != "timm":
+        extras.append(f"pos_resize={config.pos_resize}")
     return config.name + (f"({', '.join(extras)})" if extras else "")
 
 

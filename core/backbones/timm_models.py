@@ -9,34 +9,52 @@ from torch import nn
 from core.backbones.base import BackboneConfig
 from core.errors import UserError
 
+# Modules of timm.models by the file of this folder that builds their networks; timm_stages.py takes all others.
+RESNET_MODULES = ("resnet", "res2net", "resnest", "sknet")
+VIT_MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid", "vitamin")
+TOKEN_MODULES = (
+    *("eva", "beit", "vision_transformer_relpos", "naflexvit", "deepseek_vit", "qwen3_vit"),
+    *("cait", "convit", "mlp_mixer", "tnt", "xcit"),
+)
+
 # Arguments of timm that don't shape the network: weight files, download locations, other kinds of model.
 _NOT_OF_THE_MODEL = {
     *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path"),
     *("pretrained_filter_fn", "cache_dir", "scriptable", "exportable", "no_jit", "feature_cfg", "features_only"),
-    *("out_indices", "kwargs_filter", "num_classes", "drop_path_rate", "in_chans"),
+    *("out_indices", "kwargs_filter", "num_classes", "drop_path_rate"),
 }
+_ON_TOP = ("norm", "fc_norm", "attn_pool", "head", "norm_head", "head_norm")
 _MAX_BLOCKS = 1000
 """Deeper networks would be built for minutes before an error could be reported."""
 
 
-def defined_in(name: str, module: str) -> bool:
-    """True if timm has a model `name` and defines it in `timm.models.<module>`."""
+def module_of(name: str) -> str | None:
+    """The last part of the module of `timm.models` that defines the model `name`; None if timm has no such model."""
     import timm
 
-    return timm.is_model(name) and timm.models.model_entrypoint(name).__module__ == f"timm.models.{module}"
+    if not timm.is_model(name):
+        return None
+    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def names_in(module: str) -> list[str]:
-    """Names of the models that timm defines in `timm.models.<module>`."""
+def module_of_class(model: nn.Module) -> str | None:
+    """The last part of the module of `timm.models` that defines the class of `model`; None for other classes."""
+    package, _, module = type(model).__module__.rpartition(".")
+    return module if package == "timm.models" else None
+
+
+def names_in(*modules: str) -> list[str]:
+    """Names of the models that timm defines in these modules of `timm.models`."""
     import timm
 
-    return list(timm.list_models(module=module))
+    return [name for module in modules for name in timm.list_models(module=module)]
 
 
-def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module], **defaults: Any) -> Any:
+def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] = nn.Module, **defaults: Any) -> Any:
     """timm's model of `config` with random weights and without a head; `config.args` override `defaults`.
 
-    Raises `UserError` for arguments that don't fit the model, and for a model of another class than `expected`.
+    `drop_path`: stochastic depth rate, 0 … 1; at 0 it is not passed on, as not all models have one. Raises `UserError`
+    for arguments that don't fit the model, and for a model of another class than `expected`.
     """
     import timm
 
@@ -45,8 +63,9 @@ def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module], 
     if (depth := _blocks(config.args)) > _MAX_BLOCKS:
         raise UserError(f"backbone.args ask for {depth} blocks of {config.name}; at most {_MAX_BLOCKS} are built")
     try:
+        # timm drops arguments that are None.
         model = timm.create_model(
-            config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **(defaults | config.args)
+            config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path or None, **(defaults | config.args)
         )
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError,
             MemoryError, NotImplementedError) as error:  # fmt: skip
@@ -61,3 +80,30 @@ def _blocks(args: dict[str, Any]) -> int:
     layers = args.get("layers")
     numbers = [args.get("depth"), *(layers if isinstance(layers, list | tuple) else ())]
     return sum(number for number in numbers if isinstance(number, int))
+
+
+def check_plain_config(config: BackboneConfig) -> None:
+    """Raises `UserError` for settings that only ResNets or plain ViTs have."""
+    if config.stem != "imagenet":
+        raise UserError(f"backbone.stem={config.stem} is for ResNets; leave it out for {config.name}")
+    if config.pos_resize != "timm":
+        raise UserError(f"backbone.pos_resize={config.pos_resize} is for plain ViTs; leave it out for {config.name}")
+
+
+def layers_of(model: Any) -> tuple[dict[str, int], int]:
+    """Parameter name -> layer by timm's own groups (`group_matcher`), 0 for the input's; and the layer of heads.
+
+    As in timm, heads share the group of a norm that is theirs; elsewhere they are a group of their own.
+    """
+    from timm.models import group_parameters
+
+    layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    on_top = all(name.partition(".")[0] in _ON_TOP for name, layer in layers.items() if layer == last)
+    return layers, last if on_top else last + 1
+
+
+def undecayed(model: Any) -> frozenset[str]:
+    """Parameters that timm's model exempts from weight decay although they are not vectors."""
+    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return frozenset(name for name, _ in model.named_parameters() if name in names)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from core.backbones import timm_models
 from core.backbones.base import BackboneConfig, Family, Pooling
-
-_MODULE = "resnet"
+from core.errors import UserError
 
 
 class TimmResNet(Family):
@@ -27,10 +26,10 @@ class TimmResNet(Family):
     dense = "stages"
 
     def builds(self, name: str) -> bool:
-        return timm_models.defined_in(name, _MODULE)
+        return timm_models.module_of(name) in timm_models.RESNET_MODULES
 
     def names(self) -> list[str]:
-        return timm_models.names_in(_MODULE)
+        return timm_models.names_in(*timm_models.RESNET_MODULES)
 
     def matches(self, model: nn.Module) -> bool:
         from timm.models.resnet import ResNet
@@ -40,6 +39,8 @@ class TimmResNet(Family):
     def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
         from timm.models.resnet import ResNet
 
+        if config.pos_resize != "timm":
+            raise UserError(f"backbone.pos_resize={config.pos_resize} is for plain ViTs; leave it out for a ResNet")
         model = timm_models.create(config, drop_path, ResNet)
         if config.stem != "imagenet":
             _shrink_stem(model, padding=2 if config.stem == "small_padded" else 1)
@@ -74,7 +75,9 @@ def _stages(model: Any) -> list[dict[str, Any]]:
 
 
 def _shrink_stem(resnet: Any, padding: int) -> None:
-    resnet.conv1 = nn.Conv2d(3, resnet.bn1.num_features, 3, stride=1, padding=padding, bias=False)
+    resnet.conv1 = nn.Conv2d(
+        resnet.conv1.in_channels, resnet.bn1.num_features, 3, stride=1, padding=padding, bias=False
+    )
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     resnet.maxpool = nn.Identity()
     # Neither the convolution nor the missing max pooling halves the map.

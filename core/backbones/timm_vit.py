@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from core.backbones import timm_models
 from core.backbones.base import BackboneConfig, DenseMap, Family, LayerGroups, Pooling, Tokens
+from core.backbones.positions import set_rule
 from core.errors import UserError
 
-_MODULE = "vision_transformer"
 _ABOVE_THE_BLOCKS = ("norm", "fc_norm", "attn_pool")
 _UNDECAYED = frozenset({"cls_token", "pos_embed", "reg_token"})
 
@@ -20,7 +20,8 @@ _UNDECAYED = frozenset({"cls_token", "pos_embed", "reg_token"})
 class TimmVit(Family):
     """Class token, mean patch token (through `fc_norm`, where the network has it) or both; one map per block.
 
-    Images may have any size that the patch size divides: position embeddings are interpolated.
+    Networks that end in attention pooling (SigLIP) have its output by default. Images may have any size that the patch
+    size divides: position embeddings are interpolated (core/backbones/positions.py).
     """
 
     title = "timm's plain ViTs"
@@ -31,10 +32,10 @@ class TimmVit(Family):
     parity_tolerance = 1e-5
 
     def builds(self, name: str) -> bool:
-        return timm_models.defined_in(name, _MODULE)
+        return timm_models.module_of(name) in timm_models.VIT_MODULES
 
     def names(self) -> list[str]:
-        return timm_models.names_in(_MODULE)
+        return timm_models.names_in(*timm_models.VIT_MODULES)
 
     def matches(self, model: nn.Module) -> bool:
         from timm.models.vision_transformer import VisionTransformer
@@ -47,11 +48,15 @@ class TimmVit(Family):
         model = timm_models.create(config, drop_path, VisionTransformer, dynamic_img_size=True)
         if config.stem != "imagenet":
             raise UserError(f"backbone.stem={config.stem} is for ResNets; {config.name} has patches")
+        set_rule(model, config.pos_resize)
         return model
 
     def poolings(self, model: Any) -> tuple[Pooling, ...]:
+        pooled: tuple[Pooling, ...] = () if model.attn_pool is None else ("map",)
         if model.cls_token is None:
-            return ("patches",)
+            return (*pooled, "patches")
+        if pooled:
+            return ("map", "cls", "patches", "cls+patches")
         # The head of a network with `fc_norm` sees the mean patch token, as a fine-tuned MAE's does.
         return ("patches", "cls", "cls+patches") if model.global_pool == "avg" else ("cls", "patches", "cls+patches")
 
@@ -60,6 +65,8 @@ class TimmVit(Family):
 
     def vector(self, model: Any, images: Tensor, pooling: Pooling) -> Tensor:
         pooling = self.resolve_pooling(model, pooling)
+        if pooling == "map":
+            return model.fc_norm(model.attn_pool(model.forward_features(images)))
         return self.head_vector(model, images, int(pooling != "patches"), pooling != "cls")
 
     def blocks(self, model: Any) -> int:
@@ -89,7 +96,7 @@ class TimmVit(Family):
             images, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
         by_block = dict(zip(indices, found, strict=True))
-        stride = int(model.patch_embed.patch_size[0])
+        stride = self.input_multiple(model)[0]
         return [(stride, by_block[tap]) for tap in taps]
 
     def channels(self, model: Any) -> list[int]:
@@ -111,7 +118,7 @@ class TimmVit(Family):
         return LayerGroups({name: _layer(name, top) for name, _ in model.named_parameters()}, top, _UNDECAYED)
 
     def input_multiple(self, model: Any) -> tuple[int, int]:
-        height, width = model.patch_embed.patch_size
+        height, width = model.patch_embed.feat_ratio(as_scalar=False)
         return int(height), int(width)
 
     def image_side(self, model: Any) -> int | None:

@@ -89,12 +89,19 @@ def test_a_new_family_is_one_file_and_no_list(tmp_path: Path, monkeypatch: pytes
 
 
 def test_files_without_a_family_are_helpers() -> None:
-    assert sorted(family.architecture for family in families()) == ["pixels", "resnet", "vit"]
+    assert sorted(family.architecture for family in families()) == ["pixels", "resnet", "stages", "tokens", "vit"]
 
 
 @pytest.mark.parametrize(
     ("name", "architecture"),
-    [("resnet50", "resnet"), ("wide_resnet50_2", "resnet"), ("vit_tiny_patch16_224", "vit"), ("pixels", "pixels")],
+    [
+        ("resnet50", "resnet"),
+        ("wide_resnet50_2", "resnet"),
+        ("vit_tiny_patch16_224", "vit"),
+        ("pixels", "pixels"),
+        ("vit_small_patch16_dinov3", "tokens"),
+        ("swin_tiny_patch4_window7_224", "stages"),
+    ],
 )
 def test_names_belong_to_one_family(name: str, architecture: str) -> None:
     assert family_named(name).architecture == architecture
@@ -104,8 +111,8 @@ def test_names_belong_to_one_family(name: str, architecture: str) -> None:
 def test_unknown_names_are_refused_with_close_ones() -> None:
     with pytest.raises(UserError, match=r"'resnet51'.* resnet\d"):
         build_backbone(BackboneConfig("resnet51"))
-    with pytest.raises(UserError, match=r"'convnext_tiny'.*ResNet.*ViT"):  # timm has it, no family does
-        build_backbone(BackboneConfig("convnext_tiny"))
+    with pytest.raises(UserError, match=r"'convnext_tinny'.*convnext_tiny"):
+        build_backbone(BackboneConfig("convnext_tinny"))
 
 
 def test_fixed_functions_are_opened_but_neither_built_nor_trained() -> None:

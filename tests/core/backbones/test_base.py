@@ -23,3 +23,11 @@ def test_impossible_configs() -> None:
         BackboneConfig(std=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="name"):
         BackboneConfig("resnet50.a1_in1k")
+    for args, mean in (({"in_chans": 17}, (0.5,) * 17), ({"in_chans": 0}, ()), ({"in_chans": 4}, (0.5,) * 3)):
+        with pytest.raises(ValueError, match=r"in_chans|mean|std"):
+            BackboneConfig("resnet18", args, mean=mean, std=(1.0,) * len(mean))
+
+
+def test_channels() -> None:
+    assert BackboneConfig().in_chans == 3
+    assert BackboneConfig("resnet18", {"in_chans": 2}, mean=(0.1, 0.2), std=(1.0, 1.0)).in_chans == 2

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from core.backbones import BackboneConfig, build_backbone
-from core.backbones.timm_models import defined_in
+from core.backbones.timm_models import module_of
 from core.errors import UserError
 
 
@@ -37,6 +37,6 @@ def test_unfit_arguments_are_refused(args: dict[str, object], key: str) -> None:
 
 
 def test_models_are_told_apart_by_the_module_that_defines_them() -> None:
-    assert defined_in("resnet18", "resnet")
-    assert not defined_in("resnetv2_50", "resnet")
-    assert not defined_in("no_such_model", "resnet")
+    assert module_of("resnet18") == "resnet"
+    assert module_of("resnetv2_50") == "resnetv2"
+    assert module_of("no_such_model") is None
