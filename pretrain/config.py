@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from core.backbones import BackboneConfig
 from core.data.open import DataConfig
 from core.run_folder import Tracker
 from core.schedules import ScheduleConfig
+from pretrain import losses
 from pretrain.heads import HeadConfig
-from pretrain.objectives import ObjectiveConfig
+from pretrain.losses.base import Auxiliary, Objective
 from pretrain.optimisers import OptimConfig
-from pretrain.views.config import Resampler, ViewConfig
+from pretrain.views.config import GLOBAL, Resampler, ViewConfig
 
-GLOBAL = "global"
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    name: str = "byol"
+    """Loss of the views against targets: the name of a file in pretrain/losses."""
+    temperature: float = 1.0
+    """τ of a softmax over similarities (MoCo v3's InfoNCE); unused by the objectives without one."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the objective, the fields of its `Config`."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        losses.configure(self.name, Objective, self.options)
+
+    def loss(self) -> type[Objective]:
+        """Class of the objective."""
+        return losses.find(self.name, Objective).LOSS  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class AuxiliaryConfig:
+    """One auxiliary loss: the weight λ of its loss over the epochs, and its views."""
+
+    view: str = GLOBAL
+    """View type that it gets. Types other than `global` that an auxiliary loss names are not part of the objective."""
+    weight: float = 1.0
+    """λ once it has risen. Where λ is 0 the loss makes no pass, and the rest of the run is as if it were not listed."""
+    from_epoch: float = 0.0
+    """λ is 0 before this epoch."""
+    ramp_epochs: float = 0.0
+    """Epochs over which λ then rises linearly from 0."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the loss, the fields of its `Config`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be 0 or more, not {self.weight}")
+        if self.from_epoch < 0 or self.ramp_epochs < 0:
+            raise ValueError("from_epoch and ramp_epochs must not be negative")
+
+    def weight_at(self, epoch: float) -> float:
+        """λ at an epoch (a fraction within an epoch)."""
+        if epoch < self.from_epoch:
+            return 0.0
+        return self.weight * min(1.0, (epoch - self.from_epoch) / self.ramp_epochs if self.ramp_epochs else 1.0)
 
 
 @dataclass(frozen=True)
 class TargetConfig:
-    kind: Literal["ema", "stop_gradient"] = "ema"
-    """`ema`: a momentum network. `stop_gradient`: the online network's current weights (SimSiam)."""
+    kind: Literal["ema", "stop_gradient", "none"] = "ema"
+    """`ema`: a momentum network. `stop_gradient`: the online network's current weights (SimSiam). `none`: the objective
+    compares online views with each other, gradients flow into both (SimCLR)."""
     momentum: float = 0.996
-    """τ at the first step; it rises to 1 along a cosine. No effect with stop_gradient."""
+    """τ at the first step; it rises to 1 along a cosine. No effect without a momentum network."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
@@ -101,17 +149,19 @@ class PretrainConfig:
     drop_path: float = 0.0
     """Stochastic depth of the online backbone; a momentum network has none."""
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
-    """View types by name. `global` must be among them: its projections are the targets of all views."""
+    """View types by name. `global` must be among them: its views are the targets of all views."""
     resampler: Resampler = "torch"
     """Library that resizes crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
     projector: HeadConfig = field(default_factory=HeadConfig)
-    """Head on the backbone of both networks."""
+    """Head on the backbone of both networks; objectives with heads of their own have it in objective.options."""
     predictor: HeadConfig = field(default_factory=HeadConfig)
     """Head on the online projector."""
     predictors: Literal["per_view", "shared"] = "per_view"
     """One predictor per view type, or one for all."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """Distance between prediction and target."""
+    """Loss of the views against their targets."""
+    auxiliary: dict[str, AuxiliaryConfig] = field(default_factory=dict)
+    """Further losses by name, each a file in pretrain/losses, added to any objective."""
     target: TargetConfig = field(default_factory=TargetConfig)
     """Source of the targets."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -140,22 +190,46 @@ class PretrainConfig:
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be fewer than epochs {self.epochs}"
             )
-        if self.projector.widths[-1] != self.predictor.widths[-1]:
+        if any("." in name for name in self.views):
+            raise ValueError(f"names of view types must not contain a dot: {list(self.views)}")
+        if GLOBAL not in self.views:
+            raise ValueError(f"views must include {GLOBAL!r}, whose views are the targets; it has {list(self.views)}")
+        self._check_objective()
+        self._check_auxiliaries()
+
+    def auxiliary_views(self) -> set[str]:
+        """View types that belong to an auxiliary loss alone, and not to the objective."""
+        return {auxiliary.view for auxiliary in self.auxiliary.values()} - {GLOBAL}
+
+    def _check_objective(self) -> None:
+        name, loss = self.objective.name, self.objective.loss()
+        for key in ("projector", "predictor", "predictors"):
+            default = PretrainConfig.__dataclass_fields__[key]
+            unset = default.default if key == "predictors" else HeadConfig()
+            if key not in loss.USES and getattr(self, key) != unset:
+                raise ValueError(f"{key} has no effect on objective.name={name}; leave it out")
+        if {"projector", "predictor"} <= loss.USES and self.projector.widths[-1] != self.predictor.widths[-1]:
             raise ValueError(
                 f"predictor.widths must end as projector.widths do ({self.projector.widths[-1]}), "
                 f"not in {self.predictor.widths[-1]}"
             )
-        if GLOBAL not in self.views:
+        if self.target.kind not in loss.TARGETS:
             raise ValueError(
-                f"views must include {GLOBAL!r}, whose projections are the targets; it has {list(self.views)}"
+                f"target.kind must be {' or '.join(loss.TARGETS)} for objective.name={name}, not {self.target.kind}"
             )
-        if not any(pairs(self.views, name) for name in self.views):
-            raise ValueError("views must hold a second view: one global view alone has nothing to predict")
-        if any("." in name for name in self.views):
-            raise ValueError(f"names of view types must not contain a dot: {list(self.views)}")
+        if loss.JOINT and self.compute.backward != "packed":
+            raise ValueError(
+                f"compute.backward must be packed for objective.name={name}, which needs all views in one graph, "
+                f"not {self.compute.backward}"
+            )
+        own = {key: view for key, view in self.views.items() if key not in self.auxiliary_views()}
+        loss.check_views(own)
 
-
-def pairs(views: dict[str, ViewConfig], name: str) -> int:
-    """Number of (view of type `name`, global target that is not the same view) pairs."""
-    count, targets = views[name].count, views[GLOBAL].count
-    return count * (targets - 1) if name == GLOBAL else count * targets
+    def _check_auxiliaries(self) -> None:
+        for name, auxiliary in self.auxiliary.items():
+            losses.configure(name, Auxiliary, auxiliary.options)
+            if auxiliary.view not in self.views:
+                raise ValueError(
+                    f"auxiliary.{name}.view {auxiliary.view!r} is not a view type; views has {', '.join(self.views)}"
+                )
+            losses.find(name, Auxiliary).LOSS.check_views({auxiliary.view: self.views[auxiliary.view]})

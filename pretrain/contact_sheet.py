@@ -11,6 +11,7 @@ import PIL.ImageDraw
 from core.data.base import ImageSet
 from core.data.order import epoch_order
 from core.errors import UserError
+from pretrain.build_losses import loss_draws
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, collate
@@ -25,7 +26,7 @@ TITLE = 16
 
 def draw_views(images: ImageSet, config: PretrainConfig, path: Path, rows: int = 8) -> None:
     """Writes to `path` (PNG, JPEG, …) the views of the first `rows` images of a run with `config`."""
-    views = Views(images, config.views, config.seed, config.resampler)
+    views = Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config))
     positions = epoch_order(len(images), config.seed, 0)[:rows]
     draw_batch(collate([views[0, int(position)] for position in positions]), config.views, path)
 

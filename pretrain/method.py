@@ -1,81 +1,68 @@
-"""The method: online network, target network, and the multi-task latent-space loss over view types."""
+"""The method: online network, target network, one objective and any number of auxiliary losses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.backbones import build_backbone, family_of, feature_width
+from core.backbones import build_backbone
 from core.memory_layout import training_layout
 from core.sync_norm import synchronise_norms
-from pretrain.config import GLOBAL, PretrainConfig, pairs
-from pretrain.heads import build_head
-from pretrain.objectives import distance, prepare_target
-
-SHARED = "shared"
-
-Group = Sequence[tuple[str, int, Tensor]]
-"""Views that pass through the network together: type, index within the type, images [B, 3, S, S]."""
+from pretrain import losses
+from pretrain.build_losses import build_auxiliaries, build_objective
+from pretrain.config import PretrainConfig
+from pretrain.losses.base import Encoded, Encoder, Outputs, Parameters, Progress, full
 
 
-class Encoder(nn.Module):
-    """Backbone and projector, the part that online and target network share."""
+class _View(NamedTuple):
+    """One view of a batch, before its pass."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = projector
-        self.family = family_of(backbone)
+    name: str
+    """View type."""
+    number: int
+    """Number within the type."""
+    images: Tensor
+    """Normalised images [B, 3, S, S]."""
+    parameters: Parameters
+    """Parameters of the view, arrays [B, …]; empty where nothing needs them."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised -> projections [B, D]."""
-        return self.projector(self.family.vector(self.backbone, images, "auto"))
 
-
-class Online(nn.Module):
-    """The trained network: an encoder and one predictor per view type, or one shared by all."""
-
-    def __init__(self, encoder: Encoder, predictors: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.backbone = encoder.backbone
-        self.projector = encoder.projector
-        self.family = encoder.family
-        self.predictors = nn.ModuleDict(predictors)
-
-    def project(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised -> projections [B, D]."""
-        return self.projector(self.family.vector(self.backbone, images, "auto"))
-
-    def predict(self, projections: Tensor, view_type: str) -> Tensor:
-        """[B, D] -> predictions [B, D] by the predictor of the view type."""
-        return self.predictors[SHARED if SHARED in self.predictors else view_type](projections)
+_Group = Sequence[_View]
+"""Views that pass through the network together."""
 
 
 class Method:
-    """objective × target × view types.
-
-    L = Σ over view types v of weight_v · mean over (view x of type v, global target t not the same view) of
-    D(predictor_v(z(x)), sg(z_target(t))). arXiv 2602.05845, section 3.
-    """
+    """Objective × target × view types, plus Σ λ(epoch) · auxiliary loss."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, rank: int = 0) -> None:
-        """Builds both networks from torch's global RNG; equal seeds give equal weights on every rank."""
+        """Builds all networks from torch's global RNG; equal seeds give equal weights on every rank.
+
+        Raises `UserError` where a loss doesn't fit the backbone or the views.
+        """
         self.config, self.device, self.rank = config, device, rank
-        # A type without pairs (a single global view) makes targets but no predictions.
-        self.types = [name for name in config.views if pairs(config.views, name)]
-        online = _encoder(config, config.drop_path)
-        names = [SHARED] if config.predictors == "shared" else self.types
-        width = config.projector.widths[-1]
-        self.online = Online(online, {name: build_head(width, config.predictor) for name in names})
+        backbone = build_backbone(config.backbone, config.drop_path)
+        self.objective = build_objective(config, backbone, rank)
+        self.online = Encoder(backbone, dict(self.objective.heads.items()))
         self.target: Encoder | None = None
         if config.target.kind == "ema":
-            self.target = _encoder(config, drop_path=0.0)
-            self.target.load_state_dict(_encoder_state(self.online))
+            averaged = build_objective(config, build_backbone(config.backbone), rank)
+            self.target = Encoder(
+                averaged.context.backbone, {name: averaged.heads[name] for name in self.objective.AVERAGED}
+            )
+            online = self.online.state_dict()
+            self.target.load_state_dict({name: online[name] for name in self.target.state_dict()})
             self.target.requires_grad_(False)
+        # Last, so that the weights of everything else do not depend on them.
+        self.auxiliaries = build_auxiliaries(config, backbone, rank)
+        if self.auxiliaries:
+            heads = nn.ModuleDict({name: loss.heads for name, loss in self.auxiliaries.items()})
+            self.online.add_module("auxiliary", heads)
         self.layout = training_layout(self.online, device, config.compute.channels_last)
         """Memory layout of the networks, and of the views that they expect."""
         for network in self.networks():
@@ -83,19 +70,38 @@ class Method:
                 synchronise_norms(network, device)
             network.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
             network.train()
+        for loss in self.losses().values():
+            loss.to(device).train()
         # Compile the functions themselves: the modules below them are not called through __call__.
-        self._project = torch.compile(self.online.project) if config.compute.compile else self.online.project
-        self._target_project = self._project if self.target is None else self.target.forward
-        if self.target is not None and config.compute.compile:
-            self._target_project = torch.compile(self.target.forward)
+        compiled: Callable = torch.compile if config.compute.compile else lambda function: function
+        self._encode = compiled(lambda images, mask: self.objective.encode(self.online, images, mask))
+        self._encode_target = compiled(lambda images: self.objective.encode_target(self.target or self.online, images))
+        self._vector = compiled(self.online.vector)
+        online_parameters = dict(self.online.named_parameters())
         self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
-        self.targets: Sequence[Tensor] = []
-        """Targets of the last step, for each global view [B, D] (MoCo v3: of all ranks)."""
-        self._sources: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
+        self._sources: list[Tensor] = (
+            [] if self.target is None else [online_parameters[name] for name, _ in self.target.named_parameters()]
+        )
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the terms of the loss, in the order in which they are logged."""
+        return [*self.objective.terms, *(term for loss in self.auxiliaries.values() for term in loss.terms)]
 
     def networks(self) -> list[nn.Module]:
         """The online network and, where there is one, the momentum network."""
         return [self.online] if self.target is None else [self.online, self.target]
+
+    def losses(self) -> dict[str, losses.Loss]:
+        """The objective as `objective`, and the auxiliary losses by name."""
+        return {"objective": self.objective, **self.auxiliaries}
+
+    def health(self) -> dict[str, Tensor]:
+        """Scalars of the last step by name, on the device: the objective's, and the auxiliary losses' as `NAME/…`."""
+        values = self.objective.health()
+        for name, loss in self.auxiliaries.items():
+            values |= {f"{name}/{key}": value for key, value in loss.health().items()}
+        return values
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
@@ -107,88 +113,110 @@ class Method:
             torch._foreach_lerp_(self._averages, self._sources, 1 - momentum)
 
     def backward(
-        self, views: Mapping[str, Sequence[Tensor]], scaler: torch.amp.GradScaler | None = None
+        self,
+        views: Mapping[str, Sequence[Tensor]],
+        scaler: torch.amp.GradScaler | None = None,
+        parameters: Mapping[str, Sequence[Parameters]] | None = None,
+        progress: Progress = Progress(),  # noqa: B008  (frozen)
     ) -> dict[str, Tensor]:
-        """Adds the gradients of L to the online network's parameters.
+        """Adds the gradients of the loss to the online network's parameters.
 
-        `views`: per view type its normalised images [B, 3, S, S]. Returns each view type's weighted term of L as a
-        detached scalar on the device; their sum is L. Nothing is read back to the host.
+        `views`: per view type its normalised images [B, 3, S, S]; `parameters`: those of the views, needed by losses
+        that read them. Returns each weighted term of the loss as a detached scalar on the device; their sum is the
+        loss. Nothing is read back to the host.
         """
-        groups = self._groups(views)
-        targets, passes = self._targets_and_passes(views[GLOBAL], groups)
-        self.targets = targets
-        losses: dict[str, Tensor] = {}
-        for group, projections in passes:
-            terms = {
-                name: self._term(name, indices, predictions, targets)
-                for name, (indices, predictions) in self._predictions(group, projections).items()
-            }
+        found: dict[str, Tensor] = {}
+
+        def add(terms: Mapping[str, Tensor]) -> None:
             for name, term in terms.items():
-                losses[name] = losses.get(name, 0) + term.detach()
+                found[name] = found.get(name, 0) + term.detach()
             loss = torch.stack(list(terms.values())).sum()
             (loss if scaler is None else scaler.scale(loss)).backward()
-        return losses
 
-    def _targets_and_passes(
-        self, global_views: Sequence[Tensor], groups: Sequence[Group]
-    ) -> tuple[list[Tensor], Iterable[tuple[Group, Sequence[Tensor]]]]:
-        """Targets, and an iterator over groups with their projections, which are computed on demand."""
-        if self.target is not None or GLOBAL not in self.types:
-            return self._targets(global_views), ((group, self._projections(group)) for group in groups)
-        # Without a momentum network z(x) itself is the target: one pass serves both, so that norm statistics and
-        # stochastic depth see each view once. All global views pass before the first backward pass.
-        projected = [(group, self._projections(group)) for group in groups if _has_global(group)]
-        own = {
-            index: prepare_target(self.config.objective, _full(projection.detach()))
-            for group, projections in projected
-            for (name, index, _), projection in zip(group, projections, strict=True)
-            if name == GLOBAL
-        }
-        rest = ((group, self._projections(group)) for group in groups if not _has_global(group))
-        return [own[index] for index in sorted(own)], chain(projected, rest)
-
-    def _projections(self, group: Group) -> Sequence[Tensor]:
-        """One pass of a group: the projections [B, D] of each of its views."""
-        with self._autocast():
-            return self._project(torch.cat([images for _, _, images in group])).split(len(group[0][2]))
-
-    def _predictions(self, group: Group, projections: Sequence[Tensor]) -> dict[str, tuple[list[int], list[Tensor]]]:
-        """Per view type the indices of its views in the group and their fp32 predictions [B, D]."""
-        found = {}
-        with self._autocast():
-            for name in dict.fromkeys(view_type for view_type, _, _ in group):
-                rows = [row for row, (view_type, _, _) in enumerate(group) if view_type == name]
-                predictions = self.online.predict(torch.cat([projections[row] for row in rows]), name)
-                found[name] = ([group[row][1] for row in rows], list(_full(predictions).split(len(group[0][2]))))
+        known = parameters or {name: [{}] * len(images) for name, images in views.items()}
+        groups = self._groups(views, known, self.objective.view_types)
+        targets, passes = self._targets_and_passes(views, known, groups, progress)
+        for outputs in passes:
+            with self._autocast():
+                outputs = self.objective.predict(outputs)
+            add(self.objective([view.in_full_precision() for view in outputs], targets, progress))
+        self.objective.observe()
+        for name, loss in self.auxiliaries.items():
+            weight = self.config.auxiliary[name].weight_at(progress.epoch)
+            if weight == 0:  # a pass would change norm statistics and the random state for nothing
+                found |= {term: torch.zeros((), device=self.device) for term in loss.terms}
+                continue
+            of_view = known[loss.view]
+            with self._autocast():
+                vectors = self._vector(loss.inputs(views[loss.view], of_view))
+            add({term: weight * value for term, value in loss(full(vectors), of_view, progress).items()})
         return found
 
-    def _term(self, name: str, indices: list[int], predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """The part of view type `name`'s weighted mean that the views `indices` of it contribute."""
-        total = torch.zeros((), device=self.device)
-        for index, prediction in zip(indices, predictions, strict=True):
-            for other, target in enumerate(targets):
-                if name != GLOBAL or other != index:
-                    total = total + distance(self.config.objective, prediction, target, self.rank)
-        return total * (self.config.views[name].weight / pairs(self.config.views, name))
+    def _targets_and_passes(
+        self,
+        views: Mapping[str, Sequence[Tensor]],
+        parameters: Mapping[str, Sequence[Parameters]],
+        groups: Sequence[_Group],
+        progress: Progress,
+    ) -> tuple[object, Iterable[list[Outputs]]]:
+        """Prepared targets, and an iterator over the outputs of groups, which are computed on demand."""
+        types = self.objective.target_types
+        if self.target is not None or not set(types) & set(self.objective.view_types):
+            return self._targets(views, parameters, types, progress), (self._outputs(group) for group in groups)
+        # Without a momentum network z(x) itself is the target: one pass serves both, so that norm statistics and
+        # stochastic depth see each view once. All target views pass before the first backward pass.
+        first = [self._outputs(group) for group in groups if _holds(group, types)]
+        own = [view.detached() for outputs in first for view in outputs if view.view in types]
+        own.sort(key=lambda view: (types.index(view.view), view.index))
+        rest = (self._outputs(group) for group in groups if not _holds(group, types))
+        return self.objective.prepare(own, progress), chain(first, rest)
+
+    def _outputs(self, group: _Group) -> list[Outputs]:
+        """One pass of a group through the online network."""
+        drawn = [self.objective.masks(view.parameters, view.name) for view in group]
+        mask = None
+        if any(rows is not None for rows in drawn):
+            assert all(rows is not None for rows in drawn), "views with and without masks pass apart"
+            mask = torch.from_numpy(np.concatenate([rows for rows in drawn if rows is not None]))
+            mask = mask.to(self.device, non_blocking=True)
+        with self._autocast():
+            return _split(group, self._encode(_stack(group), mask))
 
     @torch.no_grad()
-    def _targets(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def _targets(
+        self,
+        views: Mapping[str, Sequence[Tensor]],
+        parameters: Mapping[str, Sequence[Parameters]],
+        types: Sequence[str],
+        progress: Progress,
+    ) -> object:
+        outputs: list[Outputs] = []
         with self._autocast():
-            if self.config.compute.backward == "packed":
-                projections = list(self._target_project(torch.cat(list(images))).split(len(images[0])))
-            else:
-                projections = [self._target_project(view) for view in images]
-        return [prepare_target(self.config.objective, _full(projection)) for projection in projections]
+            for group in self._groups(views, parameters, types):
+                outputs += _split(group, self._encode_target(_stack(group)))
+        order = {name: place for place, name in enumerate(types)}
+        outputs.sort(key=lambda view: (order[view.view], view.index))
+        return self.objective.prepare([view.detached() for view in outputs], progress)
 
-    def _groups(self, views: Mapping[str, Sequence[Tensor]]) -> list[Group]:
-        """Views as (type, index, images), in the groups that pass through the network together."""
-        flat = [(name, index, images) for name in self.types for index, images in enumerate(views[name])]
+    def _groups(
+        self,
+        views: Mapping[str, Sequence[Tensor]],
+        parameters: Mapping[str, Sequence[Parameters]],
+        types: Sequence[str],
+    ) -> list[_Group]:
+        """Views of some types in the groups that pass through a network together."""
+        flat = [
+            _View(name, number, images, of_view)
+            for name in types
+            for number, (images, of_view) in enumerate(zip(views[name], parameters[name], strict=True))
+        ]
         if self.config.compute.backward == "per_view":
             return [[view] for view in flat]
-        by_size: dict[int, list[tuple[str, int, Tensor]]] = {}
+        alike: dict[tuple[int, bool], list[_View]] = {}
         for view in flat:
-            by_size.setdefault(view[2].shape[-1], []).append(view)
-        return list(by_size.values())
+            masked = self.objective.masks(view.parameters, view.name) is not None
+            alike.setdefault((view.images.shape[-1], masked), []).append(view)
+        return list(alike.values())
 
     def _autocast(self) -> AbstractContextManager[object]:
         precision = self.config.compute.precision
@@ -197,19 +225,19 @@ class Method:
         return torch.autocast(self.device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def _encoder(config: PretrainConfig, drop_path: float) -> Encoder:
-    backbone = build_backbone(config.backbone, drop_path)
-    return Encoder(backbone, build_head(feature_width(backbone), config.projector))
+def _stack(group: _Group) -> Tensor:
+    """Images of a group, [R, 3, S, S]."""
+    return group[0].images if len(group) == 1 else torch.cat([view.images for view in group])
 
 
-def _has_global(group: Group) -> bool:
-    return any(name == GLOBAL for name, _, _ in group)
+def _split(group: _Group, encoded: Encoded) -> list[Outputs]:
+    """Outputs of each view of a group that passed together."""
+    batch = len(group[0].images)
+    return [
+        Outputs(view.name, view.number, encoded.rows(slice(place * batch, (place + 1) * batch)), view.parameters)
+        for place, view in enumerate(group)
+    ]
 
 
-def _full(values: Tensor) -> Tensor:
-    """At least fp32, whatever precision the network ran in."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _encoder_state(online: Online) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in online.state_dict().items() if not name.startswith("predictors.")}
+def _holds(group: _Group, types: Sequence[str]) -> bool:
+    return any(view.name in types for view in group)

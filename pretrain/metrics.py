@@ -7,47 +7,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects
 from core.errors import UserError
 from pretrain.config import PretrainConfig
-
-COLLAPSED = 0.02
-"""Spread below which the projections count as equal; fresh networks and healthy runs lie above 0.1."""
-
-
-@torch.no_grad()
-def spread(projections: Tensor) -> Tensor:
-    """Standard deviation of L2-normalised projections [B, D] over the batch, mean over channels, times √D: a scalar.
-
-    0 where all are equal, about 1 where they lie evenly on the sphere. SimSiam, arXiv 2011.10566, section 4.1.
-    """
-    return F.normalize(projections, dim=1).std(0, correction=0).mean() * projections.shape[1] ** 0.5
+from pretrain.losses.base import Objective
 
 
 class CollapseWatch:
     """Warns once per collapse."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, objective: Objective) -> None:
+        self._objective = objective
         keys = ["lower optim.lr", "lengthen schedule.warmup_epochs"]
         if config.target.kind == "ema":
             keys.append(f"raise target.momentum ({config.target.momentum:g})")
-        if not config.projector.output_norm:
+        if "projector" in objective.USES and not config.projector.output_norm:
             keys.append("set projector.output_norm=true")
         self._keys = ", ".join(keys[:-1]) + f" or {keys[-1]}"
         self._warned = False
 
-    def warning(self, step: int, value: float) -> str:
-        """Warning about the spread `value` after `step` steps; empty without a new collapse."""
-        warned, self._warned = self._warned, value < COLLAPSED
-        if warned or not self._warned:
+    def warning(self, step: int, values: Mapping[str, float]) -> str:
+        """Warning about the health `values` after `step` steps; empty without a new collapse."""
+        reason = self._objective.collapse(values)
+        warned, self._warned = self._warned, bool(reason)
+        if warned or not reason:
             return ""
         return (
-            f"collapsed at step {step}: different images have nearly the same projection (spread {value:.2g}, where 1 "
-            f"is even and 0 constant), so nothing more is learned; {self._keys}, and start from an earlier state"
+            f"collapsed at step {step}: {reason}, so nothing more is learned; {self._keys}, and start from an earlier "
+            f"state"
         )
 
 
@@ -56,9 +46,9 @@ class Report:
     """Metrics of the last log interval, equal on all ranks."""
 
     values: dict[str, float]
-    """Since the last log step: mean loss per view type and in total, images per second over all ranks (without the time
-    of checkpoints and monitor), in fp16 the steps skipped. Of the last step: `spread` of the projections. Of the
-    whole run: the number of broken images."""
+    """Since the last log step: mean of each term of the loss and of their sum, images per second over all ranks
+    (without the time of checkpoints and monitor), in fp16 the steps skipped. Of the last step: the health of the
+    losses, e.g. `spread`. Of the whole run: the number of broken images."""
     stop: bool
     """True if any rank was asked to stop."""
     checkpoint_due: bool
@@ -80,14 +70,14 @@ class StepMetrics:
     """Accumulates losses and names of broken images between two log steps."""
 
     def __init__(
-        self, types: Sequence[str], processes: Processes, broken: BrokenImages, batch: int, scaled: bool
+        self, terms: Sequence[str], processes: Processes, broken: BrokenImages, batch: int, scaled: bool
     ) -> None:
-        """`types`: view types, in the order of the loss dicts; `batch`: images per step over all ranks.
+        """`terms`: names of the terms of the loss; `batch`: images per step over all ranks.
 
         `scaled`: whether a loss scaler may skip updates.
         """
-        self._types, self._processes, self._broken, self._batch = types, processes, broken, batch
-        self._sums = torch.zeros(len(types), device=processes.device)
+        self._terms, self._processes, self._broken, self._batch = terms, processes, broken, batch
+        self._sums = torch.zeros(len(terms), device=processes.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
         self._names: list[str] = []
         self._scaled, self._updated, self._skipped = scaled, False, 0
@@ -100,7 +90,7 @@ class StepMetrics:
 
     def add(self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str]) -> None:
         """Adds the losses of step `step` without waiting for the device."""
-        values = torch.stack([losses[name] for name in self._types])
+        values = torch.stack([losses[name] for name in self._terms])
         bad = ~torch.isfinite(values).all() & (self._first_bad < 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         self._sums += values
@@ -111,16 +101,15 @@ class StepMetrics:
             self._in_a_row = 0 if self._updated else self._in_a_row + 1
             self._updated = False
 
-    def report(self, stop: bool, checkpoint_due: bool, spread: Tensor) -> Report:
-        """Report of the interval, which ends here; every rank calls it at the same step. `spread`: scalar of this rank.
+    def report(self, stop: bool, checkpoint_due: bool, health: Mapping[str, Tensor]) -> Report:
+        """Report of the interval, which ends here; every rank calls it at the same step. `health`: scalars by name.
 
         Raises `UserError` on all ranks alike for a loss that was not finite, for too many broken images and where fp16
         overflows whatever the loss is scaled by.
         """
-        *means, first_bad, own_spread = torch.cat(
-            [self._sums / self._steps, self._first_bad[None].float(), spread[None].float()]
-        ).tolist()
-        mine = ([*means, own_spread], int(first_bad), self._names, stop, checkpoint_due)
+        own_health = torch.stack([value.float() for value in health.values()]) if health else self._sums[:0]
+        rows = torch.cat([self._first_bad[None].float(), self._sums / self._steps, own_health]).tolist()
+        mine = (rows[1:], int(rows[0]), self._names, stop, checkpoint_due)
         everyone = gather_objects(mine)
         bad_steps = [bad for _, bad, _, _, _ in everyone if bad >= 0]
         if bad_steps:
@@ -134,15 +123,12 @@ class StepMetrics:
                 f"is scaled; the last checkpoint is intact: resume from it with compute.precision=bf16 or fp32"
             )
         broken = self._broken.add([name for _, _, names, _, _ in everyone for name in names])
-        *averages, spread_of_all = [
-            sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)
-        ]
+        columns = [sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)]
+        averages, healths = columns[: len(self._terms)], columns[len(self._terms) :]
         values = {"loss": sum(averages)}
-        if len(self._types) > 1:
-            values |= {f"loss/{name}": average for name, average in zip(self._types, averages, strict=True)}
-        values["spread"] = spread_of_all
-        if spread_of_all < COLLAPSED:
-            values["collapsed"] = True
+        if len(self._terms) > 1:
+            values |= {f"loss/{name}": average for name, average in zip(self._terms, averages, strict=True)}
+        values |= dict(zip(health, healths, strict=True))
         if self._scaled:
             values["skipped_steps"] = self._skipped
         values["broken_images"] = len(self._broken.names)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class OptimConfig:
     """Learning rate at a global batch of 256; the rate used is lr × batch / 256."""
     weight_decay: float = 1.5e-6
     """Weight decay (decoupled in AdamW)."""
+    decay_end: float | None = None
+    """Weight decay at the end of the run, reached along half a cosine; none: constant (DINO: from 0.04 to 0.4)."""
     momentum: float = 0.9
     """Momentum of LARS and SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -29,7 +34,11 @@ class OptimConfig:
     constant_predictor_lr: bool = False
     """Keep the predictors at the peak learning rate throughout (SimSiam)."""
     clip: float | None = None
-    """Largest norm of the whole gradient; none: no clipping."""
+    """Largest norm of the gradient; none: no clipping."""
+    clip_mode: Literal["whole", "tensor"] = "whole"
+    """`whole`: the norm of all gradients together is clipped. `tensor`: that of each parameter tensor (DINO)."""
+    freeze: dict[str, float] = field(default_factory=dict)
+    """Epochs for which the parameters whose names hold this part stay at their start, e.g. `prototypes: 1`."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -38,6 +47,12 @@ class OptimConfig:
             raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
         if not 0 <= self.momentum < 1 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("momentum and betas must lie in [0, 1)")
+        if self.decay_end is not None and self.decay_end < 0:
+            raise ValueError(f"decay_end must not be negative, but is {self.decay_end}")
+        if self.clip is None and self.clip_mode != "whole":
+            raise ValueError("clip_mode has no effect without clip; set clip")
+        if any(epochs <= 0 for epochs in self.freeze.values()):
+            raise ValueError(f"freeze must name parts of parameter names with epochs above 0, not {self.freeze}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive or null, not {self.clip}")
 
@@ -122,3 +137,48 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, peak_lr: float, factor: 
     """peak × factor for every group, peak alone for those marked `constant`."""
     for group in optimiser.param_groups:
         group["lr"] = peak_lr * (1.0 if group["constant"] else factor)
+
+
+def set_weight_decay(optimiser: torch.optim.Optimizer, config: OptimConfig, share: float) -> None:
+    """Weight decay after `share` (0 … 1) of the run, for the groups that have one.
+
+    Half a cosine from `weight_decay` to `decay_end`, as in DINO's code (arXiv 2104.14294, section 3).
+    """
+    if config.decay_end is None:
+        return
+    decay = config.decay_end + (config.weight_decay - config.decay_end) * (1 + math.cos(math.pi * share)) / 2
+    for group in optimiser.param_groups:
+        if group["adapt"] or config.decay_norms:
+            group["weight_decay"] = decay
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], config: OptimConfig) -> None:
+    """Clips the gradients in place, together or each tensor alone; reads nothing back to the host."""
+    if config.clip is None:
+        return
+    if config.clip_mode == "whole":
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    torch._foreach_mul_(gradients, list((config.clip / (norms + 1e-6)).clamp(max=1.0).unbind()))
+
+
+class Freezer:
+    """Parameters that stay at their start for some epochs: neither gradient nor decay reaches them."""
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        """Raises `UserError` where a name of `freeze` is part of no parameter's name."""
+        self._frozen: list[tuple[float, list[nn.Parameter]]] = []
+        for part, epochs in config.freeze.items():
+            found = [parameter for name, parameter in model.named_parameters() if part in name]
+            if not found:
+                raise UserError(f"optim.freeze.{part} is part of no parameter's name; leave it out")
+            self._frozen.append((epochs, found))
+
+    def drop_gradients(self, epoch: float) -> None:
+        """Drops the gradients of the parameters that are frozen at `epoch`; optimisers leave such parameters alone."""
+        for epochs, parameters in self._frozen:
+            if epoch < epochs:
+                for parameter in parameters:
+                    parameter.grad = None

@@ -9,11 +9,13 @@ from core.data.account import account_of
 from core.data.base import ImageSet
 from core.distributed import Processes
 from core.errors import UserError
-from pretrain.config import GLOBAL, PretrainConfig, pairs
+from pretrain.build_losses import build_auxiliaries, build_objective
+from pretrain.config import AuxiliaryConfig, PretrainConfig
+from pretrain.views.config import GLOBAL, pairs
 
 
 def check_sizes(config: PretrainConfig) -> None:
-    """Raises `UserError` for a backbone that can't be built or can't take the views' sizes."""
+    """Raises `UserError` for a backbone that can't be built or can't take the views' sizes, and for unfit losses."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         backbone = build_backbone(config.backbone, config.drop_path).eval()
         for name, view in config.views.items():
@@ -24,6 +26,9 @@ def check_sizes(config: PretrainConfig) -> None:
                     f"{describe(config.backbone)} can't take views.{name} of {view.size} px ({error}); "
                     f"change views.{name}.size"
                 ) from None
+        with torch.device("meta"):
+            build_objective(config, backbone)
+            build_auxiliaries(config, backbone)
 
 
 def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str, monitoring: str) -> str:
@@ -32,11 +37,12 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
     per_rank = config.batch // processes.world_size
     compute = config.compute
     optim, schedule = config.optim, config.schedule
-    target = (
-        "online weights, stop-gradient"
-        if config.target.kind == "stop_gradient"
-        else f"EMA from {config.target.momentum:g}"
-    )
+    loss = config.objective.loss()
+    target = {
+        "ema": f"EMA from {config.target.momentum:g}",
+        "stop_gradient": "online weights, stop-gradient",
+        "none": "none, gradients flow into both views",
+    }[config.target.kind]
     norms = "of each process"
     if compute.sync_bn:
         norms = "synchronised" if processes.world_size > 1 else "plain: sync_bn has no effect on one process"
@@ -45,21 +51,29 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         f"run         {run}",
         f"backbone    {describe(config.backbone)}" + (f", drop path {config.drop_path:g}" if config.drop_path else ""),
         f"objective   {config.objective.name}"
-        + (f", τ {config.objective.temperature:g}" if config.objective.name == "mocov3" else "")
-        + f"; target: {target}; predictors: {config.predictors}",
+        + (f", τ {config.objective.temperature:g}" if "temperature" in loss.USES else "")
+        + "".join(f", {key}={value}" for key, value in config.objective.options.items())
+        + f"; target: {target}"
+        + (f"; predictors: {config.predictors}" if "predictors" in loss.USES else ""),
+        *(f"auxiliary   {name}: {_auxiliary(auxiliary)}" for name, auxiliary in config.auxiliary.items()),
         f"data        {images.name}: {len(images)} images",
         *(f"            {line}" for line in account_of(images).lines()),
     ]
     for name, view in config.views.items():
         what = f"{view.count} × {name} {view.size} px, area {view.area[0]:g}–{view.area[1]:g}"
         what += f", {view.transform}" if view.transform else ""
-        what += f", weight {view.weight:g}" if pairs(config.views, name) else ", targets only"
+        if name in config.auxiliary_views():
+            what += ", of auxiliary losses"
+        else:
+            what += f", weight {view.weight:g}" if pairs(config.views, name) else ", targets only"
         lines.append(f"{'views' if name == GLOBAL else '':<12}{what}")
     lines += [
         f"batch       {config.batch} = {processes.world_size} × {per_rank}; "
         f"{config.epochs} epochs × {steps} steps = {config.epochs * steps} steps",
         f"optimiser   {optim.name}, lr {scale}, weight decay {optim.weight_decay:g}"
-        + (f", clip {optim.clip:g}" if optim.clip else "")
+        + (f" to {optim.decay_end:g}" if optim.decay_end is not None else "")
+        + (f", clip {optim.clip:g}" + (" per tensor" if optim.clip_mode == "tensor" else "") if optim.clip else "")
+        + "".join(f", {part} frozen for {epochs:g} epochs" for part, epochs in optim.freeze.items())
         + (", predictors at constant lr" if optim.constant_predictor_lr else ""),
         f"schedule    cosine per {schedule.granularity} to {schedule.end:g} of the peak, "
         f"{schedule.warmup_epochs:g} epochs of warm-up",
@@ -68,3 +82,12 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         f"monitor     {monitoring}",
     ]
     return "\n".join(lines)
+
+
+def _auxiliary(auxiliary: AuxiliaryConfig) -> str:
+    """Weight, schedule, views and options of an auxiliary loss."""
+    text = f"weight {auxiliary.weight:g}"
+    text += f" from epoch {auxiliary.from_epoch:g}" if auxiliary.from_epoch else ""
+    text += f", rising over {auxiliary.ramp_epochs:g} epochs" if auxiliary.ramp_epochs else ""
+    text += f", on {auxiliary.view} views"
+    return text + "".join(f", {key}={value}" for key, value in auxiliary.options.items())

@@ -38,7 +38,7 @@ class Training:
     processes: Processes
     """This process among its peers."""
     method: Method
-    """Both networks."""
+    """The networks and the losses."""
     optimiser: torch.optim.Optimizer
     """Optimiser of the online network."""
     scaler: torch.amp.GradScaler | None
@@ -63,6 +63,7 @@ def save(training: Training, step: int, epoch: int) -> None:
         "broken": list(training.broken.names),
         "online": method.online.state_dict(),
         "target": None if method.target is None else method.target.state_dict(),
+        "losses": {name: memory for name, loss in method.losses().items() if (memory := loss.memory())},
         "optimiser": training.optimiser.state_dict(),
         "scaler": None if training.scaler is None else training.scaler.state_dict(),
         "rng": rng,
@@ -135,6 +136,8 @@ def _load(training: Training, state: Mapping[str, Any]) -> int:
     method.online.load_state_dict(state["online"])
     if method.target is not None:
         method.target.load_state_dict(state["target"])
+    for name, loss in method.losses().items():
+        loss.restore(state.get("losses", {}).get(name, {}))
     training.optimiser.load_state_dict(state["optimiser"])
     if training.scaler is not None and state["scaler"] is not None:
         training.scaler.load_state_dict(state["scaler"])

@@ -26,11 +26,13 @@ from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
+from pretrain.build_losses import loss_draws
 from pretrain.config import PretrainConfig
+from pretrain.losses.base import Parameters, Progress
 from pretrain.method import Method
-from pretrain.metrics import CollapseWatch, Report, StepMetrics, spread
+from pretrain.metrics import CollapseWatch, Report, StepMetrics
 from pretrain.monitor import Monitor
-from pretrain.optimisers import build_optimiser, set_learning_rate
+from pretrain.optimisers import Freezer, build_optimiser, clip_gradients, set_learning_rate, set_weight_decay
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, View, collate
 from pretrain.views.config import ViewConfig
@@ -66,6 +68,7 @@ def train(
     optimiser = build_optimiser(method.online, config.optim, peak_lr)
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
     parameters = list(method.online.parameters())
+    freezer = Freezer(method.online, config.optim)
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
@@ -83,7 +86,7 @@ def train(
     )
     total, per_epoch = batches.total_steps, batches.steps_per_epoch
     loader = DataLoader(
-        Views(images, config.views, config.seed, config.resampler),
+        Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config)),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
@@ -92,9 +95,9 @@ def train(
         worker_init_fn=_ignore_stop_signals,
         generator=torch.Generator(),  # torch's global one belongs to stochastic depth and must resume exactly
     )
-    log = StepMetrics(method.types, processes, broken, config.batch, scaled=scaler is not None)
+    log = StepMetrics(method.terms, processes, broken, config.batch, scaled=scaler is not None)
     optimiser.register_step_post_hook(log.note_update)
-    collapse = CollapseWatch(config)
+    collapse = CollapseWatch(config, method.objective)
     folder = None
     if processes.is_main:
         drop_metrics_after(run, done)
@@ -109,13 +112,16 @@ def train(
         for batch in loader:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
+            set_weight_decay(optimiser, config.optim, done / total)
             method.update_target(momentum(config.target.momentum, done, total))
-            losses = method.backward(views_on_device(batch, config, device, method.layout), scaler)
+            views = views_on_device(batch, config, device, method.layout)
+            progress = Progress(done, per_epoch, total)
+            losses = method.backward(views, scaler, parameters_of(batch), progress)
             average_gradients(parameters)
             if scaler is not None:
                 scaler.unscale_(optimiser)
-            if config.optim.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip)
+            freezer.drop_gradients(progress.epoch)
+            clip_gradients(parameters, config.optim)
             if scaler is None:
                 optimiser.step()
             else:
@@ -131,11 +137,14 @@ def train(
             stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
             # Ranks must agree on when to stop or save, so several of them settle this at log steps only.
             if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world_size == 1 and (stop or due)):
-                report = log.report(stop, due, spread(method.targets[0]))
+                report = log.report(stop, due, method.health())
                 stop, due = report.stop, report.checkpoint_due
                 if folder is not None:
-                    folder.write(done, {"epoch": done / per_epoch, "lr": peak_lr * factor, **report.values})
-                    _show(bar, report, peak_lr * factor, collapse.warning(done, report.values["spread"]))
+                    warning = collapse.warning(done, report.values)
+                    collapsed = {"collapsed": True} if method.objective.collapse(report.values) else {}
+                    rates = {"epoch": done / per_epoch, "lr": peak_lr * factor}
+                    folder.write(done, {**rates, **report.values, **collapsed})
+                    _show(bar, report, peak_lr * factor, warning)
             else:
                 stop = due = False
             if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
@@ -168,6 +177,11 @@ def views_on_device(
         return done.contiguous(memory_format=layout)
 
     return {name: [finish(view, config.views[name]) for view in views] for name, views in batch.views.items()}
+
+
+def parameters_of(batch: Batch) -> dict[str, list[Parameters]]:
+    """Parameters of each view of a batch, arrays [B, …] on the CPU."""
+    return {name: [view.parameters for view in views] for name, views in batch.views.items()}
 
 
 def _ignore_stop_signals(worker: int) -> None:

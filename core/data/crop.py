@@ -54,21 +54,26 @@ def resized_crop(
     interpolation: Interpolation = "bicubic",
 ) -> PIL.Image.Image:
     """A random crop of `image` (`draw_crop`), resized to size × size pixels."""
-    left, top, width, height = draw_crop(image.width, image.height, area, ratio, rng)
+    return resize_box(image, draw_crop(image.width, image.height, area, ratio, rng), size, interpolation)
+
+
+def resize_box(
+    image: PIL.Image.Image, box: tuple[int, int, int, int], size: int, interpolation: Interpolation = "bicubic"
+) -> PIL.Image.Image:
+    """The part `box` (left, top, width, height) of an image, resized to size × size pixels."""
+    left, top, width, height = box
     # Cropped first, not by resize's own box: that lets pixels from outside of the crop in.
     crop = image.crop((left, top, left + width, top + height))
     return crop.resize((size, size), RESAMPLING[interpolation])
 
 
-def resized_crop_of_pixels(
-    pixels: torch.Tensor, size: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> torch.Tensor:
+def resize_box_of_pixels(pixels: torch.Tensor, box: tuple[int, int, int, int], size: int) -> torch.Tensor:
     """The same of decoded pixels, uint8 [H, W, 3] -> [3, size, size] (strides of [size, size, 3]), but faster.
 
     Bicubic with antialiasing on integers, as torchvision resizes uint8 tensors. torch's weights have 16 bits where
-    Pillow's have 22, so that 1.5 % of the values differ from `resized_crop` by one level, 6 in a million by two.
+    Pillow's have 22, so that 1.5 % of the values differ from `resize_box` by one level, 6 in a million by two.
     """
-    left, top, width, height = draw_crop(pixels.shape[1], pixels.shape[0], area, ratio, rng)
+    left, top, width, height = box
     # Without the copy the kernel makes one that is planar, and is slower on it.
     crop = pixels[top : top + height, left : left + width].contiguous().permute(2, 0, 1)[None]
     return functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]

@@ -11,16 +11,15 @@ A transform changes a view before its colours do. Its file has three parts; noth
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+
+from pretrain.options import build_options
 
 
 class Transform(Protocol):
@@ -51,14 +50,4 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
 
     Raises ValueError naming the option where a key is unknown, a type is wrong or a value is impossible.
     """
-    config = find(name).Config
-    known = [field.name for field in dataclasses.fields(config)]
-    if unknown := [key for key in options if key not in known]:
-        raise ValueError(f"transform {name} has no option {unknown[0]}; its options: {', '.join(known)}")
-    try:
-        # Through JSON, strict means: no "3" for 3, but a list for a tuple.
-        return TypeAdapter(config).validate_json(json.dumps(options), strict=True)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join([name, *map(str, problem["loc"])])
-        raise ValueError(f"transform option {key}: {problem['msg'].removeprefix('Value error, ')}") from None
+    return build_options("transform", name, find(name).Config, options)

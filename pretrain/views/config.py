@@ -12,6 +12,9 @@ import numpy as np
 
 from pretrain import transforms
 
+GLOBAL = "global"
+"""View type whose views are the targets of all others."""
+
 Resampler = Literal["torch", "pillow"]
 """Library that resizes crops, bicubic with antialiasing: torch on uint8 tensors, as in the method's public code, or
 Pillow, at five times the cost. The two differ by one grey level in places, rarely by two."""
@@ -70,6 +73,9 @@ class ViewConfig:
     """Weight of this view type in the loss."""
     photometric: tuple[PhotometricConfig, ...] = (PhotometricConfig(),)
     """Recipe of the first, second, … view of this type; the last one serves for the rest."""
+    placement: Literal["independent", "apart"] = "independent"
+    """`apart`: the two views of this type are a pair with boxes that don't overlap (where ten tries find such boxes)
+    and one flip for both."""
     transform: str | None = None
     """Transform applied before the colours: the name of a file in pretrain/transforms, or none."""
     transform_options: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +91,8 @@ class ViewConfig:
             raise ValueError(f"ratio must be (min, max) with 0 < min ≤ max, not {self.ratio}")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight must be 0 or more, not {self.weight}")
+        if self.placement == "apart" and self.count != 2:
+            raise ValueError(f"placement=apart is for pairs: count must be 2, not {self.count}")
         if not 1 <= len(self.photometric) <= self.count:
             raise ValueError(f"photometric must have 1 to count = {self.count} entries, not {len(self.photometric)}")
         for recipe in self.photometric:
@@ -104,3 +112,9 @@ class ViewConfig:
         """The transform's own `Config`; only for a view with a transform."""
         assert self.transform is not None
         return transforms.configure(self.transform, self.transform_options)
+
+
+def pairs(views: Mapping[str, ViewConfig], name: str) -> int:
+    """Number of (view of type `name`, global target that is not the same view) pairs."""
+    count, targets = views[name].count, views[GLOBAL].count
+    return count * (targets - 1) if name == GLOBAL else count * targets

@@ -7,7 +7,8 @@ processes or images in a batch, and a resumed run needs no state of random gener
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import PIL.Image
@@ -16,22 +17,39 @@ from torch.utils.data import Dataset
 
 from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
-from core.data.crop import resized_crop, resized_crop_of_pixels
+from core.data.crop import draw_crop, resize_box, resize_box_of_pixels
 from core.errors import UserError
 from pretrain import transforms
+from pretrain.losses.base import Draw
 from pretrain.views.collate import Sample, View
 from pretrain.views.config import PhotometricConfig, Resampler, ViewConfig
+
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in pixels of the decoded image."""
+PAIR_TRIES = 10
+"""Pairs of boxes tried before the one of least overlap is taken."""
 
 
 class Views(Dataset[Sample]):
     """The views of an image set, addressed by (epoch, position)."""
 
     def __init__(
-        self, images: ImageSet, views: Mapping[str, ViewConfig], seed: int, resampler: Resampler = "torch"
+        self,
+        images: ImageSet,
+        views: Mapping[str, ViewConfig],
+        seed: int,
+        resampler: Resampler = "torch",
+        own_streams: Collection[str] = (),
+        loss_draws: Mapping[str, Mapping[str, Draw]] | None = None,
     ) -> None:
+        """`own_streams`: view types whose random numbers don't come from the stream of the others.
+
+        `loss_draws`: draws of losses by view type and name of the loss, which have streams of their own, too.
+        """
         if seed < 0:
             raise UserError(f"seed must be 0 or more, not {seed}")
         self._images, self._views, self._seed, self._resampler = images, dict(views), seed, resampler
+        self._own_streams, self._loss_draws = frozenset(own_streams), dict(loss_draws or {})
         self._transforms = {
             name: (transforms.find(view.transform).draw, view.transform_config)
             for name, view in self._views.items()
@@ -50,11 +68,26 @@ class Views(Dataset[Sample]):
         rng = np.random.default_rng((self._seed, epoch, index))
         image, index, broken = decode_or_replace(self._images, index, rng)
         source = torch.from_numpy(np.array(image)) if self._resampler == "torch" else image
-        views = {
-            name: [self._view(name, view, number, source, rng) for number in range(view.count)]
-            for name, view in self._views.items()
-        }
+        views = {}
+        for name, view in self._views.items():
+            own = np.random.default_rng((self._seed, epoch, index, _key(name))) if name in self._own_streams else rng
+            views[name] = self._views_of_type(name, view, source, own)
+            for loss, draw in self._loss_draws.get(name, {}).items():
+                own = np.random.default_rng((self._seed, epoch, index, _key(name), _key(loss)))
+                for made in views[name]:
+                    made.parameters |= {f"{loss}.{key}": value for key, value in draw(view, own).items()}
         return Sample(views, index, broken)
+
+    def _views_of_type(
+        self, name: str, config: ViewConfig, source: torch.Tensor | PIL.Image.Image, rng: np.random.Generator
+    ) -> list[View]:
+        if config.placement == "independent":
+            return [self._view(name, config, number, source, None, rng) for number in range(config.count)]
+        boxes = draw_apart(*_size(source), config.area, config.ratio, rng)
+        views = [self._view(name, config, number, source, box, rng) for number, box in enumerate(boxes)]
+        for view in views[1:]:
+            view.parameters["flip"] = views[0].parameters["flip"]
+        return views
 
     def _view(
         self,
@@ -62,22 +95,58 @@ class Views(Dataset[Sample]):
         config: ViewConfig,
         number: int,
         source: torch.Tensor | PIL.Image.Image,
+        box: Box | None,
         rng: np.random.Generator,
     ) -> View:
+        """View `number` of a type; its crop is drawn where `box` is none."""
+        box = draw_crop(*_size(source), config.area, config.ratio, rng) if box is None else box
         if isinstance(source, torch.Tensor):
-            crop = resized_crop_of_pixels(source, config.size, config.area, config.ratio, rng)
+            crop = resize_box_of_pixels(source, box, config.size)
         else:
-            resized = resized_crop(source, config.size, config.area, config.ratio, rng)
-            crop = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+            crop = torch.from_numpy(np.array(resize_box(source, box, config.size))).permute(2, 0, 1)
         parameters = draw_photometric(config.photometric[min(number, len(config.photometric) - 1)], rng)
         if name in self._transforms:
             draw, options = self._transforms[name]
             parameters |= {f"{config.transform}.{key}": value for key, value in draw(options, config.size, rng).items()}
-        return View(crop, parameters)
+        return View(crop, parameters | {"box": np.array(box, dtype=np.float32)})
+
+
+def draw_apart(
+    width: int, height: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[Box, Box]:
+    """Two boxes of an image that don't overlap; after `PAIR_TRIES` pairs that do, the pair of least overlap."""
+    best, least = None, math.inf
+    for _ in range(PAIR_TRIES):
+        first, second = (draw_crop(width, height, area, ratio, rng) for _ in range(2))
+        if (common := _overlap(first, second)) < least:
+            best, least = (first, second), common
+        if least == 0:
+            break
+    assert best is not None
+    return best
+
+
+def _overlap(first: Box, second: Box) -> int:
+    """Common area of two boxes in pixels."""
+    across, down = (
+        min(first[axis] + first[axis + 2], second[axis] + second[axis + 2]) - max(first[axis], second[axis])
+        for axis in (0, 1)
+    )
+    return max(0, across) * max(0, down)
+
+
+def _size(source: torch.Tensor | PIL.Image.Image) -> tuple[int, int]:
+    """Width and height of pixels [H, W, 3] or of an image."""
+    return (source.shape[1], source.shape[0]) if isinstance(source, torch.Tensor) else source.size
+
+
+def _key(name: str) -> int:
+    """Number that stands for a name in the key of a stream of random numbers."""
+    return zlib.crc32(name.encode())
 
 
 def draw_photometric(config: PhotometricConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The parameters of one view of one sample.
+    """The colours, blur and flip of one view of one sample.
 
     flip, grey: bool. jitter: float32 [4], the factors of brightness, contrast, saturation (1 changes nothing) and hue
     (0 changes nothing). jitter_order: int8 [4], which of the four comes first, second, …. blur_sigma: float32, 0 for

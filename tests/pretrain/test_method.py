@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.backbones import BackboneConfig
+from core.backbones import BackboneConfig, pooled_features
 from core.config import load_config
 from core.schedules import ScheduleConfig
-from pretrain.config import ComputeConfig, PretrainConfig, TargetConfig, pairs
+from pretrain.config import ComputeConfig, ObjectiveConfig, PretrainConfig, TargetConfig
 from pretrain.heads import HeadConfig
+from pretrain.losses.base import Encoder
+from pretrain.losses.byol import byol
+from pretrain.losses.mocov3 import mocov3
+from pretrain.losses.simsiam import simsiam
 from pretrain.method import Method
-from pretrain.objectives import ObjectiveConfig, byol, mocov3, simsiam
-from pretrain.views.config import PhotometricConfig, ViewConfig
+from pretrain.views.config import PhotometricConfig, ViewConfig, pairs
 
 COUNTS = {"global": 2, "local": 2, "cutout": 1}
 WEIGHTS = {"global": 1.0, "local": 0.5, "cutout": 2.0}
@@ -53,17 +56,26 @@ def build(cfg: PretrainConfig) -> Method:
     return Method(cfg, torch.device("cpu"))
 
 
+def project(network: Encoder, view: Tensor) -> Tensor:
+    return network.projector(pooled_features(network.backbone, view))
+
+
+def predict(method: Method, view: Tensor, name: str) -> Tensor:
+    predictors = method.online.predictors
+    return predictors["shared" if "shared" in predictors else name](project(method.online, view))
+
+
 def formula(method: Method, views: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     """L written out pair by pair, with one graph for everything."""
     cfg = method.config
-    target = method.target if method.target is not None else method.online.project
+    target = method.target if method.target is not None else method.online
     losses = {}
     with torch.no_grad():
-        targets = [target(view) for view in views["global"]]
-    for name in method.types:
+        targets = [project(target, view) for view in views["global"]]
+    for name in method.terms:
         terms = []
         for index, view in enumerate(views[name]):
-            prediction = method.online.predict(method.online.project(view), name)
+            prediction = predict(method, view, name)
             for other, projection in enumerate(targets):
                 if name == "global" and index == other:
                     continue
@@ -107,9 +119,8 @@ def test_the_default_two_view_loss_is_half_of_byols_sum() -> None:
     reference = copy.deepcopy(method)
     first, second = views["global"]
     with torch.no_grad():
-        z_first, z_second = reference.target(first), reference.target(second)
-    predict = lambda view: reference.online.predict(reference.online.project(view), "global")  # noqa: E731
-    whole = byol(predict(first), z_second) + byol(predict(second), z_first)
+        z_first, z_second = project(reference.target, first), project(reference.target, second)
+    whole = byol(predict(reference, first, "global"), z_second) + byol(predict(reference, second, "global"), z_first)
     assert method.backward(views)["global"].item() == pytest.approx(whole.item() / 2, rel=1e-6)
 
 
@@ -123,7 +134,7 @@ def test_pairs() -> None:
 def test_asymmetric_cutout_predicts_from_the_masked_view_only() -> None:
     one = replace(config().views["global"], count=1)
     method = build(config(views={"global": one, "cutout": config().views["cutout"]}))
-    assert method.types == ["cutout"]
+    assert method.terms == ["cutout"]
     assert set(method.online.predictors) == {"cutout"}
     assert set(method.backward(some_views({"global": 1, "cutout": 1}))) == {"cutout"}
 

@@ -13,8 +13,9 @@ import torch
 from core.checkpoints import training_states
 from core.errors import UserError
 from core.sync_norm import synchronise_norms
+from pretrain.losses.latent import COLLAPSED, spread
 from pretrain.method import Method
-from pretrain.metrics import COLLAPSED, CollapseWatch, spread
+from pretrain.metrics import CollapseWatch
 from tests.reliability.tiny_runs import metrics, run_here, tiny
 
 
@@ -30,16 +31,18 @@ def test_spread_is_zero_for_equal_rows_and_one_on_the_sphere() -> None:
 
 
 def test_a_collapse_is_told_once_and_again_when_it_comes_back(image_folder: Path) -> None:
-    watch = CollapseWatch(tiny(image_folder))
-    assert watch.warning(20, 0.5) == ""
-    told = watch.warning(40, COLLAPSED / 2)
+    config = tiny(image_folder)
+    watch = CollapseWatch(config, Method(config, torch.device("cpu")).objective)
+    assert watch.warning(20, {"spread": 0.5}) == ""
+    told = watch.warning(40, {"spread": COLLAPSED / 2})
     assert told.startswith("collapsed at step 40")
     assert all(key in told for key in ("optim.lr", "schedule.warmup_epochs", "target.momentum (0.996)"))
-    assert watch.warning(60, 0.0) == ""
-    assert watch.warning(80, 0.5) == ""
-    assert watch.warning(100, 0.0).startswith("collapsed at step 100")
-    simsiam = CollapseWatch(tiny(image_folder, "objective.name=simsiam", "target.kind=stop_gradient"))
-    assert "momentum" not in simsiam.warning(1, 0.0)
+    assert watch.warning(60, {"spread": 0.0}) == ""
+    assert watch.warning(80, {"spread": 0.5}) == ""
+    assert watch.warning(100, {"spread": 0.0}).startswith("collapsed at step 100")
+    config = tiny(image_folder, "objective.name=simsiam", "target.kind=stop_gradient")
+    simsiam = CollapseWatch(config, Method(config, torch.device("cpu")).objective)
+    assert "momentum" not in simsiam.warning(1, {"spread": 0.0})
 
 
 def test_a_run_measures_its_spread_and_says_when_it_collapses(

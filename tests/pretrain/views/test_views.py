@@ -148,6 +148,7 @@ def test_a_batch_has_the_documented_shapes() -> None:
     assert batch.broken == []
     parameters = batch.views["cutout"][0].parameters
     assert {name: (values.dtype.name, values.shape) for name, values in parameters.items()} == {
+        "box": ("float32", (3, 4)),
         "flip": ("bool", (3,)),
         "jitter": ("float32", (3, 4)),
         "jitter_order": ("int8", (3, 4)),

@@ -1,4 +1,4 @@
-"""pretrain/objectives.py against closed forms and gradients written in numpy."""
+"""BYOL, SimSiam and MoCo v3 against closed forms and gradients written in numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.objectives import ObjectiveConfig, byol, distance, mocov3, prepare_target, simsiam
+from pretrain import losses
+from pretrain.config import ObjectiveConfig
+from pretrain.losses.base import Auxiliary, Encoded, Objective, Outputs
+from pretrain.losses.byol import byol
+from pretrain.losses.mocov3 import mocov3
+from pretrain.losses.simsiam import simsiam
 
 
 def vectors(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -62,15 +67,22 @@ def test_mocov3_value_and_gradient(rank: int, temperature: float) -> None:
     np.testing.assert_allclose(p.grad.numpy(), expected, atol=1e-6)
 
 
-def test_targets_carry_no_gradient_and_need_no_process_group() -> None:
-    target = torch.randn(3, 5, requires_grad=True)
-    prediction = torch.randn(3, 5)
-    for name, alone in (("byol", byol), ("simsiam", simsiam)):
-        prepared = prepare_target(ObjectiveConfig(name), target)
-        assert not prepared.requires_grad
-        assert distance(ObjectiveConfig(name), prediction, prepared, 0) == alone(prediction, target)
-    config = ObjectiveConfig("mocov3", temperature=0.5)
-    assert distance(config, prediction, prepare_target(config, target), 0) == mocov3(prediction, target, 0.5)
+def test_targets_carry_no_gradient() -> None:
+    projection = torch.randn(3, 5, requires_grad=True) * 2
+    target = Outputs("global", 0, Encoded(heads={"projection": projection.half()})).detached()
+    assert not target["projection"].requires_grad
+    assert target["projection"].dtype == torch.float32
+
+
+def test_losses_are_found_by_name_and_kind() -> None:
+    assert {"byol", "simsiam", "mocov3"} <= set(losses.names(Objective))
+    assert not set(losses.names(Objective)) & set(losses.names(Auxiliary))
+    with pytest.raises(ValueError, match=r"latent.*known: .*byol"):
+        losses.find("latent", Objective)
+    with pytest.raises(ValueError, match=r"byol.*objective\.name"):
+        losses.find("byol", Auxiliary)
+    with pytest.raises(ValueError, match=r"byol.*no option centre"):
+        ObjectiveConfig("byol", options={"centre": 1})
 
 
 def test_temperature_must_be_positive() -> None:
