@@ -28,6 +28,11 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """Sum over ranks through which gradients flow; the same tensor for a single process."""
+    return _SumOverRanks.apply(values) if in_group() else values
+
+
 class GlooBatchNorm(nn.Module):
     """Batch norm over the batches of all ranks, on any device whose backend can all-reduce.
 
