@@ -11,12 +11,21 @@ from torch.nn import functional
 
 from converters.engines.openmmlab import import_mmseg
 from converters.key_maps.mmseg import VIT
-from core.backbones import BackboneConfig, architecture_args, describe, family_of
+from core.backbones import Backbone, BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 FINAL_NORM = ("ln1.weight", "ln1.bias")
 """Names of a ViT's norm after the last block, not used by segmentation heads unless `final_norm` is set."""
+
+
+def can_be_native(backbone: Backbone) -> bool:
+    """True if one of MMSegmentation's own classes computes what timm's model does."""
+    try:
+        mmseg_names(backbone.config, backbone.model)
+    except UserError:
+        return False
+    return True
 
 
 def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
@@ -69,6 +78,8 @@ def _vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
     left = [name for name in model.state_dict() if VIT.from_timm(name) is None]
     if left:
         raise UserError(_refusal(config, f"its ViT has no place for {left[0]}"))
+    if type(block.mlp.act) is not nn.GELU:
+        raise UserError(_refusal(config, f"its ViT has GELU, not {type(block.mlp.act).__name__}"))
     if block.attn.qkv.bias is None or patches.proj.bias is None or not isinstance(model.norm, nn.LayerNorm):
         raise UserError(_refusal(config, "its ViT has biases everywhere and a final norm"))
     return {

@@ -29,47 +29,70 @@ def image_maps(network: nn.Module, images: Tensor, taps: Sequence[int]) -> list[
     return family.maps(network, functional.pad(images, missing) if any(missing) else images, taps)
 
 
-def at_stride(x: Tensor, stride: int, wanted: float, size: tuple[int, int]) -> Tensor:
+def at_stride(x: Tensor, stride: int, wanted: float | tuple[float, float], size: tuple[int, int]) -> Tensor:
     """The map x [B, C, h, w] of cells of `stride` pixels as `size` cells of `wanted` pixels, from the same origin.
 
     Bilinear: the centre of cell j lies at pixel (j + 1/2) · wanted before and after. Unchanged where nothing changes.
     """
-    if stride != wanted:
-        x = functional.interpolate(x, scale_factor=stride / wanted, mode="bilinear", align_corners=False)
-    assert x.shape[-2] >= size[0], "the map does not cover the image"
-    assert x.shape[-1] >= size[1], "the map does not cover the image"
-    return x[..., : size[0], : size[1]]
+    height, width = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+    if (height, width) == (stride, stride):
+        assert x.shape[-2] >= size[0], "the map does not cover the image"
+        assert x.shape[-1] >= size[1], "the map does not cover the image"
+        return x[..., : size[0], : size[1]]
+    # Not torch's interpolate, which copies a map whose number of cells stays, at whatever scale.
+    rows = _weights(x, x.shape[-2], stride, height, size[0])
+    columns = _weights(x, x.shape[-1], stride, width, size[1])
+    return rows @ x @ columns.T
 
 
-def patch_stride(network: nn.Module) -> int:
+def _weights(x: Tensor, cells: int, stride: int, wanted: float, size: int) -> Tensor:
+    """Matrix [size, cells] of bilinear weights between cells of `stride` and of `wanted` pixels, as numbers of x."""
+    centres = (torch.arange(size, device=x.device, dtype=torch.float64) + 0.5) * (wanted / stride) - 0.5
+    places = torch.arange(cells, device=x.device, dtype=torch.float64)
+    distances = (centres.clamp(0, cells - 1)[:, None] - places).abs()
+    return (1 - distances).clamp_min(0).to(x.dtype)
+
+
+def patch_stride(network: nn.Module, what: str) -> int:
     """Side of a network's patches in pixels. Raises `UserError` for patches that no pyramid can be built on."""
     height, width = family_of(network).input_multiple(network)
     if height != width or not 2 <= height <= _LARGEST_PATCH:
         raise UserError(
-            f"patches of {height}×{width} pixels: a pyramid needs square ones of 2 … {_LARGEST_PATCH} pixels; take "
-            f"another backbone"
+            f"{what} has patches of {height}×{width} pixels, a pyramid needs square ones of 2 … {_LARGEST_PATCH} "
+            f"pixels; take another backbone"
         )
     return height
 
 
-def measure_maps(network: nn.Module) -> list[tuple[int, int]]:
-    """Stride in pixels and number of channels of each map that the network has, from a forward pass of a small image.
+def measure_maps(network: nn.Module, what: str, side: int | None = None) -> list[tuple[int, int]]:
+    """Stride in pixels and number of channels of each map that the network has, from a forward pass of one image.
 
-    Only for families whose `dense` isn't `none`. Neither weights nor statistics change.
+    Only for families whose `dense` isn't `none`. `what` names the network; `side`: of the image in pixels, by default a
+    small one. Neither weights nor statistics change. Raises `UserError` for a network that can't take such an image.
     """
     family = family_of(network)
-    with torch.no_grad():
-        return [(stride, x.shape[1]) for stride, x in family.maps(network.eval(), _small_image(network))]
+    image = _small_image(network) if side is None else _image(network, (side, side))
+    try:
+        with torch.no_grad():
+            return [(stride, x.shape[1]) for stride, x in family.maps(network.eval(), image)]
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        own = family.image_side(network)
+        only = f", only {own}×{own}" if own else ""
+        raise UserError(
+            f"{what} takes no images of {image.shape[-2]}×{image.shape[-1]} pixels{only} ({reason}); take a backbone "
+            f"for images of any size"
+        ) from None
 
 
-def pyramid_taps(network: nn.Module) -> tuple[int, ...]:
-    """The last map of each of the strides 4, 8, 16 and 32. Raises `UserError` where the network lacks one."""
-    strides = [stride for stride, _ in measure_maps(network)]
+def pyramid_taps(network: nn.Module, what: str) -> tuple[int, ...]:
+    """The last map of each of the strides 4, 8, 16 and 32. Raises `UserError` where the network, `what`, lacks one."""
+    strides = [stride for stride, _ in measure_maps(network, what)]
     missing = [stride for stride in PYRAMID_STRIDES if stride not in strides]
     if missing:
         raise UserError(
-            f"maps of strides {', '.join(map(str, strides))} pixels: the pyramid needs {missing[0]} too; take a "
-            f"backbone with maps of strides 4, 8, 16 and 32"
+            f"{what} has maps of strides {', '.join(map(str, strides))} pixels, the pyramid needs {missing[0]} too; "
+            f"take a backbone with maps of strides 4, 8, 16 and 32"
         )
     return tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in PYRAMID_STRIDES)
 
@@ -121,7 +144,11 @@ def check_rgb(network: nn.Module, what: str) -> None:
 
 def _small_image(network: nn.Module) -> Tensor:
     """One image of zeros, [1, C, h, w]: two patches a side, or so many pixels that every stage can halve its map."""
-    family, parameter = family_of(network), next(network.parameters())
-    sides = [2 * multiple if family.dense == "patches" else math.lcm(64, multiple)
-             for multiple in family.input_multiple(network)]  # fmt: skip
-    return parameter.new_zeros((1, input_channels(network), *sides))
+    family = family_of(network)
+    height, width = family.input_multiple(network)
+    plain = family.dense == "patches"
+    return _image(network, (2 * height, 2 * width) if plain else (math.lcm(64, height), math.lcm(64, width)))
+
+
+def _image(network: nn.Module, sides: tuple[int, int]) -> Tensor:
+    return next(network.parameters()).new_zeros((1, input_channels(network), *sides))

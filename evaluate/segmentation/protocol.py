@@ -62,7 +62,7 @@ class NetworkConfig:
     class_token: bool = True
     """ViT: lets the class token take part in attention; false: it is dropped before the first block."""
     drop_path: float = 0.0
-    """ViT: stochastic depth, rate of the last block."""
+    """ViTs and wrapped networks: stochastic depth, rate of the last block."""
     frozen: bool = False
     """Keeps the backbone's weights and the statistics of its batch norms fixed."""
 
@@ -124,7 +124,7 @@ class SegmentOptimConfig:
     decay_embeddings: bool | None = None
     """ViT: applies weight decay to position embeddings and class token; null: as `decay_norms`."""
     layer_decay: float | None = None
-    """ViT: ratio of the learning rates of a block and the next one; null: the same rate everywhere."""
+    """Ratio of the learning rates of a layer of the backbone and the next one; null: the same rate everywhere."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:

@@ -15,9 +15,9 @@ from converters.engines.dense_maps import (
     at_stride,
     freeze_unused,
     image_maps,
-    measure_maps,
     pyramid_taps,
 )
+from core.backbones import family_of
 from core.sync_norm import synchronise_norms
 from evaluate.detection.model.designs.base import PARTS, build_described
 from evaluate.detection.model.detectron2_layers import norm_of
@@ -33,9 +33,9 @@ class StagesBackbone(Backbone):
 
     def __init__(self, network: nn.Module, norm: str) -> None:
         super().__init__()
-        self.taps = pyramid_taps(network)
-        widths = measure_maps(network)
-        self.channels = [widths[tap][1] for tap in self.taps]
+        self.taps = pyramid_taps(network, type(network).__name__)
+        widths = family_of(network).channels(network)
+        self.channels = [widths[tap] for tap in self.taps]
         freeze_unused(network, self.taps)
         if norm in ("SyncBN", "naiveSyncBN"):
             network = synchronise_norms(network, torch.device("cuda" if norm == "SyncBN" else "cpu"))

@@ -34,7 +34,7 @@ class VitBackbone(Backbone):
         width = family_of(vit).channels(vit)[max(taps)]
         # A multiple of 32, because of the coarsest map.
         self.square = math.ceil(square / 32) * 32
-        self.stride = 2 ** round(math.log2(patch_stride(vit)))
+        self.stride = 2 ** round(math.log2(patch_stride(vit, type(vit).__name__)))
         self.scales, self.channels = nn.ModuleList(), []
         for stride in PYRAMID_STRIDES:
             layers, channels = _scale(width, self.stride / stride, norm, narrowing)

@@ -12,6 +12,7 @@ from evaluate.common.broken_file import BROKEN_FILE
 from evaluate.common.context import RunContext
 from evaluate.segmentation.data.layouts import Split
 from evaluate.segmentation.engine.scaling import batch_per_process
+from evaluate.segmentation.model.adapters import adapter_for
 from evaluate.segmentation.model.network_settings import model_settings
 from evaluate.segmentation.protocol import SegmentConfig
 
@@ -139,19 +140,12 @@ def _optimiser(config: SegmentConfig, backbone: Backbone, on_gpu: bool) -> dict[
         else:
             raise UserError("precision=fp16 needs a GPU; on the CPU use bf16 or fp32")
     if optim.layer_decay is not None:
-        blocks = getattr(backbone.model, "blocks", None)
-        if blocks is None:
-            raise UserError(
-                f"optim.layer_decay applies to ViTs, not to {backbone.config.name}; set optim.layer_decay=null"
-            )
-        wrapper["constructor"] = "QuietLayerDecay"
-        layers = {"num_layers": len(blocks), "decay_rate": optim.layer_decay, "decay_type": "layer_wise"}
-        wrapper["paramwise_cfg"] = layers
+        wrapper |= adapter_for(backbone).layer_decay(backbone, optim.layer_decay)
     else:
         embeddings = optim.decay_norms if optim.decay_embeddings is None else optim.decay_embeddings
-        never = {"decay_mult": 0.0}
+        never = {name: {"decay_mult": 0.0} for name in adapter_for(backbone).undecayed(backbone)}
         paramwise: dict[str, Any] = {} if optim.decay_norms else {"norm_decay_mult": 0.0}
-        paramwise |= {} if embeddings else {"custom_keys": {"pos_embed": never, "cls_token": never}}
+        paramwise |= {} if embeddings else {"custom_keys": never}
         wrapper |= {"paramwise_cfg": paramwise} if paramwise else {}
     return wrapper
 

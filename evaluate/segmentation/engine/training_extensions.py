@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmseg.engine.optimizers import LearningRateDecayOptimizerConstructor
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from torch import nn
 
+from core.backbones import family_of
 from core.errors import UserError
 
 
@@ -36,6 +38,28 @@ class QuietLayerDecay(LearningRateDecayOptimizerConstructor):
         """Adds the parameter groups of the engine's rule."""
         with contextlib.redirect_stdout(io.StringIO()):
             super().add_params(*arguments, **options)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerGroupDecay(DefaultOptimWrapperConstructor):
+    """The same for timm's own network: layer l has the rate lr · decay^(top − l), heads the full rate.
+
+    Vectors, tokens and position embeddings have no weight decay (arXiv 2106.08254, section 3.1).
+    """
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **options: Any) -> None:
+        """Adds one group per learning rate and weight decay."""
+        network = module.get_submodule("backbone.network")
+        known, decay = family_of(network).layer_groups(network), self.paramwise_cfg["decay_rate"]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            own = name.partition("backbone.network.")[2]
+            decays = parameter.ndim > 1 and own not in known.undecayed
+            rate = self.base_lr * decay ** (known.top - known.layers.get(own, known.top))
+            groups.setdefault((rate, self.base_wd if decays else 0.0), []).append(parameter)
+        params += [{"params": group, "lr": rate, "weight_decay": wd} for (rate, wd), group in groups.items()]
 
 
 class ProgressHook(Hook):

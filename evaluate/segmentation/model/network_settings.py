@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.mmseg_backbone import backbone_settings
-from core.backbones import Backbone
+import torch
+
+from converters.engines.dense_maps import check_rgb
+from core.backbones import Backbone, BackboneConfig, build_backbone, describe
 from core.errors import UserError
 from evaluate.segmentation.data.labels import IGNORED
+from evaluate.segmentation.model.adapters import adapter_for
 from evaluate.segmentation.protocol import SegmentConfig
-
-_DILATION = {8: ([1, 2, 1, 1], [1, 1, 2, 4]), 16: ([1, 2, 2, 1], [1, 1, 1, 2]), 32: ([1, 2, 2, 2], [1, 1, 1, 1])}
 
 
 def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict[str, Any]:
@@ -18,19 +19,16 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
 
     Raises `UserError` if the backbone is not the protocol's, or MMSegmentation has no such network.
     """
-    if backbone.config.name != config.network.backbone:
+    check_rgb(backbone.model, describe(backbone.config))
+    if not _same_network(config.network.backbone, backbone):
         raise UserError(
             f"{config.name} expects a {config.network.backbone}, {backbone.source} is a {backbone.config.name}; "
             f"choose another protocol or set network.backbone={backbone.config.name}"
         )
     norm_cfg = {"type": norm, "requires_grad": True}
-    settings = _backbone(config, backbone, norm_cfg)
-    if settings["type"] == "ResNet":
-        expansion = 4 if settings["depth"] >= 50 else 1
-        widths = [expansion * settings["base_channels"] * 2**stage for stage in range(4)]
-    else:
-        widths = [settings["embed_dims"]] * len(config.network.taps)
-    neck = _neck(config, widths, settings["type"] != "ResNet" and config.head.pyramid, norm_cfg)
+    adapter = adapter_for(backbone)
+    settings, widths = adapter.settings(config, backbone, norm_cfg), adapter.widths(config, backbone)
+    neck = _neck(config, widths, adapter.plain and config.head.pyramid, norm_cfg)
     model: dict[str, Any] = {
         "type": "EncoderDecoder",
         "data_preprocessor": {
@@ -59,43 +57,32 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
     return model
 
 
-def _backbone(config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
-    settings, network = backbone_settings(backbone.config, backbone.model), config.network
-    if settings["type"] == "ResNet":
-        if settings["depth"] < 50 and network.output_stride < 32:
-            raise UserError(
-                f"network.output_stride={network.output_stride} needs a ResNet with bottlenecks: MMSegmentation "
-                f"dilates only one of the two convolutions per block of a {backbone.config.name}, which breaks trained "
-                f"weights; set it to 32"
-            )
-        strides, dilations = _DILATION[network.output_stride]
-        return settings | {
-            "strides": strides, "dilations": dilations, "contract_dilation": network.contract_dilation,
-            "norm_cfg": norm_cfg, "norm_eval": network.frozen,
-        }  # fmt: skip
-    if network.taps[-1] >= settings["num_layers"]:
-        raise UserError(
-            f"network.taps contains block {network.taps[-1]}, but {backbone.config.name} has {settings['num_layers']} "
-            f"(counted from 0); choose others"
-        )
-    # Position embeddings are resized to the crops' grid once and trained at that size.
-    patch = settings["patch_size"]
-    side = -(-config.crop.size // patch) * patch
-    layered = config.optim.layer_decay is not None
-    kind = "MAEVisionTransformer" if layered else "VisionTransformer"
-    if network.final_norm_on == "every":
-        kind = "NormedTapsMAEVisionTransformer"
-    return settings | {
-        "type": kind, "img_size": [side, side], "out_indices": list(network.taps), "final_norm": network.final_norm,
-        "drop_path_rate": network.drop_path, "with_cls_token": network.class_token,
-    }  # fmt: skip
+def _same_network(name: str, backbone: Backbone) -> bool:
+    """True for timm's model `name`, also where it was opened under another name with the same tensors.
+
+    Position embeddings may be those of another image size.
+    """
+    if backbone.config.name == name:
+        return True
+    try:
+        with torch.device("meta"):
+            wanted = build_backbone(BackboneConfig(name)).state_dict()
+    except UserError:
+        return False
+    own = backbone.model.state_dict()
+    return own.keys() == wanted.keys() and all(
+        tensor.shape == own[key].shape for key, tensor in wanted.items() if key != "pos_embed"
+    )
 
 
 def _neck(config: SegmentConfig, widths: list[int], vit: bool, norm_cfg: dict[str, Any]) -> Any:
     if config.head.kind not in ("upernet", "semfpn"):
         return None
     if len(widths) != 4:
-        raise UserError(f"head.kind={config.head.kind} needs four maps, network.taps has {len(widths)}; list four")
+        raise UserError(
+            f"head.kind={config.head.kind} needs four maps, there are {len(widths)}; list four blocks of a ViT in "
+            f"network.taps, or take another head"
+        )
     pyramid = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5], "norm_cfg": norm_cfg}
     fpn = {"type": "FPN", "in_channels": widths, "out_channels": 256, "num_outs": 4}
     if config.head.kind == "upernet":

@@ -13,11 +13,11 @@ from mmseg.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from converters.mmseg_backbone import FINAL_NORM, mmseg_names, resize_positions
-from core.backbones import Backbone, family_of
-from core.coverage import load_completely
+import evaluate.segmentation.model.timm_network  # noqa: F401, registers TimmNetwork
+from core.backbones import Backbone
 from core.sync_norm import synchronise_norms
 from evaluate.common.context import RunContext
+from evaluate.segmentation.model.adapters import Adapter, adapter_for
 from evaluate.segmentation.protocol import SegmentConfig
 
 
@@ -54,51 +54,20 @@ def build_segmentor(
         warnings.simplefilter("ignore")  # the engine's advice on options that the recipes do not change
         model = MODELS.build(ConfigDict(settings))
     model.init_weights()  # before loading: the engine does not initialise a second time
-    report = load_backbone(model.backbone, backbone, config) + _freeze_unseen(model.backbone, backbone, config)
+    adapter = adapter_for(backbone)
+    report = adapter.load(model.backbone, backbone, config)
     if config.network.frozen:
-        model.backbone.requires_grad_(False)
+        adapter.freeze(model.backbone)
         report += "; frozen"
-    if config.sync_norm and context.processes.world_size > 1 and context.device.type == "cpu":
-        for name, part in model.named_children():
-            if config.network.frozen and name == "backbone":
-                continue  # the engine keeps its statistics fixed, which it does only for norms of its own
-            setattr(model, name, synchronise_norms(part, context.device))
+    if config.sync_norm and context.processes.world_size > 1:
+        _synchronise(model, adapter, config, context.device)
     return model, report
 
 
-def _freeze_unseen(module: Any, backbone: Backbone, config: SegmentConfig) -> str:
-    """Freezes the part of a ViT behind its last tap; returns a sentence about it.
-
-    It gets no gradient: DDP would raise, and the optimiser would still decay it.
-    """
-    last = config.network.taps[-1]
-    if family_of(backbone.model).architecture != "vit" or last == len(module.layers) - 1:
-        return ""
-    module.layers[last + 1 :].requires_grad_(False)
-    if module.final_norm:
-        module.norm1.requires_grad_(False)
-    return f"; blocks behind block {last}, the last tap, are frozen"
-
-
-def load_backbone(module: Any, backbone: Backbone, config: SegmentConfig) -> str:
-    """Loads the backbone into MMSegmentation's `module`, completely or not at all; returns a report."""
-    names = mmseg_names(backbone.config, backbone.model)
-    tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
-    total, notes = len(tensors), []
-    if family_of(backbone.model).architecture == "vit":
-        if not config.network.final_norm:
-            for name in FINAL_NORM:
-                tensors.pop(name)
-            notes.append(f"the {len(FINAL_NORM)} of the final norm skipped, as the taps lie before it")
-        grid = (module.img_size[0] // module.patch_size, module.img_size[1] // module.patch_size)
-        resized = resize_positions(tensors["pos_embed"], grid)
-        if resized.shape != tensors["pos_embed"].shape:
-            notes.append(
-                f"position embeddings resized from {tensors['pos_embed'].shape[1] - 1} to {grid[0]}×{grid[1]} "
-                f"positions (bicubic, without antialiasing)"
-            )
-        tensors["pos_embed"] = resized
-    coverage = load_completely(module, tensors, backbone.source)
-    loaded = module.state_dict()
-    assert all(torch.equal(tensor.to(loaded[name].device), loaded[name]) for name, tensor in tensors.items())
-    return "; ".join([f"{len(coverage.matched)} of {total} tensors loaded", *notes])
+def _synchronise(model: nn.Module, adapter: Adapter, config: SegmentConfig, device: torch.device) -> None:
+    """Shares the statistics of batch norms that the engine itself does not synchronise."""
+    for name, part in model.named_children():
+        if config.network.frozen and name == "backbone":
+            continue  # its statistics are kept, by the engine only for norms of its own
+        if device.type == "cpu" or (name == "backbone" and not adapter.native):
+            setattr(model, name, synchronise_norms(part, device))

@@ -142,9 +142,9 @@ def test_what_no_tap_needs_is_found_without_names() -> None:
     backbone = open_backbone("timm:resnet18(channels=[8,16,24,32])")
     unused = freeze_unused(backbone.model, (1,))
     assert {name.split(".")[0] for name in unused} == {"layer3", "layer4"}
-    assert measure_maps(backbone.model) == [(4, 8), (8, 16), (16, 24), (32, 32)]
+    assert measure_maps(backbone.model, "") == [(4, 8), (8, 16), (16, 24), (32, 32)]
     with pytest.raises(UserError, match=r"\b32\b"):
-        pyramid_taps(open_backbone("timm:resnet18(channels=[8,16,24,32], output_stride=16)").model)
+        pyramid_taps(open_backbone("timm:resnet18(channels=[8,16,24,32], output_stride=16)").model, "")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from converters.engines.dense_maps import patch_stride, pyramid_taps
+from converters.engines.dense_maps import measure_maps, patch_stride, pyramid_taps
 from core.backbones import Backbone, describe, family_of
 from core.errors import UserError
 from evaluate.detection.model.designs.base import Design
@@ -47,10 +47,7 @@ class StagesFpn(TimmDesign):
     prefix = "network"
 
     def check_backbone(self, config: DetectionConfig, backbone: Backbone) -> None:
-        try:
-            pyramid_taps(backbone.model)
-        except UserError as error:
-            raise UserError(f"{describe(backbone.config)} has {error}") from None
+        pyramid_taps(backbone.model, describe(backbone.config))
 
 
 class VitDesign(TimmDesign):
@@ -62,10 +59,8 @@ class VitDesign(TimmDesign):
 
     def check_backbone(self, config: DetectionConfig, backbone: Backbone) -> None:
         what = describe(backbone.config)
-        try:
-            patch_stride(backbone.model)
-        except UserError as error:
-            raise UserError(f"{what} has {error}") from None
+        patch_stride(backbone.model, what)
+        measure_maps(backbone.model, what)
         depth = family_of(backbone.model).blocks(backbone.model)
         if max(config.detector.taps) >= depth:
             fit = ",".join(str(max(0, quarter * depth // 4 - 1)) for quarter in range(1, 5))

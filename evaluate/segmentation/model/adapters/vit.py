@@ -1,0 +1,80 @@
+"""MMSegmentation's own ViT, for plain ones with a class token and biases everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from converters.mmseg_backbone import FINAL_NORM, backbone_settings, can_be_native, mmseg_names, resize_positions
+from core.backbones import Backbone, family_of
+from core.coverage import load_completely
+from evaluate.segmentation.model.adapters.base import Adapter
+from evaluate.segmentation.protocol import SegmentConfig
+
+
+class VitAdapter(Adapter):
+    """Equal to timm's ViT up to rounding at the weights' own image size."""
+
+    native = True
+    plain = True
+
+    def takes(self, backbone: Backbone) -> bool:
+        return family_of(backbone.model).architecture == "vit" and can_be_native(backbone)
+
+    def settings(self, config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
+        settings, network = backbone_settings(backbone.config, backbone.model), config.network
+        self.check_taps(config, backbone.config.name, settings["num_layers"])
+        # Position embeddings are resized to the crops' grid once and trained at that size.
+        patch = settings["patch_size"]
+        side = -(-config.crop.size // patch) * patch
+        kind = "VisionTransformer" if config.optim.layer_decay is None else "MAEVisionTransformer"
+        if network.final_norm_on == "every":
+            kind = "NormedTapsMAEVisionTransformer"
+        return settings | {
+            "type": kind, "img_size": [side, side], "out_indices": list(network.taps),
+            "final_norm": network.final_norm, "drop_path_rate": network.drop_path,
+            "with_cls_token": network.class_token,
+        }  # fmt: skip
+
+    def widths(self, config: SegmentConfig, backbone: Backbone) -> list[int]:
+        return [family_of(backbone.model).channels(backbone.model)[tap] for tap in config.network.taps]
+
+    def load(self, module: Any, backbone: Backbone, config: SegmentConfig) -> str:
+        names = mmseg_names(backbone.config, backbone.model)
+        tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
+        total, notes = len(tensors), []
+        if not config.network.final_norm:
+            for name in FINAL_NORM:
+                tensors.pop(name)
+            notes.append(f"the {len(FINAL_NORM)} of the final norm skipped, as the taps lie before it")
+        grid = (module.img_size[0] // module.patch_size, module.img_size[1] // module.patch_size)
+        resized = resize_positions(tensors["pos_embed"], grid)
+        if resized.shape != tensors["pos_embed"].shape:
+            notes.append(
+                f"position embeddings resized from {tensors['pos_embed'].shape[1] - 1} to {grid[0]}×{grid[1]} "
+                f"positions (bicubic, without antialiasing)"
+            )
+        tensors["pos_embed"] = resized
+        coverage = load_completely(module, tensors, backbone.source)
+        report = "; ".join([f"{len(coverage.matched)} of {total} tensors loaded", *notes])
+        return report + self._freeze_unseen(module, config)
+
+    def _freeze_unseen(self, module: Any, config: SegmentConfig) -> str:
+        """Freezes the part behind the last tap; returns a sentence about it.
+
+        It gets no gradient: DDP would raise, and the optimiser would still decay it.
+        """
+        last = config.network.taps[-1]
+        if last == len(module.layers) - 1:
+            return ""
+        module.layers[last + 1 :].requires_grad_(False)
+        if module.final_norm:
+            module.norm1.requires_grad_(False)
+        return f"; blocks behind block {last}, the last tap, are frozen"
+
+    def layer_decay(self, backbone: Backbone, rate: float) -> dict[str, Any]:
+        blocks = family_of(backbone.model).blocks(backbone.model)
+        layers = {"num_layers": blocks, "decay_rate": rate, "decay_type": "layer_wise"}
+        return {"constructor": "QuietLayerDecay", "paramwise_cfg": layers}
+
+
+ADAPTERS = (VitAdapter(),)
