@@ -27,14 +27,20 @@ from core.errors import UserError
 from evaluate.detection.model.detector import build_detector, detectron2_config
 from evaluate.detection.model.fit import check_fit
 from evaluate.detection.probe import find_protocol
-from evaluate.detection.settings import DetectionConfig, DetectorConfig
-from tests.evaluate.detection.tiny_detection import arguments, make_place, result, run, steps, stopped
+from evaluate.detection.settings import DetectionConfig, DetectorConfig, SolverConfig
+from evaluate.detection.training.optimiser import parameter_groups
+from tests.evaluate.detection.tiny_detection import SCRIPT, arguments, make_place, result, run, steps, stopped
+from tests.torchrun import torchrun
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 IMAGES = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
 SMALL = {"pyramid_width": 16, "box_width": 16, "mask_width": 8}
 VIT14 = "timm:vit_tiny_patch16_224(depth=4, embed_dim=48, patch_size=14, img_size=56, reg_tokens=4, init_values=1.0)"
 STAGES = "timm:resnet18d(channels=[8,16,24,32], stem_width=8)"
+CONVNEXT = "timm:convnext_atto(dims=[8,16,24,32], depths=[1,1,2,1])"
+SWIN = "timm:swin_tiny_patch4_window7_224(embed_dim=16, depths=[1,1,2,1], num_heads=[1,2,2,4])"
+FOUR_CHANNELS = "timm:resnet18(in_chans=4, mean=[.5,.5,.5,.5], std=[.5,.5,.5,.5])"
+DINOV3 = "timm:vit_small_patch16_dinov3(embed_dim=48, depth=4, num_heads=3)"
 
 
 def detector_of(backbone: Backbone, **detector: Any) -> tuple[Any, str]:
@@ -63,9 +69,9 @@ def test_a_map_on_another_stride_keeps_its_place() -> None:
     assert torch.equal(at_stride(same, 16, 16, (5, 4)), same[..., :5, :])
 
 
-@pytest.mark.parametrize("norm", ["LN", "SyncBN"])
-def test_a_hierarchical_network_gives_its_own_maps(norm: str) -> None:
-    backbone = open_backbone(STAGES)
+@pytest.mark.parametrize(("ckpt", "norm"), [(STAGES, "SyncBN"), (CONVNEXT, "LN"), (SWIN, "LN")])
+def test_a_hierarchical_network_gives_its_own_maps(ckpt: str, norm: str) -> None:
+    backbone = open_backbone(ckpt)
     detector, summary = detector_of(backbone, design="stages_fpn", norm=norm)
     count = len(backbone.model.state_dict())
     assert summary == f"{count} matched, 0 missing, 0 unexpected, 0 mis-shaped"
@@ -120,7 +126,7 @@ def test_other_patches_are_enlarged_and_halved_from_their_own_stride(patch: int,
     [
         (STAGES, {"design": "stages_fpn"}),
         ("timm:resnet18(channels=[8,16,24,32])", {"design": "resnet_fpn"}),
-        (VIT14, {"design": "vit_simple", "norm": "LN", "taps": (0, 1, 2, 3)}),
+        (DINOV3, {"design": "vit_simple", "norm": "LN", "taps": (0, 1, 2, 3)}),
     ],
 )
 def test_a_frozen_backbone_stays_as_it_is(ckpt: str, settings: dict[str, Any]) -> None:
@@ -154,6 +160,13 @@ def test_what_no_tap_needs_is_found_without_names() -> None:
         ("coco_maskrcnn_vit_b_vitdet", STAGES, [], "detector.design=stages_fpn"),
         ("scenes_maskrcnn_r18_fpn_300it", "timm:resnet18d", [], "detector.design=stages_fpn"),
         ("scenes_maskrcnn_r18_fpn_300it", "timm:resnet18", ["solver.layer_decay=0.9"], "solver.layer_decay"),
+        ("scenes_maskrcnn_r18_fpn_300it", "timm:hiera_tiny_224", ["detector.design=stages_fpn"], "any size"),
+        (
+            "scenes_maskrcnn_r18_fpn_300it",
+            FOUR_CHANNELS,
+            [],
+            "4 channels.*RGB",
+        ),
     ],
 )
 def test_the_way_out_is_named(name: str, ckpt: str, overrides: list[str], way_out: str) -> None:
@@ -186,12 +199,38 @@ def test_a_vit_of_14_pixels_trains_frozen_and_resumes(
 def test_a_hierarchical_network_trains(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, *arguments(place, tmp_path, "detector.design=stages_fpn", "detector.norm=LN", ckpt=STAGES))
+    run(monkeypatch, *arguments(
+        place, tmp_path, "detector.design=stages_fpn", "detector.norm=LN", "solver.optimiser=adamw", "solver.lr=0.001",
+        "solver.layer_decay=0.5", "detector.drop_path=0.1", ckpt=CONVNEXT,
+    ))  # fmt: skip
     state = read_tensors(tmp_path / "detector.pt")["model"]
-    before = open_backbone(STAGES).model.state_dict()
+    before = open_backbone(CONVNEXT).model.state_dict()
     moved = [name for name in before if not torch.equal(state[f"backbone.bottom_up.network.{name}"], before[name])]
     assert len(moved) > len(before) / 2
     assert result(tmp_path)["metrics"]["box_ap"] is not None
     capsys.readouterr()
     error = stopped(monkeypatch, capsys, *arguments(place, tmp_path / "x", ckpt=STAGES))
     assert "detector.design=stages_fpn" in error
+
+
+def test_rates_follow_timms_groups() -> None:
+    backbone = open_backbone(CONVNEXT)
+    detector, _ = detector_of(backbone, design="stages_fpn", norm="LN")
+    solver = SolverConfig(optimiser="adamw", weight_decay=0.1, layer_decay=0.5)
+    config = DetectionConfig(detector=DetectorConfig(design="stages_fpn", norm="LN"), solver=solver)
+    groups = parameter_groups(detector, 1.0, config)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    network, top = detector.backbone.bottom_up.network, family_of(backbone.model).layer_groups(backbone.model).top
+    assert rates[id(network.stem[0].weight)] == (0.5**top, 0.1)
+    assert rates[id(network.stages[3].blocks[0].mlp.fc1.weight)] == (0.5, 0.1)
+    assert rates[id(network.stages[3].blocks[0].gamma)] == (0.5, 0.0)
+    assert rates[id(detector.backbone.bottom_up.norms[0].weight)] == (1.0, 0.0)
+    assert rates[id(detector.backbone.fpn_lateral2.weight)] == (1.0, 0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> None:
+    given = ("detector.design=stages_fpn", "detector.norm=LN", "solver.processes=2", "solver.precise_bn=0")
+    done = torchrun(SCRIPT, *arguments(place, tmp_path, *given, ckpt=SWIN))
+    assert done.returncode == 0, done.stderr
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]

@@ -29,11 +29,16 @@ from evaluate.common.protocol import protocol_file
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.model.segmentor import build_segmentor
 from evaluate.segmentation.protocol import SegmentConfig
-from tests.evaluate.segmentation.tiny_segmentation import arguments, result, run, small_place, steps
+from tests.evaluate.segmentation.tiny_segmentation import SCRIPT, arguments, result, run, small_place, steps
+from tests.torchrun import torchrun
 
 ALONE = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
 VIT14 = "timm:vit_tiny_patch16_224(depth=4, embed_dim=48, patch_size=14, img_size=56, reg_tokens=4, init_values=1.0)"
 STAGES = "timm:resnet18d(channels=[8,16,24,32], stem_width=8)"
+CONVNEXT = "timm:convnext_atto(dims=[8,16,24,32], depths=[1,1,2,1])"
+SWIN = "timm:swin_tiny_patch4_window7_224(embed_dim=16, depths=[1,1,2,1], num_heads=[1,2,2,4])"
+FOUR_CHANNELS = "timm:convnext_atto(dims=[8,8,8,8], in_chans=4, mean=[.5,.5,.5,.5], std=[.5,.5,.5,.5])"
+DINOV3 = "timm:vit_small_patch16_dinov3(embed_dim=48, depth=4, num_heads=3)"
 SMALL = (
     "crop.size=56", "head.channels=8", "inference.mode=whole", "network.taps=[0,1,2,3]", "network.class_token=true",
     "network.final_norm=false", "network.final_norm_on=last",
@@ -55,12 +60,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
     yield from small_place(tmp_path_factory)
 
 
-@pytest.mark.parametrize("ckpt", [VIT14, STAGES])
-def test_the_wrapper_gives_timms_maps(ckpt: str) -> None:
-    model, report, _ = build("ade20k_linear_vit_s", ckpt, "network.drop_path=0")
+@pytest.mark.parametrize(("ckpt", "side"), [(VIT14, 56), (STAGES, 64), (CONVNEXT, 64), (SWIN, 64), (DINOV3, 64)])
+def test_the_wrapper_gives_timms_maps(ckpt: str, side: int) -> None:
+    model, report, _ = build("ade20k_linear_vit_s", ckpt, "network.drop_path=0", f"crop.size={side}")
     backbone = open_backbone(ckpt).model.eval()
     assert f"{len(backbone.state_dict())} of {len(backbone.state_dict())} tensors loaded" in report
-    images = torch.randn(2, 3, 56, 84)
+    images = torch.randn(2, 3, side, side * 3 // 2)
     with torch.inference_mode():
         expected = [x for _, x in family_of(backbone).maps(backbone, images, (0, 1, 2, 3))]
         found = model.eval().backbone(images)
@@ -77,7 +82,7 @@ def test_maps_of_an_image_that_patches_do_not_divide_cover_it(monkeypatch: pytes
     torch.testing.assert_close(found[0, 0, 2, 1:], (torch.arange(1.0, 5.0) + 0.5) * 62 / 5, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("ckpt", [VIT14, STAGES])
+@pytest.mark.parametrize("ckpt", [VIT14, CONVNEXT])
 @pytest.mark.parametrize(
     "protocol", ["ade20k_upernet_vit_s_160k", "ade20k_semfpn_vit_s_40k", "voc_fcn_r50_20k_densecl"]
 )
@@ -110,6 +115,12 @@ def test_the_final_norm_reaches_the_taps_that_the_protocol_names() -> None:
 
 
 def test_rates_follow_the_backbones_own_layers() -> None:
+    swin, _, settings = build("ade20k_upernet_vit_s_160k", SWIN, "optim.layer_decay=0.5", "optim.lr=1")
+    groups = build_optim_wrapper(swin, settings["optim_wrapper"]).optimizer.param_groups
+    rates = {id(p): (group["lr"], group["weight_decay"] > 0) for group in groups for p in group["params"]}
+    assert rates[id(swin.backbone.network.patch_embed.proj.weight)] == (0.5**6, True)
+    assert rates[id(swin.backbone.network.layers[3].blocks[0].attn.qkv.weight)] == (0.5, True)
+    assert rates[id(swin.backbone.network.layers[3].blocks[0].attn.relative_position_bias_table)] == (0.5, False)
     model, _, settings = build("ade20k_upernet_vit_s_160k", VIT14, "optim.layer_decay=0.5", "optim.lr=1")
     groups = build_optim_wrapper(model, settings["optim_wrapper"]).optimizer.param_groups
     rates = {id(p): (group["lr"], group["weight_decay"] > 0) for group in groups for p in group["params"]}
@@ -144,6 +155,11 @@ def test_a_frozen_wrapped_backbone_stays_as_it_is(ckpt: str) -> None:
         (STAGES, ["network.final_norm=true"], r"network\.final_norm"),
         (STAGES, ["optim.layer_decay=0.9"], r"optim\.layer_decay"),
         (VIT14, ["network.backbone=resnet50"], r"network\.backbone=vit_tiny"),
+        (
+            FOUR_CHANNELS,
+            [],
+            r"4 channels.*RGB",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(ckpt: str, overrides: list[str], named: str) -> None:
@@ -158,7 +174,7 @@ def test_the_same_network_under_another_name_is_the_protocols() -> None:
     assert engine_settings(config, backbone, Path("/d"), ("a",) * 150, ALONE, Path("/w"))["model"]["backbone"]
 
 
-@pytest.mark.parametrize(("ckpt", "size"), [(VIT14, 28), (STAGES, 32)])
+@pytest.mark.parametrize(("ckpt", "size"), [(VIT14, 28), (SWIN, 32)])
 def test_the_command_trains_a_wrapped_network_and_resumes(
     place: Path, tmp_path: Path, ckpt: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,3 +211,12 @@ def test_the_command_freezes_on_request(place: Path, tmp_path: Path) -> None:
     kept = torch.load(tmp_path / "segmentor.pth", weights_only=True)["state_dict"]
     for key, tensor in open_backbone(STAGES).model.state_dict().items():
         assert torch.equal(kept[f"backbone.network.{key}"], tensor)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> None:
+    given = arguments(place, tmp_path, "network.backbone=swin_tiny_patch4_window7_224", ckpt=SWIN)
+    done = torchrun(SCRIPT, *given)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert steps(tmp_path) == [2, 4, 6]

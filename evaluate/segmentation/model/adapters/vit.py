@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from converters.mmseg_backbone import FINAL_NORM, backbone_settings, can_be_native, mmseg_names, resize_positions
-from core.backbones import Backbone, family_of
+from core.backbones import Backbone, family_of, positions
 from core.coverage import load_completely
 from evaluate.segmentation.model.adapters.base import Adapter
 from evaluate.segmentation.protocol import SegmentConfig
@@ -47,13 +49,8 @@ class VitAdapter(Adapter):
                 tensors.pop(name)
             notes.append(f"the {len(FINAL_NORM)} of the final norm skipped, as the taps lie before it")
         grid = (module.img_size[0] // module.patch_size, module.img_size[1] // module.patch_size)
-        resized = resize_positions(tensors["pos_embed"], grid)
-        if resized.shape != tensors["pos_embed"].shape:
-            notes.append(
-                f"position embeddings resized from {tensors['pos_embed'].shape[1] - 1} to {grid[0]}×{grid[1]} "
-                f"positions (bicubic, without antialiasing)"
-            )
-        tensors["pos_embed"] = resized
+        tensors["pos_embed"], note = _positions(backbone, tensors["pos_embed"], grid)
+        notes += note
         coverage = load_completely(module, tensors, backbone.source)
         report = "; ".join([f"{len(coverage.matched)} of {total} tensors loaded", *notes])
         return report + self._freeze_unseen(module, config)
@@ -75,6 +72,21 @@ class VitAdapter(Adapter):
         blocks = family_of(backbone.model).blocks(backbone.model)
         layers = {"num_layers": blocks, "decay_rate": rate, "decay_type": "layer_wise"}
         return {"constructor": "QuietLayerDecay", "paramwise_cfg": layers}
+
+
+def _positions(backbone: Backbone, embedding: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[str]]:
+    """Position embeddings on the crops' grid, and a note where they were resized.
+
+    By MMSegmentation's own rule, which is that of the published protocols, unless the backbone's config names one.
+    """
+    rule, side = backbone.config.pos_resize, round((embedding.shape[1] - 1) ** 0.5)
+    if (side, side) == grid:
+        return embedding, []
+    if rule == "timm":
+        resized, how = resize_positions(embedding, grid), "bicubic, without antialiasing"
+    else:
+        resized, how = positions.resize_positions(embedding, (side, side), grid, 1, rule), f"rule {rule}"
+    return resized, [f"position embeddings resized from {side * side} to {grid[0]}×{grid[1]} positions ({how})"]
 
 
 ADAPTERS = (VitAdapter(),)
