@@ -157,7 +157,7 @@ def _config(lrs: tuple[float, ...], batch: int) -> LinearConfig:
 def _grid_epoch(features: CachedFeatures, lrs: tuple[float, ...], classes: int, batch: int) -> None:
     config = _config(lrs, batch)
     grid = HeadGrid(((0, features.values.shape[1]),), lrs, classes, HeadOptimConfig(), 0, ALONE.device)
-    steps, _ = steps_of(config, len(features.rows))
+    steps, _ = steps_of(config, len(features.rows), 1)
     for _, (vectors, labels) in zip(range(steps), cached_batches(features, config, CONTEXT, 0), strict=False):
         grid.step(vectors, labels, 1.0, batch)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.backbones import BackboneConfig
+from core.backbones.vit_start import VitStartConfig
 from core.data.open import DataConfig
 from core.run_folder import Tracker
 from core.schedules import ScheduleConfig
@@ -148,6 +149,8 @@ class PretrainConfig:
     """Network to train."""
     drop_path: float = 0.0
     """Stochastic depth of the online backbone; a momentum network has none."""
+    vit_start: VitStartConfig = field(default_factory=VitStartConfig)
+    """Initial weights of a ViT."""
     views: dict[str, ViewConfig] = field(default_factory=lambda: {GLOBAL: ViewConfig(count=2)})
     """View types by name. `global` must be among them: its views are the targets of all views."""
     resampler: Resampler = "torch"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import build_backbone
+from core.backbones.vit_start import build_started
 from core.memory_layout import training_layout
 from core.sync_norm import synchronise_norms
 from pretrain import losses
@@ -46,7 +47,7 @@ class Method:
         Raises `UserError` where a loss doesn't fit the backbone or the views.
         """
         self.config, self.device, self.rank = config, device, rank
-        backbone = build_backbone(config.backbone, config.drop_path)
+        backbone = build_started(config.backbone, config.vit_start, config.drop_path)
         self.objective = build_objective(config, backbone, rank)
         self.online = Encoder(backbone, dict(self.objective.heads.items()))
         self.target: Encoder | None = None

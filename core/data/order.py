@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
 from core.errors import UserError
+
+LastBatch = Literal["drop", "keep"]
+"""Treatment of the images that fill no whole batch at the end of an epoch."""
 
 SHARDS_MIXED = 16
 """Images of this many shards are shuffled together, as a shuffle buffer of that size would."""
@@ -40,12 +44,18 @@ def check_batch(batch: int, images: int, what: str, world: int) -> None:
         raise UserError(f"batch {batch} is larger than the {images} images of {what}; lower batch")
 
 
+def batches_per_epoch(length: int, batch: int, last: LastBatch = "drop", world: int = 1) -> int:
+    """Global batches of an epoch; a kept last batch has a multiple of `world` images, and counts if it has any."""
+    return length // batch + (last == "keep" and length % batch >= world)
+
+
 class GlobalBatches:
     """Batches of (epoch, position) for one rank, from `start_step` to the end of the last epoch.
 
     Rank r of W takes the r-th of W equal parts of each global batch, so W processes together see what one
-    process sees, in the same order. The last incomplete batch of an epoch is dropped. A DataLoader takes this
-    as its `batch_sampler`; workers run on across the ends of epochs.
+    process sees, in the same order. The last incomplete batch of an epoch is dropped, or kept without the fewer than W
+    images that would make parts unequal. A DataLoader takes this as its `batch_sampler`; workers run on across the
+    ends of epochs.
     """
 
     def __init__(
@@ -58,12 +68,13 @@ class GlobalBatches:
         world: int = 1,
         start_step: int = 0,
         blocks: np.ndarray | None = None,
+        last: LastBatch = "drop",
     ) -> None:
         check_batch(batch, length, "the data set", world)
-        self.steps_per_epoch = length // batch
+        self.steps_per_epoch = batches_per_epoch(length, batch, last, world)
         self.total_steps = self.steps_per_epoch * epochs
         self._length, self._batch, self._seed = length, batch, seed
-        self._part = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self._rank, self._world = rank, world
         self._start_step, self._blocks = start_step, blocks
 
     def __len__(self) -> int:
@@ -76,4 +87,6 @@ class GlobalBatches:
                 epoch = step // self.steps_per_epoch
                 order = epoch_order(self._length, self._seed, epoch, self._blocks)
             first = step % self.steps_per_epoch * self._batch
-            yield [(epoch, int(position)) for position in order[first : first + self._batch][self._part]]
+            share = min(self._batch, self._length - first) // self._world
+            first += self._rank * share
+            yield [(epoch, int(position)) for position in order[first : first + share]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from core.distributed import sum_over_ranks
+
+Report = Literal["last_epoch", "best_epoch"]
+"""Epoch whose accuracy is reported."""
 
 
 @dataclass(frozen=True)

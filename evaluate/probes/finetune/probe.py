@@ -57,18 +57,24 @@ class FinetuneProbe(Probe):
         check_batch(job.config.batch, len(train), train.name, job.context.processes.world_size)
 
     def plan(self, job: Job) -> list[tuple[str, str]]:
+        from core.data.order import batches_per_epoch
+        from evaluate.probes.finetune.training import rate_text
+
         config: FinetuneConfig = job.config
         train, val, optim = job.data["train"], job.data["val"], config.optim
+        world = job.context.processes.world_size
+        steps = batches_per_epoch(len(train), config.batch, config.last_batch, world)
+        norms = "" if config.sync_norm or world == 1 else "; batch norms of each process"
         decay = f", layer decay {optim.layer_decay:g}" if optim.layer_decay < 1 else ""
         return [
             (
                 "training",
                 f"{train.name}: {len(train):,} images, {len(train.classes):,} classes; {config.epochs} epochs of "
-                f"{len(train) // config.batch:,} steps, batch {config.batch}; crops {config.augment.interpolation}",
+                f"{steps:,} steps, batch {config.batch}; crops {config.augment.interpolation}{norms}",
             ),
             (
                 "rates",
-                f"{', '.join(f'{lr:g}' for lr in config.lrs)}, one after the other; {optim.name}, weight decay "
+                f"{', '.join(map(rate_text, config.rates()))}, one after the other; {optim.name}, weight decay "
                 f"{optim.weight_decay:g}{decay}",
             ),
             ("val", f"{val.name}: {len(val):,} images; {config.features.transform}"),
@@ -85,7 +91,12 @@ class FinetuneProbe(Probe):
         epochs, replaced, left_out = finetune(job.backbone, train, val, job.config, job.context, state)
         if not job.context.is_main:
             return None
-        metrics = summary(epochs, [{"input": "fine-tuned", "lr": lr, "lr_used": lr} for lr in job.config.lrs])
+        config: FinetuneConfig = job.config
+        heads = [
+            {"input": f"fine-tuned, head lr {head_lr:g}" if config.head_lrs else "fine-tuned", "lr": lr, "lr_used": lr}
+            for lr, head_lr in config.rates()
+        ]
+        metrics = summary(epochs, heads, config.report)
         return Measured(
             metrics,
             {"train": replaced, "val": left_out},
@@ -93,7 +104,8 @@ class FinetuneProbe(Probe):
             replaced=frozenset({"train"}),
             notes=[
                 f"trained on {train.name}",
-                "top1 is that of the learning rate which is best on the validation images after the last epoch",
+                "top1 is that of the learning rate which is best on the validation images after "
+                + ("its best epoch" if config.report == "best_epoch" else "the last epoch"),
                 processes_text(job.context.processes.world_size),
             ],
         )

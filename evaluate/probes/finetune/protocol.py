@@ -10,10 +10,12 @@ from torch import nn
 
 from core.backbones import family_of
 from core.data.open import DataConfig
+from core.data.order import LastBatch
 from core.errors import UserError
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name, check_version
+from evaluate.probes.accuracy import Report
 from evaluate.probes.training_views import TrainingViewConfig
 
 
@@ -62,12 +64,21 @@ class FinetuneConfig:
     """The optimiser."""
     lrs: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1)
     """Peak learning rates; the network is trained anew with each."""
+    head_lrs: tuple[float, ...] = ()
+    """Peak learning rates of the head alone, each tried with each of `lrs`; empty: the head learns like the rest."""
+    sync_norm: bool = True
+    """Shares the statistics of batch norms among processes; false: each process has its own, and those of the first
+    are validated, so that the number of processes is part of the protocol."""
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup_epochs=0, end=0))
     """Warm-up and cosine."""
     batch: int = 1024
     """Global batch, over all processes."""
     epochs: int = 30
     """Epochs with each learning rate; validation follows each."""
+    last_batch: LastBatch = "drop"
+    """`keep`: the last batch of an epoch may be smaller; `drop`: its images wait for another epoch."""
+    report: Report = "last_epoch"
+    """Epoch whose accuracy each learning rate counts with: the last one, or its own best."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -76,8 +87,12 @@ class FinetuneConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}")
-        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs) or len(set(self.lrs)) < len(self.lrs):
-            raise ValueError(f"lrs must be different positive numbers, at least one, not {list(self.lrs)}")
+        for key in ("lrs", "head_lrs"):
+            rates = getattr(self, key)
+            if not all(0 < lr < math.inf for lr in rates) or len(set(rates)) < len(rates):
+                raise ValueError(f"{key} must be different positive numbers, not {list(rates)}")
+        if not self.lrs:
+            raise ValueError("lrs must hold at least one number")
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share must be in 0…1, not {self.share}")
         if self.share is not None and self.file_list is not None:
@@ -87,9 +102,15 @@ class FinetuneConfig:
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} must be less than epochs")
 
+    def rates(self) -> list[tuple[float, float]]:
+        """Peak learning rates (of the backbone, of the head), one pair for each training."""
+        return [(lr, head_lr) for lr in self.lrs for head_lr in (self.head_lrs or (lr,))]
+
 
 def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:
     """Groups by layer and by whether they decay, each with `scale`, its share of the learning rate.
+
+    With `head_lrs`, groups of the head are separate, and have `head` True.
 
     Layer l of the backbone has decay^(top − l), where top is the layer of the head (BEiT, arXiv 2106.08254,
     appendix H). Raises `UserError` for a decay below 1 where the backbone is one layer, as a ResNet is.
@@ -101,17 +122,18 @@ def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> 
         raise UserError(
             f"optim.layer_decay={config.optim.layer_decay} is for ViTs; set optim.layer_decay=1 for {family.noun}"
         )
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         decays = parameter.ndim > 1 and name not in backbone_layers.undecayed
-        groups.setdefault((backbone_layers.layers[name], decays), []).append(parameter)
+        groups.setdefault((backbone_layers.layers[name], decays, False), []).append(parameter)
     for parameter in head.parameters():
-        groups.setdefault((top, parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((top, parameter.ndim > 1, bool(config.head_lrs)), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": config.optim.weight_decay if decays else 0.0,
             "scale": config.optim.layer_decay ** (top - layer),
+            **({"head": True} if of_head else {}),
         }
-        for (layer, decays), parameters in groups.items()
+        for (layer, decays, of_head), parameters in groups.items()
     ]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from core.backbones import Backbone, feature_width, pooled_features
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
-from core.data.order import GlobalBatches
+from core.data.order import GlobalBatches, batches_per_epoch
 from core.distributed import average_gradients, broadcast_weights, gather_objects
 from core.errors import UserError
 from core.features import extract_features, normalised
@@ -31,10 +31,13 @@ class Network:
     """The backbone with a fresh head, and the optimiser of both."""
 
     def __init__(
-        self, backbone: Backbone, start: dict[str, Tensor], classes: int, config: FinetuneConfig, lr: float,
-        context: RunContext,
+        self, backbone: Backbone, start: dict[str, Tensor], classes: int, config: FinetuneConfig,
+        rates: tuple[float, float], context: RunContext,
     ) -> None:  # fmt: skip
-        """`start`: the weights to begin with. The head begins with N(0, 0.01²) and 0, by the seed."""
+        """`start`: the weights to begin with; `rates`: peak learning rates of backbone and head.
+
+        The head begins with N(0, 0.01²) and 0, by the seed.
+        """
         self.model = backbone.model
         self.model.load_state_dict(start)
         self.head = nn.Linear(feature_width(self.model, config.features.pooling), classes)
@@ -50,10 +53,10 @@ class Network:
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimiser: torch.optim.Optimizer
         if config.optim.name == "sgd":
-            self.optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+            self.optimiser = torch.optim.SGD(groups, lr=rates[0], momentum=0.9, nesterov=True)
         else:
-            self.optimiser = torch.optim.AdamW(groups, lr=lr)
-        self._lr, self._pooling = lr, config.features.pooling
+            self.optimiser = torch.optim.AdamW(groups, lr=rates[0])
+        self._rates, self._pooling = rates, config.features.pooling
 
     def logits(self, model: nn.Module, crops: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, C]."""
@@ -62,7 +65,7 @@ class Network:
     def set_rate(self, factor: float) -> None:
         """`factor` times the peak, by each group's scale."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self._lr * factor * group["scale"]
+            group["lr"] = self._rates[group.get("head", False)] * factor * group["scale"]
 
     def state(self) -> dict[str, Any]:
         """Everything needed to resume."""
@@ -87,15 +90,16 @@ def finetune(
     context: RunContext,
     unfinished: ProbeState,
 ) -> tuple[list[Accuracies], list[str], tuple[str, ...]]:
-    """Scores after each epoch, one entry per learning rate; broken training images that were replaced; broken
-    validation images that were left out.
+    """Scores after each epoch, one entry per pair of `config.rates()`; broken training images that were replaced;
+    broken validation images that were left out.
 
-    Batch norms are synchronised over ranks, so that several processes compute what one does. Resumes from what
-    `unfinished` holds. Raises `UserError` if the loss of an epoch's last step is not finite.
+    Batch norms are synchronised over ranks, so that several processes compute what one does, unless the protocol has
+    norms of each process. Resumes from what `unfinished` holds. Raises `UserError` if the loss of an epoch's last step
+    is not finite.
     """
     processes = context.processes
-    start = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    if processes.world_size > 1:
+    start, rates = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}, config.rates()
+    if processes.world_size > 1 and config.sync_norm:
         synchronise_norms(backbone.model, processes.device)
     broken = BrokenImages(len(train), config.features.broken_share)
     done: list[list[Accuracies]] = [[]]  # by learning rate, by epoch
@@ -104,22 +108,21 @@ def finetune(
     if state:
         with unfinished.restoring():
             done = [[scores_of(epoch, 1) for epoch in rate] for rate in state["history"]]
-            if not 1 <= len(done) <= len(config.lrs) or max(map(len, done)) > config.epochs:
+            if not 1 <= len(done) <= len(rates) or max(map(len, done)) > config.epochs:
                 raise ValueError("scores of other learning rates or epochs")
             broken.add(map(str, state["broken"]))
             left_out = tuple(map(str, state.get("left_out", ())))
         if processes.is_main:
-            print(f"resuming after epoch {len(done[-1])} of learning rate {config.lrs[len(done) - 1]:g}")
-    per_epoch = len(train) // config.batch
+            print(f"resuming after epoch {len(done[-1])} of learning rate {rate_text(rates[len(done) - 1])}")
+    per_epoch = batches_per_epoch(len(train), config.batch, config.last_batch, processes.world_size)
     bar = tqdm(
-        total=len(config.lrs) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
+        total=len(rates) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
         desc="fine-tuning", unit="step", disable=not processes.is_main, leave=False,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )  # fmt: skip
     with bar:
         while True:
-            lr = config.lrs[len(done) - 1]
-            network = Network(backbone, start, len(train.classes), config, lr, context)
+            network = Network(backbone, start, len(train.classes), config, rates[len(done) - 1], context)
             if state:
                 with unfinished.restoring():
                     network.restore(state["network"])
@@ -127,7 +130,7 @@ def finetune(
             left_out = _train_one(
                 network, backbone, train, val, config, context, unfinished, broken, done, bar, left_out
             )
-            if len(done) == len(config.lrs):
+            if len(done) == len(rates):
                 break
             done.append([])
     backbone.model.load_state_dict(start)  # what the result names is the backbone that was given
@@ -141,6 +144,11 @@ def finetune(
 _FIELDS = ("top1", "top5", "mean_per_class")
 
 
+def rate_text(rates: tuple[float, float]) -> str:
+    """`0.01`, or `0.01 (head 0.1)` where the head has a rate of its own."""
+    return f"{rates[0]:g}" + (f" (head {rates[1]:g})" if rates[1] != rates[0] else "")
+
+
 def _train_one(
     network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, context: RunContext,
     unfinished: ProbeState, broken: BrokenImages, done: list[list[Accuracies]], bar: Any, left_out: tuple[str, ...],
@@ -150,11 +158,11 @@ def _train_one(
     Returns the broken validation images; those of `left_out` if no epoch remains.
     """
     processes, device = context.processes, context.device
-    per_epoch = len(train) // config.batch
-    step = len(done[-1]) * per_epoch
+    per_epoch = batches_per_epoch(len(train), config.batch, config.last_batch, processes.world_size)
+    step, rate = len(done[-1]) * per_epoch, rate_text(config.rates()[len(done) - 1])
     order = GlobalBatches(
         len(train), config.batch, config.epochs, context.seed, processes.rank, processes.world_size, step,
-        getattr(train, "blocks", None),
+        getattr(train, "blocks", None), config.last_batch,
     )  # fmt: skip
     size = config.features.transform.crop
     network.model.train()
@@ -174,13 +182,15 @@ def _train_one(
         if step % per_epoch == 0:
             if any(gather_objects(not bool(torch.isfinite(loss)))):
                 raise UserError(
-                    f"the loss is not finite after epoch {step // per_epoch} of learning rate "
-                    f"{config.lrs[len(done) - 1]:g}; take it out of lrs"
+                    f"the loss is not finite after epoch {step // per_epoch} of learning rate {rate}; take it out of "
+                    f"lrs"
                 )
+            if not config.sync_norm:
+                broadcast_weights(network.model)  # the statistics of the first process
             broken.add([name for found in gather_objects(list(broken.names)) for name in found])
             scores, left_out = _validate(network, backbone, val, len(train.classes), config, context)
             done[-1].append(scores)
-            bar.set_postfix_str(f"lr {config.lrs[len(done) - 1]:g}: {done[-1][-1].top1[0]:.2f} %", refresh=False)
+            bar.set_postfix_str(f"lr {rate}: {done[-1][-1].top1[0]:.2f} %", refresh=False)
             history = [[[list(getattr(s, field)) for field in _FIELDS] for s in rate] for rate in done]
             unfinished.save(
                 {"history": history, "broken": broken.names, "left_out": list(left_out), "network": network.state()}

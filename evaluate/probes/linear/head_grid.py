@@ -16,13 +16,15 @@ from evaluate.common.resumable import copy_exactly
 @dataclass(frozen=True)
 class HeadOptimConfig:
     name: Literal["sgd", "lars"] = "sgd"
-    """Optimiser; LARS adapts the rate of each head's weight on its own (not of its bias)."""
+    """Optimiser; LARS adapts the rate of each head's weight on its own."""
     momentum: float = 0.9
     """Momentum of both."""
     weight_decay: float = 0.0
     """Weight decay of the weights; biases have none."""
     trust: float = 0.001
     """LARS' η (arXiv 1708.03888, algorithm 1)."""
+    adapt_bias: bool = False
+    """LARS adapts the rate of each head's bias, too, once it isn't 0."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
@@ -99,14 +101,20 @@ class HeadGrid:
             update = pieces[2 * number].view_as(weight)
             if self.optim.weight_decay:
                 update = update.add(weight, alpha=self.optim.weight_decay)
+            bias_update = pieces[2 * number + 1].view_as(self.biases[number])
             if self.optim.name == "lars":
-                norms, update_norms = weight.norm(dim=(0, 1)), update.norm(dim=(0, 1))
-                adapted = (norms > 0) & (update_norms > 0)
-                update = update * torch.where(adapted, self.optim.trust * norms / update_norms, 1.0)
+                update = update * self._trust_ratio(weight, update)
+                if self.optim.adapt_bias:
+                    bias_update = bias_update * self._trust_ratio(self.biases[number], bias_update)
             self._weight_velocities[number].mul_(self.optim.momentum).add_(update)
-            bias = self._bias_velocities[number]
-            bias.mul_(self.optim.momentum).add_(pieces[2 * number + 1].view_as(bias))
+            self._bias_velocities[number].mul_(self.optim.momentum).add_(bias_update)
             self._descend(number, factor)
+
+    def _trust_ratio(self, values: Tensor, update: Tensor) -> Tensor:
+        """LARS' factor of each head, [len(lrs)]; 1 where the parameter or its update is 0."""
+        own = tuple(range(values.ndim - 1))
+        norms, update_norms = values.norm(dim=own), update.norm(dim=own)
+        return torch.where((norms > 0) & (update_norms > 0), self.optim.trust * norms / update_norms, 1.0)
 
     def _descend(self, number: int, factor: float) -> None:
         rates = self._rates * factor

@@ -21,6 +21,11 @@ _STANDARDISED = {
     "batch_norm": "features pass a batch norm without scale and shift, of the global batch",
 }
 
+_REPORTED = {
+    "last_epoch": "the last epoch",
+    "best_epoch": "each head's best epoch; head.safetensors holds its weights after the last one",
+}
+
 
 class LinearProbe(Probe):
     kind = "linear"
@@ -63,7 +68,7 @@ class LinearProbe(Probe):
         scaled = f" (given for 256, × {config.batch}/256)" if config.lr_per_256 else ""
         augment = config.augment
         crops = f"new crops of area {augment.area[0]:g}–{augment.area[1]:g}, {augment.interpolation}, and flip"
-        per_epoch, _ = steps_of(config, len(train))
+        per_epoch, _ = steps_of(config, len(train), job.context.processes.world_size)
         return [
             ("inputs", f"{'; '.join(inputs.names)}; standardised: {config.standardise}"),
             (
@@ -112,11 +117,12 @@ class LinearProbe(Probe):
                 return cached_batches(cached, config, context, start)
             return augmented_batches(backbone, inputs, train, config, context, start, broken.add)
 
-        per_epoch, _ = steps_of(config, len(train) if cached is None else len(cached.rows))
+        images = len(train) if cached is None else len(cached.rows)
+        per_epoch, _ = steps_of(config, images, context.processes.world_size)
         history = train_grid(grid, standardiser, config, per_epoch, open_batches, val_features, context, state, broken)
         if not context.is_main:
             return None
-        metrics = summary(history.epochs, heads_of(config, inputs))
+        metrics = summary(history.epochs, heads_of(config, inputs), config.report)
         heads = len(config.lrs) * len(config.blocks) * len(config.poolings)
         return Measured(
             metrics,
@@ -125,8 +131,8 @@ class LinearProbe(Probe):
             replaced=frozenset({"train"} if cached is None else ()),
             notes=[
                 _STANDARDISED[config.standardise].format(train=train.name),
-                f"the {heads} heads were trained together; top1 is the best of them on the validation images after the "
-                f"last epoch",
+                f"the {heads} heads were trained together; top1 is the best of them on the validation images after "
+                + _REPORTED[config.report],
                 processes_text(context.processes.world_size),
             ],
             finish=lambda: save_head(job, metrics["head_number"], grid, standardiser),

@@ -8,9 +8,11 @@ from typing import Literal
 
 from core.backbones import Pooling
 from core.data.open import DataConfig
+from core.data.order import LastBatch
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
 from evaluate.common.protocol import check_name, check_version
+from evaluate.probes.accuracy import Report
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.linear.head_grid import HeadOptimConfig
 from evaluate.probes.training_views import TrainingViewConfig
@@ -60,6 +62,10 @@ class LinearConfig:
     """Epochs; validation follows each."""
     epoch_steps: int | None = None
     """Steps of an epoch; none: one pass over the training images."""
+    last_batch: LastBatch = "drop"
+    """`keep`: the last batch of an epoch may be smaller; `drop`: its images wait for another epoch."""
+    report: Report = "last_epoch"
+    """Epoch whose accuracy each head counts with: the last one, or its own best."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluate.probes.accuracy import Accuracies
+from evaluate.probes.accuracy import Accuracies, Report
 from evaluate.probes.features.head_inputs import HeadInputs
 from evaluate.probes.linear.protocol import LinearConfig
 
 
-def summary(epochs: Sequence[Accuracies], heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The metrics of the result: the best head after the last epoch, the best head and epoch of all, and every head.
+def summary(
+    epochs: Sequence[Accuracies], heads: Sequence[dict[str, Any]], report: Report = "last_epoch"
+) -> dict[str, Any]:
+    """The metrics of the result: the best head after the epoch of `report`, the best head and epoch of all, every head.
 
     Equal heads: the first. The head is chosen on the validation images on which it is then reported, as the field does.
     """
-    last = epochs[-1]
     rows = []
     for number, head in enumerate(heads):
         best = max(range(len(epochs)), key=lambda epoch: epochs[epoch].top1[number])
+        reported = epochs[best if report == "best_epoch" else -1]
         rows.append(
             {
                 **head,
-                "top1": last.top1[number],
-                "top5": last.top5[number],
-                "mean_per_class": last.mean_per_class[number],
+                "top1": reported.top1[number],
+                "top5": reported.top5[number],
+                "mean_per_class": reported.mean_per_class[number],
+                **({"last_epoch_top1": epochs[-1].top1[number]} if report == "best_epoch" else {}),
                 "best_epoch": best + 1,
                 "best_epoch_top1": epochs[best].top1[number],
             }

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from core.backbones import Backbone
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
-from core.data.order import GlobalBatches, check_batch
+from core.data.order import GlobalBatches, batches_per_epoch, check_batch
 from core.distributed import Processes, gather_objects
 from core.features import frozen, normalised
 from core.precision import autocast
@@ -45,21 +45,24 @@ class History:
     """Broken training images that were replaced."""
 
 
-def steps_of(config: LinearConfig, images: int) -> tuple[int, int]:
-    """Steps of an epoch and passes over `images` that all epochs need at most."""
+def steps_of(config: LinearConfig, images: int, world: int) -> tuple[int, int]:
+    """Steps of an epoch and passes over `images` that all epochs need at most; `world`: number of processes."""
     check_batch(config.batch, images, "training", 1)
-    per_pass = images // config.batch
+    per_pass = batches_per_epoch(images, config.batch, config.last_batch, world)
     per_epoch = config.epoch_steps or per_pass
     return per_epoch, -(-per_epoch * config.epochs // per_pass)
 
 
 def cached_batches(features: CachedFeatures, config: LinearConfig, context: RunContext, start: int) -> Batches:
     """Batches of stored features from global step `start` on."""
-    _, passes = steps_of(config, len(features.rows))
+    processes, device = context.processes, context.device
+    _, passes = steps_of(config, len(features.rows), processes.world_size)
     values, labels = torch.from_numpy(features.values), torch.from_numpy(features.labels)
     rows = torch.from_numpy(features.rows)
-    processes, device = context.processes, context.device
-    order = GlobalBatches(len(rows), config.batch, passes, context.seed, processes.rank, processes.world_size, start)
+    order = GlobalBatches(
+        len(rows), config.batch, passes, context.seed, processes.rank, processes.world_size, start,
+        last=config.last_batch,
+    )  # fmt: skip
     for batch in order:
         chosen = torch.tensor([position for _, position in batch])
         yield values.index_select(0, rows[chosen]).to(device).float(), labels[chosen].to(device)
@@ -75,12 +78,13 @@ def augmented_batches(
     note_broken: Callable[[list[str]], object],
 ) -> Batches:
     """Features of new views of the images from global step `start` on."""
-    _, passes = steps_of(config, len(images))
-    blocks = getattr(images, "blocks", None)
     processes, device = context.processes, context.device
+    _, passes = steps_of(config, len(images), processes.world_size)
+    blocks = getattr(images, "blocks", None)
     order = GlobalBatches(
-        len(images), config.batch, passes, context.seed, processes.rank, processes.world_size, start, blocks
-    )
+        len(images), config.batch, passes, context.seed, processes.rank, processes.world_size, start, blocks,
+        config.last_batch,
+    )  # fmt: skip
     views = view_batches(images, config.augment, config.features.transform.crop, order, context)
     for pixels, labels, broken in views:
         note_broken(broken)
@@ -138,7 +142,8 @@ def train_grid(
         while done < total:
             features, labels = next(batches)
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
-            grid.step(standardiser.train(features, config.batch), labels, factor, config.batch)
+            total_images = len(labels) * processes.world_size
+            grid.step(standardiser.train(features, total_images), labels, factor, total_images)
             done += 1
             bar.update()
             if done % per_epoch == 0:

@@ -44,7 +44,7 @@ def measure_set(job: Job, metric: str, state: ProbeState) -> Measured | None:
         grid,
         standardiser,
         linear,
-        steps_of(linear, len(bank.rows))[0],
+        steps_of(linear, len(bank.rows), context.processes.world_size)[0],
         lambda start: cached_batches(bank, linear, context, start),
         queries,
         context,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.data.order import GlobalBatches, epoch_order
+from core.data.order import GlobalBatches, batches_per_epoch, epoch_order
 from core.errors import UserError
 
 
@@ -24,6 +24,21 @@ def test_ranks_partition_each_global_batch_in_order() -> None:
     for step, batch in enumerate(whole):
         assert batch == parts[0][step] + parts[1][step] + parts[2][step]
         assert {epoch for epoch, _ in batch} == {step // 4}
+
+
+@pytest.mark.parametrize(("world", "kept"), [(1, 2), (2, 2), (3, 0)])
+def test_a_kept_last_batch_has_what_the_ranks_can_share(world: int, kept: int) -> None:
+    parts = [list(GlobalBatches(50, 12, 2, 5, rank, world, last="keep")) for rank in range(world)]
+    per_epoch = 4 + (kept > 0)
+    assert batches_per_epoch(50, 12, "keep", world) == per_epoch
+    assert [len(part) for part in parts] == [2 * per_epoch] * world
+    for epoch in range(2):
+        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        seen = [position for step in steps for part in parts for _, position in part[step]]
+        assert seen == epoch_order(50, 5, epoch)[: 48 + kept].tolist()
+        assert {len(part[steps[-1]]) for part in parts} == {(kept or 12) // world}
+    resumed = list(GlobalBatches(50, 12, 2, 5, 0, world, start_step=per_epoch, last="keep"))
+    assert resumed == parts[0][per_epoch:]
 
 
 def test_resuming_goes_on_where_it_stopped() -> None:

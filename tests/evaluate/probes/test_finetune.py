@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from core.backbones import BackboneConfig, build_backbone
+from core.backbones import Backbone, BackboneConfig, build_backbone
 from core.config import load_config
 from core.data.readers.folder import Folder
+from core.distributed import Processes
 from core.errors import UserError, run_entry_point
+from evaluate.common.context import RunContext
 from evaluate.common.protocol import full_name
 from evaluate.common.resumable import ProbeState
 from evaluate.finetune import main
@@ -164,6 +166,35 @@ def test_a_published_list_decides(tmp_path: Path, image_folder: Path) -> None:
         labelled_part(images, None, str(file), 0)
     with pytest.raises(UserError, match=r"file_list.*nowhere"):
         labelled_part(images, None, "nowhere", 0)
+
+
+def test_head_and_backbone_learn_at_rates_of_their_own() -> None:
+    config = FinetuneConfig(lrs=(0.01, 0.02), head_lrs=(0.1, 0.3))
+    assert config.rates() == [(0.01, 0.1), (0.01, 0.3), (0.02, 0.1), (0.02, 0.3)]
+    assert FinetuneConfig(lrs=(0.01, 0.02)).rates() == [(0.01, 0.01), (0.02, 0.02)]
+    small = BackboneConfig("resnet18", {"channels": [8, 8, 16, 24]})
+    backbone = Backbone(small, build_backbone(small), "a ResNet")
+    context = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
+    start = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    for rates, expected in zip(config.rates()[1:3], [(0.005, 0.15), (0.01, 0.05)], strict=True):
+        network = training.Network(backbone, start, 3, config, rates, context)
+        network.set_rate(0.5)
+        found = {id(p): group["lr"] for group in network.optimiser.param_groups for p in group["params"]}
+        assert {found[id(p)] for p in network.model.parameters()} == {expected[0]}
+        assert {found[id(p)] for p in network.head.parameters()} == {expected[1]}
+
+
+def test_every_pair_of_rates_is_trained_with_the_small_last_batch(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["lrs=[0.01]", "head_lrs=[0.1,0.3]", "batch=5", "last_batch=keep", "report=best_epoch", "sync_norm=false"]
+    run(monkeypatch, *given, "--out", str(tmp_path / "out"), *more)
+    plan = capsys.readouterr().out
+    assert "2 epochs of 3 steps" in plan
+    assert "0.01 (head 0.1), 0.01 (head 0.3)" in plan
+    metrics = result(tmp_path / "out")["metrics"]
+    assert [head["input"] for head in metrics["heads"]] == ["fine-tuned, head lr 0.1", "fine-tuned, head lr 0.3"]
+    assert metrics["top1"] == metrics["best_epoch_top1"]
 
 
 def test_every_protocol_loads_under_its_own_name() -> None:

@@ -31,6 +31,7 @@ OPTIMS = [
     HeadOptimConfig(),
     HeadOptimConfig(weight_decay=0.05),
     HeadOptimConfig("lars", weight_decay=0.01, trust=0.02),
+    HeadOptimConfig("lars", trust=0.02, adapt_bias=True),
 ]
 
 
@@ -46,7 +47,7 @@ def test_every_head_equals_the_same_head_alone_and_torchs_own(optim: HeadOptimCo
         layer.load_state_dict({"weight": first[0], "bias": first[1]})
         groups = [
             {"params": [layer.weight], "weight_decay": optim.weight_decay},
-            {"params": [layer.bias], "weight_decay": 0.0, "adapt": False},
+            {"params": [layer.bias], "weight_decay": 0.0, "adapt": optim.adapt_bias},
         ]
         optimiser: torch.optim.Optimizer
         if optim.name == "lars":

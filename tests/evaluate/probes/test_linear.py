@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from core.config import load_config
 from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.linear import main
 from evaluate.probes.accuracy import Accuracies
+from evaluate.probes.linear.head_grid import HeadGrid
 from evaluate.probes.linear.probe import PROBE
 from evaluate.probes.linear.protocol import LinearConfig
 from evaluate.probes.linear.summary import summary
@@ -115,6 +117,30 @@ def test_the_best_head_is_of_the_last_epoch_and_the_best_epoch_is_told_apart() -
     assert (found["top1"], found["top5"], found["mean_per_class"], found["head_number"]) == (60, 65, 59, 0)
     assert (found["best_epoch_top1"], found["best_epoch"], found["best_epoch_head"]) == (80, 1, "x, lr 0.2")
     assert [(row["best_epoch"], row["best_epoch_top1"]) for row in found["heads"]] == [(2, 70), (1, 80), (2, 70)]
+    best = summary([scores(10, 80, 30), scores(70, 20, 70), scores(60, 50, 60)], heads, "best_epoch")
+    assert (best["top1"], best["top5"], best["mean_per_class"], best["head_number"]) == (80, 85, 79, 1)
+    assert [(row["top1"], row["last_epoch_top1"]) for row in best["heads"]] == [(70, 60), (80, 50), (70, 60)]
+
+
+def test_the_last_batch_of_an_epoch_and_the_best_epoch(
+    image_folder: Path, protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads trained on 12 images in batches of 5, 5 and 2 are torch's own, with the mean over each batch."""
+    out = tmp_path / "out"
+    settings = ["views=cached", "batch=5", "last_batch=keep", "report=best_epoch", "epochs=3", "lrs=[0.1]"]
+    totals: list[int] = []
+    original = HeadGrid.step
+
+    def step(self: HeadGrid, features: Tensor, labels: Tensor, factor: float, total: int) -> None:
+        totals.append(total)
+        assert len(labels) == total
+        original(self, features, labels, factor, total)
+
+    monkeypatch.setattr(HeadGrid, "step", step)
+    run(monkeypatch, *arguments(image_folder, protocol, "--out", str(out), *settings))
+    metrics = result(out)["metrics"]
+    assert totals == [5, 5, 2] * 3
+    assert metrics["top1"] == metrics["best_epoch_top1"]
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(

@@ -77,9 +77,9 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
         "MoCo v2 on COCO, 800 epochs": (64.5,), "DenseCL on COCO, 800 epochs": (67.5,),
         "DenseCL on COCO, 1600 epochs": (68.0,)}),
     ("2011.09157", "voc_frcnn_r50_c4_24k", True, {"DenseCL, 200 epochs": (58.7,)}),
-    ("2104.02057", "linear_mocov3_r50", False, {
+    ("2104.02057", "linear_mocov3_r50", True, {
         "MoCo v3, 100 epochs": (68.9,), "MoCo v3, 300 epochs": (72.8,), "MoCo v3, 1000 epochs": (74.6,)}),
-    ("2011.10566", "linear_simsiam", False, {
+    ("2011.10566", "linear_simsiam", True, {
         "SimSiam, 100 epochs": (68.1,), "SimSiam, batch 256, 100 epochs": (68.3,)}),
     ("2111.06377", "linear_mae", False, {
         "MAE ViT-B/16": (68.0,), "MAE ViT-L/16": (75.8,), "MAE ViT-H/14": (76.6,),
