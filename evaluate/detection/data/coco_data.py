@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from core.data.account import Account
 from core.data.broken import BrokenImages
+from core.data.digests import files_digest
 from core.errors import UserError
 from evaluate.detection.data.coco_document import complete_sizes, read_document, read_entries, renumber
-from evaluate.detection.data.coco_masks import area_of, mask_of
+from evaluate.detection.data.coco_layout import find_split
+from evaluate.detection.data.coco_masks import area_of, box_of, mask_of
+from evaluate.detection.data.coco_values import normalise
+from evaluate.detection.data.listed_files import find_files
 from evaluate.detection.data.records import (
     MISSING,
     UNLISTED,
@@ -18,12 +23,10 @@ from evaluate.detection.data.records import (
     XYWH_ABS,
     DetectionSet,
     ObjectChecks,
-    existing_images,
-    unlisted_images,
 )
 
-SPLITS = {"train": "train2017", "val": "val2017"}
 NO_CROWD = "objects: without iscrowd, taken as 0"
+NO_BOX = "objects: without bbox, taken from the mask"
 NO_AREA = {
     "mask": "objects: without area, taken from the mask",
     "box": "objects: without area, taken from the box",
@@ -31,20 +34,27 @@ NO_AREA = {
 
 
 def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: float, name: str = "") -> DetectionSet:
-    """`root`/train2017 or val2017 with annotations/instances_*.json, called `name` or by its path.
+    """The split train or val below `root` (`coco_layout.find_split`), called `name` or by its path.
 
     `masks`: every object must have one. Missing images and impossible objects are excluded from the records and from
     the ground truth. Raises `UserError` for a file that isn't such a list, for a reference to nothing, for a mask that
     doesn't fit, and if more than `share` is excluded.
     """
-    folder, file = root / SPLITS[split], root / "annotations" / f"instances_{SPLITS[split]}.json"
+    place = find_split(root, split)
+    folder, file = place.folder, place.file
     document, digest = read_document(file)
+    try:
+        converted = normalise(document)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     categories, notes = _class_names(read_entries(file, document, "categories", ("id", "name")))
     listed = read_entries(file, document, "images", ("id", "file_name"))
-    annotations = read_entries(file, document, "annotations", ("image_id", "category_id", "bbox"))
-    existing, missing = existing_images(folder, (image["file_name"] for image in listed), share)
-    converted, unreadable = complete_sizes(folder, listed, existing)
-    BrokenImages(len(listed), share).add([*missing, *unreadable])
+    annotations = read_entries(file, document, "annotations", ("image_id", "category_id"))
+    names = [image["file_name"] for image in listed]
+    files = find_files(folder, names, share)
+    sizes, unreadable = complete_sizes(folder, listed, files.paths)
+    converted += files.converted + sizes
+    BrokenImages(len(listed), share).add([*files.missing, *unreadable])
     images = {image["id"]: image for image in listed}
     numbers = {category: number for number, category in enumerate(categories)}
     by_image: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
@@ -58,7 +68,12 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
                 f"{file}, {what}: category {annotation['category_id']} is not among its categories ({shown}); fix the "
                 f"file"
             )
-        if image["width"] is None or checks.refuses_box(what, annotation["bbox"], image["width"], image["height"]):
+        if image["width"] is None:
+            continue
+        if annotation.get("bbox") in (None, []):
+            annotation["bbox"] = box_of(annotation, image, f"{file}, {what}")
+            converted[NO_BOX] += 1
+        if checks.refuses_box(what, annotation["bbox"], image["width"], image["height"]):
             continue
         if annotation.get("iscrowd") is None:
             converted[NO_CROWD] += 1
@@ -87,26 +102,30 @@ def open_coco(root: Path, split: str, masks: bool, mask_format: str, share: floa
         compared = {**document, "annotations": truth}
     records = [
         {
-            "file_name": str(folder / image["file_name"]),
+            "file_name": str(folder / files.paths[image["file_name"]]),
             "image_id": key,
             "height": image["height"],
             "width": image["width"],
             "annotations": by_image[key],
         }
         for key, image in images.items()
-        if image["file_name"] in existing and image["width"] is not None
+        if image["file_name"] in files.paths and image["width"] is not None
     ]
-    unlisted = unlisted_images(folder, (image["file_name"] for image in listed))
-    skipped = Counter({MISSING: len(missing), UNREADABLE: len(unreadable), UNLISTED: unlisted}) + checks.skipped
+    skipped = Counter({MISSING: len(files.missing), UNREADABLE: len(unreadable), UNLISTED: files.unlisted})
+    if len(set(names)) < len(names):
+        notes += (f"{len(names) - len(set(names))} images are listed more than once, and used as often",)
+    if not name:  # the built-in scenes are known by their annotations
+        paths = ((os.fsencode(path), folder / path) for path in files.paths.values())
+        digest = files_digest(paths, digest.encode())
     return DetectionSet(
-        name=name or f"coco:{root} ({SPLITS[split]})",
+        name=name or f"coco:{root} ({place.name})",
         records=records,
         classes=tuple(categories.values()),
         category_ids=tuple(categories),
         digest=digest,
-        excluded=(*missing, *unreadable, *checks.names),
+        excluded=(*files.missing, *unreadable, *checks.names),
         truth=compared,
-        account=Account(dict(skipped), dict(converted), notes),
+        account=Account(dict(skipped + checks.skipped), dict(converted), (*place.notes, *notes)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,6 @@ def read_document(file: Path) -> tuple[dict[str, Any], str]:
         # mark, as Windows' tools write it, is skipped.
         with file.open(encoding="utf-8-sig") as opened:
             document = json.load(opened)
-    except FileNotFoundError:
-        raise UserError(
-            f"no annotations {file}; --data coco:ROOT needs ROOT/annotations/instances_train2017.json and "
-            f"instances_val2017.json, ROOT/train2017 and ROOT/val2017"
-        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON ({error}); download or write it again") from None
     if not isinstance(document, dict):
@@ -80,17 +76,20 @@ def _impossible(entry: dict[str, Any]) -> str:
     return ""
 
 
-def complete_sizes(folder: Path, images: list[dict[str, Any]], existing: set[str]) -> tuple[Counter[str], list[str]]:
+def complete_sizes(
+    folder: Path, images: list[dict[str, Any]], paths: Mapping[str, str]
+) -> tuple[Counter[str], list[str]]:
     """Gives images without a size that of their file, upright; counts them. A message for each unreadable header.
 
     Images that still have no size are those messages' and missing ones.
     """
     sizeless = [image for image in images if not (image.get("width") and image.get("height"))]
-    headers = read_headers(folder, (image["file_name"] for image in sizeless if image["file_name"] in existing))
+    names = (image["file_name"] for image in sizeless)
+    headers = read_headers(folder, (paths[name] for name in names if name in paths))
     completed: Counter[str] = Counter()
     unreadable = []
     for image in sizeless:
-        header = headers.get(image["file_name"])
+        header = headers.get(paths.get(image["file_name"], ""))
         if isinstance(header, BrokenImage):
             unreadable.append(str(header))
         if header is None or isinstance(header, BrokenImage):

@@ -37,6 +37,21 @@ def mask_of(annotation: dict[str, Any], image: dict[str, Any], mask_format: str,
     return segmentation
 
 
+def box_of(annotation: dict[str, Any], image: dict[str, Any], where: str) -> list[float]:
+    """Box around the mask of an object without one: left, top, width, height. Raises `UserError` if it has neither."""
+    from pycocotools import mask as coco_mask
+
+    mask = annotation.get("segmentation")
+    if isinstance(mask, list) and mask and all(isinstance(one, list) and one for one in mask):
+        values = [value for polygon in mask for value in polygon]
+        if all(map(is_number, values)) and all(len(polygon) % 2 == 0 for polygon in mask):
+            xs, ys = ([v for polygon in mask for v in polygon[start::2]] for start in (0, 1))
+            return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    if isinstance(mask, dict):
+        return [float(value) for value in coco_mask.toBbox(mask_of(annotation, image, "bitmask", where))]
+    raise UserError(f"{where} has no bbox and no mask to take it from; fix the file")
+
+
 def area_of(annotation: dict[str, Any], image: dict[str, Any]) -> tuple[float, str]:
     """Area in pixels, and its source: `mask`, or `box` for an object without a usable mask."""
     from pycocotools import mask as coco_mask

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
 from typing import Any
 
 from core.data.account import Account
-from core.data.broken import BrokenImages
-from core.data.decode import EXTENSIONS
 from core.errors import UserError
 
 XYWH_ABS = 1
@@ -42,7 +37,7 @@ class DetectionSet:
     category_ids: tuple[int, ...]
     """Ids of the categories in the annotation file."""
     digest: str
-    """sha256 (hex) of the annotations."""
+    """Digest of annotations and images (core/data/digests.py); of the annotations alone for the built-in scenes."""
     excluded: tuple[str, ...]
     """Excluded images and objects, each with its reason."""
     truth: Any
@@ -52,40 +47,14 @@ class DetectionSet:
     """Counts by reason of exclusions, conversions and assumptions."""
 
 
-def existing_images(folder: Path, names: Iterable[str], share: float) -> tuple[set[str], list[str]]:
-    """Names of the images that are files in `folder`, and a message for each that isn't.
-
-    Raises `UserError` for a missing folder, for a name that leads out of it, and if more than `share` of the images are
-    missing.
-    """
-    names = list(names)
-    for name in names:
-        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise UserError(f"the image {name!r} lies outside of its folder {folder}; fix the list")
-    try:
-        entries = {entry.name for entry in os.scandir(folder)}
-    except OSError as error:
-        raise UserError(f"can't read the image folder {folder} ({error.strerror}); --data names its parent") from None
-    # Names with folders in them are looked up one by one.
-    found = {name for name in names if name in entries or ("/" in name and (folder / name).is_file())}
-    missing = BrokenImages(len(names), share)
-    missing.add(f"{folder / name}: listed, but there is no such file" for name in names if name not in found)
-    return found, missing.names
-
-
-def unlisted_images(folder: Path, names: Iterable[str]) -> int:
-    """Number of image files directly in `folder` that are not among `names`."""
-    listed = set(names)
-    images = (entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in EXTENSIONS)
-    return sum(name not in listed for name in images)
-
-
 class ObjectChecks:
     """Checks of boxes and masks: impossible objects are refused and named, clipped boxes are counted."""
 
     def __init__(self, where: str, share: float) -> None:
         self.where, self.share, self.total = where, share, 0
         self.names: list[str] = []
+        self.largest = 0.0
+        """Right or bottom end of the boxes."""
         self.skipped: Counter[str] = Counter()
         self.converted: Counter[str] = Counter()
 
@@ -99,6 +68,7 @@ class ObjectChecks:
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise UserError(f"{self.where}, {name}: box {box} is not four finite numbers; fix the file")
         left, top, w, h = box
+        self.largest = max(self.largest, left + w, top + h, *((2.0,) if max(width, height) < 3 else ()))
         what = f"{self.where}, {name}: box {box}"
         if w <= 0 or h <= 0:
             return self._refused(NO_AREA, f"{what} has no area")
@@ -133,12 +103,17 @@ class ObjectChecks:
         return True
 
     def check(self) -> None:
-        """Raises `UserError` if too many objects were refused."""
+        """Raises `UserError` if too many objects were refused, or if all boxes are shares of the image."""
         if len(self.names) > self.share * self.total:
             listed = "; ".join(self.names[:5]) + ("; …" if len(self.names) > 5 else "")
             raise UserError(
                 f"{len(self.names)} of {self.total} boxes or masks are impossible, more than the allowed share "
                 f"{self.share:g}: {listed}; fix or remove them, or raise data.broken_share"
+            )
+        if self.total > len(self.names) and self.largest <= 1:
+            raise UserError(
+                f"{self.where}: all boxes lie within 0 … 1, so they are shares of the image's sides; multiply them by "
+                f"width and height"
             )
 
 

@@ -14,8 +14,10 @@ from typing import Any
 from core.data.account import Account
 from core.data.broken import BrokenImages
 from core.data.decode import EXTENSIONS
+from core.data.digests import files_digest
 from core.errors import BrokenImage, UserError
 from evaluate.detection.data.image_headers import read_header
+from evaluate.detection.data.listed_files import find_files
 from evaluate.detection.data.records import (
     MISSING,
     NO_SIZE,
@@ -23,7 +25,6 @@ from evaluate.detection.data.records import (
     XYWH_ABS,
     DetectionSet,
     ObjectChecks,
-    existing_images,
 )
 
 CLASSES = (
@@ -32,6 +33,9 @@ CLASSES = (
 )  # fmt: skip
 _MAX_FILE = 2**20
 _MAX_SIDE = 100_000
+_MOST_FOLDERS = 20
+_FALSE, _TRUE = ("", "0", "false", "no", "unspecified"), ("1", "true", "yes")
+CASE = "objects: class name in another case than VOC's"
 _PARTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
 
 
@@ -56,16 +60,19 @@ def open_voc(root: Path, split: str, share: float) -> DetectionSet:
     if not (root / "VOC2007").is_dir() and (root / "VOCdevkit").is_dir():
         root = root / "VOCdevkit"
     reader = _Reader(ObjectChecks(str(root), share), hashlib.sha256(), Counter())
+    images: list[tuple[bytes, Path]] = []
     records, excluded, truth = [], [], {}
     for year, part in _PARTS[split]:
         names = _listed(root / year / "ImageSets" / "Main" / f"{part}.txt")
         folder = root / year / "JPEGImages"
         files = _files(folder, names)
-        existing, missing = existing_images(folder, files.values(), share)
-        excluded += missing
-        reader.skipped[MISSING] += len(missing)
+        found = find_files(folder, files.values(), share)
+        excluded += found.missing
+        reader.skipped[MISSING] += len(found.missing)
+        reader.checks.converted += found.converted
+        images += [(os.fsencode(f"{year}/{path}"), folder / path) for path in found.paths.values()]
         for name in names:
-            image = folder / files[name] if files[name] in existing else None
+            image = folder / found.paths[files[name]] if files[name] in found.paths else None
             try:
                 record, truth[name] = reader.read(root / year / "Annotations" / f"{name}.xml", image)
             except BrokenImage as error:
@@ -81,7 +88,7 @@ def open_voc(root: Path, split: str, share: float) -> DetectionSet:
         records=records,
         classes=CLASSES,
         category_ids=tuple(range(len(CLASSES))),
-        digest=reader.digest.hexdigest(),
+        digest=files_digest(images, reader.digest.digest()),
         excluded=(*excluded, *reader.checks.names),
         truth=truth,
         account=Account(dict(+(reader.skipped + reader.checks.skipped)), dict(reader.checks.converted)),
@@ -102,7 +109,7 @@ def _listed(file: Path) -> list[str]:
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"{file} lists no images; download it again")
-    if odd := next((name for name in names if Path(name).name != name), ""):
+    if odd := next((name for name in names if ".." in Path(name).parts or Path(name).is_absolute()), ""):
         raise UserError(f"{file} lists {odd!r}, which is not the name of an image; download it again")
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
@@ -112,14 +119,15 @@ def _listed(file: Path) -> list[str]:
 
 def _files(folder: Path, names: list[str]) -> dict[str, str]:
     """File of each name: NAME.jpg as in VOC, or else the only image of that name."""
-    try:
-        entries = sorted(entry.name for entry in os.scandir(folder))
-    except OSError:
-        entries = []
     by_stem: dict[str, list[str]] = {}
-    for entry in entries:
-        if Path(entry).suffix.lower() in EXTENSIONS:
-            by_stem.setdefault(Path(entry).stem, []).append(entry)
+    for above, _, entries in os.walk(folder, followlinks=True):  # of names with folders, too
+        below = "" if above == str(folder) else os.path.relpath(above, folder) + "/"
+        if below.count("/") > _MOST_FOLDERS:  # links in a circle
+            break
+        for entry in sorted(entries):
+            stem, ending = os.path.splitext(below + entry)
+            if ending.lower() in EXTENSIONS:
+                by_stem.setdefault(stem, []).append(below + entry)
     files = {}
     for name in names:
         found = by_stem.get(name, [])
@@ -151,7 +159,7 @@ class _Reader:
                 raise UserError(f"{file} is longer than {_MAX_FILE:,} bytes, too long for an annotation; check it")
             self.digest.update(content)
             tree = ET.fromstring(content)
-            size = [int((tree.findtext(f"size/{side}") or "").strip() or 0) for side in ("width", "height")]
+            size = [_whole((tree.findtext(f"size/{side}") or "").strip() or "0") for side in ("width", "height")]
             if 0 in size:
                 if image is None:
                     return None, []
@@ -170,6 +178,9 @@ class _Reader:
         width, height = size
         for number, thing in enumerate(tree.iter("object")):
             name = thing.findtext("name", "").strip()
+            if name not in CLASSES and name.lower() in CLASSES:
+                name = name.lower()
+                self.checks.converted[CASE] += 1
             if name not in CLASSES:
                 raise UserError(
                     f"{file}: object {number} is of class {name!r}, which is not one of VOC's 20; fix the file"
@@ -183,6 +194,15 @@ class _Reader:
                 continue
             annotations.append({"bbox": box, "bbox_mode": XYWH_ABS, "category_id": CLASSES.index(name), "iscrowd": 0})
             first, second, third, fourth = (math.floor(corner + 0.5) for corner in corners)
-            difficult = thing.findtext("difficult", "0").strip() == "1"
-            objects.append(VocObject(name, difficult, (first, second, third, fourth)))
+            difficult = thing.findtext("difficult", "0").strip().lower()
+            if difficult not in _TRUE + _FALSE:
+                raise ValueError(f"object {number}: difficult is {difficult[:20]!r}, neither 0 nor 1")
+            objects.append(VocObject(name, difficult in _TRUE, (first, second, third, fourth)))
         return {"height": height, "width": width, "annotations": annotations}, objects
+
+
+def _whole(text: str) -> int:
+    """A number of pixels, which some tools write with a decimal point. Raises `ValueError` for anything else."""
+    if float(text) != int(float(text)):
+        raise ValueError(f"{text} pixels")
+    return int(float(text))

@@ -119,3 +119,40 @@ def test_sizes_that_disagree_are_found_before_training(tmp_path: Path) -> None:
     root = rewritten(tmp_path, SIZE, "<size><width>30</width><height>40</height></size>")
     with pytest.raises(UserError, match=r"2007_trainval\.jpg.*40×30.*30×40"):
         val_of(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"), [("1", False), ("true", False), ("True", False), ("0", True), ("Unspecified", True), ("", True)]
+)
+def test_difficult_as_other_tools_write_it(tmp_path: Path, text: str, counts: bool) -> None:
+    old = next(write_voc(tmp_path).glob("VOC2007/Annotations/*_test.xml")).read_text()
+    flag = "<difficult>" + old.partition("<difficult>")[2].partition("<")[0] + "</difficult>"
+    val = open_voc(rewritten(tmp_path, flag, f"<difficult>{text}</difficult>"), "val", 0.0)
+    assert {one.difficult for objects in val.truth.values() for one in objects} == {not counts}
+
+
+def test_a_difficult_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    old = next(write_voc(tmp_path).glob("VOC2007/Annotations/*_test.xml")).read_text()
+    flag = "<difficult>" + old.partition("<difficult>")[2].partition("<")[0] + "</difficult>"
+    with pytest.raises(UserError, match="difficult"):
+        open_voc(rewritten(tmp_path, flag, "<difficult>maybe</difficult>"), "val", 0.0)
+
+
+def test_names_with_folders_and_classes_in_another_case(tmp_path: Path) -> None:
+    root = write_voc(tmp_path)
+    usual = open_voc(root, "val", 0.0)
+    for folder in ("Annotations", "JPEGImages"):
+        (root / "VOC2007" / folder / "sub a").mkdir()
+        for file in (root / "VOC2007" / folder).glob("2007_test.*"):
+            file.rename(file.parent / "sub a" / file.name)
+    listed = root / "VOC2007/ImageSets/Main/test.txt"
+    listed.write_text(listed.read_text().replace("2007_test", "sub a/2007_test"))
+    (xml,) = (root / "VOC2007/Annotations/sub a").glob("*.xml")
+    xml.write_text(xml.read_text().replace("<name>dog</name>", "<name>Dog</name>"))
+    val = open_voc(root, "val", 0.0)
+    assert [record["annotations"] for record in val.records] == [record["annotations"] for record in usual.records]
+    assert [record["image_id"] for record in val.records] == ["sub a/2007_test"]
+    assert val.account.converted["objects: class name in another case than VOC's"] > 0
+    listed.write_text("../2007_test\n")
+    with pytest.raises(UserError, match=r"\.\./2007_test"):
+        open_voc(root, "val", 0.0)
