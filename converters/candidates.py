@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from core.backbones import BackboneConfig, build_backbone
 from core.coverage import compare
+from core.shapes import shapes_only
 
 _NO_PART = ("Dropout", "DropPath", "Identity", "LayerScale")
 _CLIP = ("vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224")
@@ -48,7 +48,7 @@ def other_networks(config: BackboneConfig, tensors: Mapping[str, Tensor]) -> lis
 
 def sketch(config: BackboneConfig) -> nn.Module:
     """The network on the meta device: structure and shapes, no memory."""
-    with torch.device("meta"):
+    with shapes_only():
         return build_backbone(config)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core.backbones import BackboneConfig, build_backbone
 from core.errors import UserError
+from core.shapes import shapes_only
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def build_and_load(config: BackboneConfig, state: Mapping[str, Tensor], source: 
     first, and they must be as large as they say.
     """
     check_plain(state, source)
-    with torch.device("meta"):
+    with shapes_only():
         sketch = build_backbone(config)
     _complete(sketch, state, source)
     model = build_backbone(config)

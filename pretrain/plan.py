@@ -9,6 +9,7 @@ from core.data.account import account_of
 from core.data.base import ImageSet
 from core.distributed import Processes
 from core.errors import UserError
+from core.shapes import shapes_only
 from pretrain.build_losses import build_auxiliaries, build_objective
 from pretrain.config import AuxiliaryConfig, PretrainConfig
 from pretrain.views.config import GLOBAL, pairs
@@ -26,7 +27,7 @@ def check_sizes(config: PretrainConfig) -> None:
                     f"{describe(config.backbone)} can't take views.{name} of {view.size} px ({error}); "
                     f"change views.{name}.size"
                 ) from None
-        with torch.device("meta"):
+        with shapes_only():
             build_objective(config, backbone)
             build_auxiliaries(config, backbone)
 

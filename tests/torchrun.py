@@ -1,7 +1,7 @@
 """Starts scripts on the CPU as a user would, alone or under torchrun, and gives back what they printed.
 
-The processes are forked from a server that has imported the heavy libraries (tests/warm); `sys.executable` is for tests
-of the interpreter's own start.
+The processes are forked from a server that has imported the heavy libraries (tests/warm); `fresh_python` tests
+the start itself.
 """
 
 from __future__ import annotations
@@ -104,15 +104,18 @@ class Process:
 
 
 def python(*words: str, timeout: int = 240, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a script, `-m MODULE` or, in an interpreter that has imported nothing, `-c CODE`; one thread."""
-    if words[0].startswith("-") and words[0] != "-m":
-        return subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+    """Runs a script, `-m MODULE` or `-c CODE` in a process of one thread that has imported the heavy libraries."""
     process = Process(*words, env=env)
     output, errors = process.communicate(timeout)
     return subprocess.CompletedProcess(words, process.wait(), output, errors)
+
+
+def fresh_python(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the interpreter itself, which has imported nothing."""
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
 
 
 def torchrun(script: Path, *arguments: str, processes: int = 2, timeout: int = 240) -> subprocess.CompletedProcess[str]:

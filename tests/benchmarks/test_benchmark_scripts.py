@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.alternate import from_json
 from benchmarks.startup import entry_points
-from tests.torchrun import python
+from tests.torchrun import fresh_python, python
 
 TINY_STEP = ("--backbone", "resnet18", "--sizes", "64", "32", "--batch", "4", "--parity-steps", "2")
 TINY = {
@@ -77,7 +77,7 @@ def test_the_driver_gathers_and_keeps_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", entry_points(), ids=str)
 def test_help_imports_neither_torch_nor_numpy(file: Path) -> None:
-    done = python("-X", "importtime", str(file), "--help")
+    done = fresh_python("-X", "importtime", str(file), "--help")
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -16,7 +16,7 @@ import pytest
 from converters.engines import detectron2_install
 from converters.engines.detectron2_install import SHA256, download, main, unpack
 from core.errors import UserError
-from tests.torchrun import ROOT, python
+from tests.torchrun import ROOT, fresh_python
 
 TOP = "pb1-detectron2-0.6"
 FILES = {"detectron2/__init__.py": "__version__ = '0.6'", "detectron2/data/a.py": "", "LICENSE": "free", "setup.py": ""}
@@ -141,7 +141,7 @@ def test_an_installation_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, capsy
 def test_only_the_standard_library_is_needed() -> None:
     """-S hides what is installed, -I the environment; the mistake that follows is ours."""
     script = str(ROOT / "evaluate" / "install_detectron2.py")
-    assert python("-S", "-I", script, "--help").returncode == 0
+    assert fresh_python("-S", "-I", script, "--help").returncode == 0
     done = subprocess.run([sys.executable, "-S", "-I", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: torch ")

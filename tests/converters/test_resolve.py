@@ -20,12 +20,13 @@ from converters.resolve import ASSUMED, resolve
 from converters.side_files import SideSettings, read_side_files
 from core.backbones import BackboneConfig
 from core.errors import UserError
+from core.shapes import shapes_only
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
 
 def _shapes(name: str, **arguments: Any) -> State:
     """State dict of timm's model on the meta device."""
-    with torch.device("meta"):
+    with shapes_only():
         state = timm.create_model(name, num_classes=0, **arguments).state_dict()
     if "pos_embed" in state:
         state["pos_embed"] = torch.zeros(state["pos_embed"].shape)

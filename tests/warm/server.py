@@ -97,7 +97,7 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
 
 
 def run(request: dict[str, Any], streams: list[int]) -> None:
-    """Runs the request's script or module as the interpreter would."""
+    """Runs the request's script, module or code as the interpreter would."""
     import torch
 
     os.setsid()
@@ -119,6 +119,10 @@ def run(request: dict[str, Any], streams: list[int]) -> None:
         sys.argv = words[1:]
         sys.path[:1] = [os.getcwd(), *places]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        sys.path[:1] = ["", *places]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = words
         sys.path[:1] = [os.path.dirname(os.path.realpath(words[0])), *places]

@@ -19,7 +19,7 @@ detectron2_compat.install_hook()
 pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
 
 from tests.evaluate.detection.tiny_detection import SCRIPT, arguments, make_place, result, run, stopped, write_scenes
-from tests.torchrun import python
+from tests.torchrun import fresh_python, python
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_help_comes_quickly_and_without_torch() -> None:
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         f"except SystemExit: print('torch' in sys.modules)"
     )
-    shown = python("-c", code)
+    shown = fresh_python("-c", code)
     assert shown.stdout.endswith("False\n")
 
 
@@ -123,7 +123,7 @@ def test_a_broken_detectron2_is_answered_in_one_line(place: Path, tmp_path: Path
         f"sys.path.insert(1, {str(tmp_path)!r})\n"
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )
-    done = python("-c", code)
+    done = fresh_python("-c", code)
     assert done.returncode == 2
     assert "(module 'numpy' has no attribute 'no_such_name')" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,7 @@ from core.data.scenes.image_set import Scenes
 from core.data.scenes.photographs import SPLITS
 from core.data.scenes.render import Scene, ScenesConfig, arrange, render
 from core.errors import UserError
-from core.project import ROOT
+from tests.torchrun import python
 
 SINGLE = ScenesConfig()
 SEVERAL = ScenesConfig(size=128, objects=(2, 6), radius=(0.1, 0.28))
@@ -61,8 +59,7 @@ def test_a_scene_depends_on_neither_order_nor_process():
         "from core.data.scenes.render import *\n"
         f"for index in (4, 2): print(hashlib.sha256(render({SEVERAL!r}, 'train', index).image.tobytes()).hexdigest())"
     )
-    command = [sys.executable, "-c", "import hashlib\n" + code]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    printed = python("-c", "import hashlib\n" + code).stdout.split()
     images = [render(SEVERAL, "train", index).image for index in (4, 2)]
     assert printed == [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
 
