@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from core.backbones import build_backbone, describe, pooled_features
@@ -53,9 +56,9 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
         f"backbone    {describe(config.backbone)}" + (f", drop path {config.drop_path:g}" if config.drop_path else ""),
         f"objective   {config.objective.name}"
         + (f", τ {config.objective.temperature:g}" if "temperature" in loss.USES else "")
-        + "".join(f", {key}={value}" for key, value in config.objective.options.items())
         + f"; target: {target}"
         + (f"; predictors: {config.predictors}" if "predictors" in loss.USES else ""),
+        *(f"            {line}" for line in _options(config.objective.options)),
         *(f"auxiliary   {name}: {_auxiliary(auxiliary)}" for name, auxiliary in config.auxiliary.items()),
         f"data        {images.name}: {len(images)} images",
         *(f"            {line}" for line in account_of(images).lines()),
@@ -91,4 +94,12 @@ def _auxiliary(auxiliary: AuxiliaryConfig) -> str:
     text += f" from epoch {auxiliary.from_epoch:g}" if auxiliary.from_epoch else ""
     text += f", rising over {auxiliary.ramp_epochs:g} epochs" if auxiliary.ramp_epochs else ""
     text += f", on {auxiliary.view} views"
-    return text + "".join(f", {key}={value}" for key, value in auxiliary.options.items())
+    return "; ".join([text, *_options(auxiliary.options)])
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """Options of a loss: a line for each section, and one for the rest."""
+    sections = {key: value for key, value in options.items() if isinstance(value, dict)}
+    rest = [f"{key} {value}" for key, value in options.items() if key not in sections]
+    lines = [f"{key}: " + ", ".join(f"{k} {v}" for k, v in value.items()) for key, value in sections.items()]
+    return lines + [", ".join(rest)] * bool(rest)

@@ -77,6 +77,7 @@ def save(training: Training, step: int, epoch: int) -> None:
         "config_sha256": config_digest(config),
         "recipe_sha256": config_digest(dataclasses.replace(config, seed=0)),
         "git_revision": git_revision(),
+        **method.objective.FACTS,
     }
     networks = {"online": method.online.backbone}
     if method.target is not None:

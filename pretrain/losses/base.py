@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         for name, head in heads.items():
             self.add_module(name, head)
 
-    def head(self, name: str) -> nn.Module:
+    def get_head(self, name: str) -> nn.Module:
         """The head called `name`."""
         head = getattr(self, name)
         assert isinstance(head, nn.Module)
@@ -195,6 +195,8 @@ class Objective(Loss):
     """Names of the heads that the momentum network has, too."""
     JOINT: ClassVar[bool] = False
     """True if all views must be in one graph."""
+    FACTS: ClassVar[Mapping[str, str]] = {}
+    """Facts about the exported backbone that its file should record."""
 
     @property
     def terms(self) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class Pairwise(Objective):
     def target_types(self) -> list[str]:
         return [GLOBAL]
 
-    def forward(self, outputs: Sequence[Outputs], targets: Sequence[Tensor], progress: Progress) -> dict[str, Tensor]:
+    def forward(self, outputs: Sequence[Outputs], targets: Any, progress: Progress) -> dict[str, Tensor]:
         views = self.context.views
         terms = {}
         for name in dict.fromkeys(view.view for view in outputs):
@@ -90,7 +90,7 @@ class Latent(Pairwise):
 
     def encode(self, network: Encoder, images: Tensor, mask: Tensor | None = None) -> Encoded:
         vector = network.vector(images)
-        return Encoded(vector, heads={"projection": network.head("projector")(vector)})
+        return Encoded(vector, heads={"projection": network.get_head("projector")(vector)})
 
     def predict(self, outputs: Sequence[Outputs]) -> list[Outputs]:
         """Adds `prediction`, each view type's by its predictor: [B, D]."""

@@ -26,6 +26,11 @@ OBJECTIVES = {
     "byol": ["objective.name=byol"],
     "simsiam": ["objective.name=simsiam", "target.kind=stop_gradient"],
     "mocov3": ["objective={name: mocov3, temperature: 0.2}"],
+    "dino": [
+        "projector={}",
+        "predictor={}",
+        "objective={name: dino, options: {head: {hidden: 16, layers: 2, bottleneck: 8, prototypes: 12}}}",
+    ],
     "mocov3_packed": ["objective={name: mocov3, temperature: 0.2}", "compute.backward=packed"],
 }
 
@@ -34,7 +39,7 @@ def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, to
     """Averaged gradients, running statistics after the step, and L of the global batch."""
     torch.manual_seed(0)
     method = Method(load_config(PretrainConfig, None, RECIPE + overrides), torch.device("cpu"), rank)
-    for network in method.networks():
+    for network in [*method.networks(), *method.losses().values()]:
         network.double()  # leaves no room for rounding to hide a wrong factor
     generator = torch.Generator().manual_seed(1)
     part = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
@@ -48,6 +53,8 @@ def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, to
     average_gradients(method.online.parameters())
     found = {name: parameter.grad for name, parameter in method.online.named_parameters()}
     found |= {name: buffer for name, buffer in method.online.named_buffers() if "running" in name}
+    for loss in method.losses().values():
+        found |= loss.memory()
     return found, float(sum_over_ranks(torch.stack(list(losses.values())).sum())) / world
 
 

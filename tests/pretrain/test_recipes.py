@@ -14,7 +14,8 @@ from pretrain.heads import HeadConfig, build_head
 from pretrain.views.config import PhotometricConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs/pretrain"
-PUBLISHED = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("demo"))
+OTHER_LOSSES = ("vit_s_dino", "vit_s_ibot", "vit_s_selfpatch")
+PUBLISHED = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("demo", *OTHER_LOSSES)))
 
 
 def recipe(name: str) -> PretrainConfig:
@@ -93,6 +94,31 @@ def test_views(name: str) -> None:
     assert (cutout.size, cutout.area, cutout.transform) == (224, (0.25, 1.0), "cutout")
     assert cutout.transform_config.area == (0.2, 0.4)
     assert cutout.photometric == (PhotometricConfig(blur_p=0.5),)
+
+
+def test_recipes_with_prototypes() -> None:
+    """SelfPatch: README and defaults of its code, its issue 2 for the epochs; DINO's defaults; iBOT's README."""
+    # batch, epochs, global area, local area, locals, τ_t, warm-up of τ_t, end of the learning rate
+    published = {
+        "vit_s_dino": (512, 100, (0.4, 1.0), (0.05, 0.4), 8, 0.04, 0, 1e-6),
+        "vit_s_selfpatch": (1024, 200, (0.25, 1.0), (0.05, 0.25), 8, 0.04, 0, 1e-6),
+        "vit_s_ibot": (1024, 800, (0.25, 1.0), (0.05, 0.25), 10, 0.07, 30, 1e-6),
+    }
+    assert set(published) == set(OTHER_LOSSES)
+    for name, (batch, epochs, global_area, local_area, count, temperature, warmup, end) in published.items():
+        config = recipe(name)
+        optim, local, views = config.optim, config.views["local"], config.views
+        assert (config.batch, config.epochs, config.drop_path, config.target.momentum) == (batch, epochs, 0.1, 0.996)
+        assert (views["global"].area, local.area, local.count, local.size) == (global_area, local_area, count, 96)
+        assert views["global"].weight == pytest.approx(2 / (2 + 2 * count))
+        assert local.weight == pytest.approx(2 * count / (2 + 2 * count))
+        assert (optim.name, optim.lr, optim.weight_decay, optim.decay_end) == ("adamw", 5e-4, 0.04, 0.4)
+        assert (optim.clip, optim.clip_mode, optim.freeze) == (3.0, "tensor", {"prototypes": 1})
+        assert config.schedule.warmup_epochs == 10
+        assert config.schedule.end * optim.lr * batch / 256 == pytest.approx(end)
+        options = config.objective.options
+        assert options["teacher"]["temperature"] == temperature
+        assert options["teacher"]["warmup_epochs"] == warmup
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
