@@ -101,6 +101,26 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gathered
 
 
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose gradient is the sum of the ranks' gradients: the losses of all ranks depend on each row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather_rows(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """As `gather_rows`, with gradients: with losses averaged over ranks and `average_gradients`, they are those of one
+    process."""
+    return _GatherRows.apply(rows) if in_group() else rows
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The elementwise sum over ranks; a new tensor."""
     total = values.detach().clone()

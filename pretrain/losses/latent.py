@@ -33,6 +33,16 @@ def spread(projections: Tensor) -> Tensor:
     return F.normalize(projections, dim=1).std(0, correction=0).mean() * projections.shape[1] ** 0.5
 
 
+def collapse(values: Mapping[str, float]) -> str:
+    """Reason why the `spread` among health `values` means a collapse; empty for a healthy run."""
+    if values["spread"] >= COLLAPSED:
+        return ""
+    return (
+        f"different images have nearly the same projection (spread {values['spread']:.2g}, where 1 is even and 0 "
+        f"constant)"
+    )
+
+
 class Pairwise(Objective):
     """Sum over view types of weight_v · mean over (view of type v, global target that is not the same view) of D."""
 
@@ -114,9 +124,4 @@ class Latent(Pairwise):
         return {"spread": spread(self._targets[0])}
 
     def collapse(self, values: Mapping[str, float]) -> str:
-        if values["spread"] >= COLLAPSED:
-            return ""
-        return (
-            f"different images have nearly the same projection (spread {values['spread']:.2g}, where 1 is even and 0 "
-            f"constant)"
-        )
+        return collapse(values)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 import torch
 
 from core.config import load_config
@@ -31,6 +32,16 @@ OBJECTIVES = {
         "predictor={}",
         "objective={name: dino, options: {head: {hidden: 16, layers: 2, bottleneck: 8, prototypes: 12}}}",
     ],
+    "simclr": [
+        "predictor={}",
+        "objective={name: simclr, temperature: 0.5}",
+        "target.kind=none",
+        "compute.backward=packed",
+        "views={global: {count: 2, size: 32}, part: {count: 2, size: 16, photometric: [{blur_kernel: 9}],"
+        " placement: apart}}",
+        "auxiliary={spatial_prediction: {view: part, options: {hidden: 8}}, rotation: {weight: 0.3, options:"
+        " {hidden: [8], dropout: 0}}}",
+    ],
     "mocov3_packed": ["objective={name: mocov3, temperature: 0.2}", "compute.backward=packed"],
 }
 
@@ -49,7 +60,11 @@ def gradients(overrides: list[str], rank: int, world: int) -> tuple[dict[str, to
         ]
         for name, view in method.config.views.items()
     }
-    losses = method.backward(views)
+    rng = np.random.default_rng(0)
+    boxes = {name: [rng.uniform(5, 20, (BATCH, 4)).astype(np.float32)[part] for _ in of] for name, of in views.items()}
+    flip = np.arange(BATCH)[part] % 2 == 0
+    parameters = {name: [{"box": box, "flip": flip} for box in of_type] for name, of_type in boxes.items()}
+    losses = method.backward(views, None, parameters)
     average_gradients(method.online.parameters())
     found = {name: parameter.grad for name, parameter in method.online.named_parameters()}
     found |= {name: buffer for name, buffer in method.online.named_buffers() if "running" in name}
