@@ -17,7 +17,7 @@ import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from converters.engines import detectron2_compat
 from core.errors import UserError
@@ -90,19 +90,13 @@ def unpack(archive: Path, target: Path) -> Path:
 
     Raises `UserError` for an archive that is something else, and where `target` can't be written.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError(
-            f"this Python {sys.version.split()[0]} can't unpack archives safely; take 3.11.4 or later, or install "
-            f"Detectron2 yourself"
-        )
     try:
         stage = Path(tempfile.mkdtemp(prefix=".detectron2-", dir=target))
     except OSError as error:
         raise UserError(f"can't write into {target} ({error.strerror}); use a virtual environment") from None
     try:
         with tarfile.open(archive) as tar:
-            # The filter refuses absolute names, names with .., links that lead out, and special files.
-            tar.extractall(stage, members=_wanted(tar), filter="data")
+            _extract(tar, stage)
         top = stage / f"{PROJECT}-{VERSION}"
         package, record = top / "detectron2", stage / f"detectron2-{VERSION}.dist-info"
         if not (package / "__init__.py").is_file():
@@ -136,6 +130,26 @@ def _wanted(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         _, _, inside = member.name.partition("/")
         if inside == "LICENSE" or inside.split("/")[0] == "detectron2":
             yield member
+
+
+def _extract(tar: tarfile.TarFile, stage: Path) -> None:
+    """Writes the wanted members below `stage`; no `extractall`, whose safe filter Python has from 3.11.4 on.
+
+    Raises `TarError` for anything but plain files and folders with names below `stage`.
+    """
+    for member in _wanted(tar):
+        parts = PurePosixPath(member.name).parts
+        if PurePosixPath(member.name).is_absolute() or ".." in parts or not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"{member.name!r} is not a plain file or folder below the archive's top")
+        place = stage.joinpath(*parts)
+        if member.isdir():
+            place.mkdir(parents=True, exist_ok=True)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = tar.extractfile(member)
+        assert content is not None
+        with content, place.open("xb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _write_record(package: Path, licence: Path, record: Path) -> None:

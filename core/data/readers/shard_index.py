@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import tarfile
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from core.files.atomic_file import write_atomically
 from core.files.cache_folder import cache_folder
 from core.untrusted.zip_archives import find_fault
 
-VERSION = 2
+VERSION = 3
 """Version of the cached files, raised with every change of their content."""
 INVALID = b"!"
 """First byte of a label that can't be used; the reason follows."""
@@ -31,6 +33,9 @@ _LONGEST_LABEL = 200
 _COLUMNS = {"offset": "i8", "size": "i8", "label": "S", "key": "S"}
 _COUNTS = {"reason": "S", "count": "i8"}
 Index = dict[str, np.ndarray]
+_BAD_ARRAY = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError,
+              tokenize.TokenError)  # fmt: skip
+"""Errors of NumPy's reader of arrays for damaged files."""
 
 
 class _Member(NamedTuple):
@@ -72,8 +77,7 @@ def _read_index(cached: Path) -> Index | None:
     try:
         with np.load(cached, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in (*_COLUMNS, *_COUNTS)}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError,
-            tokenize.TokenError):  # fmt: skip
+    except _BAD_ARRAY:
         return None
     sound = all(
         index[name].ndim == 1
@@ -98,6 +102,9 @@ def _index(shard: Path) -> Index:
                 if not member.isreg():
                     if not member.isdir():
                         skipped["links and devices"] += 1
+                    continue
+                if member.issparse():
+                    skipped["sparse members"] += 1
                     continue
                 if any(is_hidden(part) for part in member.name.split("/") if part not in (".", "..")):
                     skipped["hidden members"] += 1
@@ -174,7 +181,7 @@ def _label_of(given: dict[str, bytes], skipped: Counter[str]) -> bytes:
 
 def _label(content: bytes, ending: str, name: str) -> bytes:
     try:
-        label = int(content) if ending == ".cls" else json.loads(content).get("label", -1)
+        label = _value_of_cls(content) if ending == ".cls" else json.loads(content).get("label", -1)
         if isinstance(label, str) and label.strip().isascii() and label.strip().isdigit():
             label = int(label)
         if isinstance(label, str) and 0 < len(label.strip()) <= _LONGEST_LABEL and label.strip().isprintable():
@@ -182,10 +189,30 @@ def _label(content: bytes, ending: str, name: str) -> bytes:
             return f"{' ' * name_of_class.startswith(INVALID.decode())}{name_of_class}".encode()
         if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < 10**6:
             raise ValueError(f"{label!r} is not a class number")
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError, *_BAD_ARRAY) as error:
         text = f"{name} holds no class number: {' '.join(str(error).split())}"[:_LONGEST_LABEL]
         return INVALID + text.encode("utf-8", "backslashreplace")
     return b"" if label < 0 else str(label).encode()
+
+
+def _value_of_cls(content: bytes) -> Any:
+    """Content of a .cls member: a number or a name as text, as JSON (bare or under "label"), or a number as .npy.
+
+    Raises `ValueError` for anything else.
+    """
+    if content.startswith(b"\x93NUMPY"):
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        if array.size != 1 or array.dtype.kind not in "iu":
+            raise ValueError(f"an array of {array.size} values of type {array.dtype}")
+        return int(array.reshape(()))
+    text = content.decode("utf-8-sig").strip()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+    if isinstance(value, dict):
+        value = value.get("label", -1)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _texts(values: list[bytes]) -> np.ndarray:

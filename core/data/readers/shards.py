@@ -26,6 +26,7 @@ _HEADER = 2**18
 """Bytes in which the header of an image is looked for first."""
 _OPEN_FILES = 32
 _MOST_SHARDS = 10**6
+_LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
@@ -152,11 +153,6 @@ def open_shards(place: str, split: Split) -> ImageSet:
     return noted(images, *split_notes(split, name, f"webdataset:{place}"))
 
 
-def expand_shards(pattern: str) -> list[Path]:
-    """`in1k-{000..127}.tar` and glob patterns -> existing files, in order. `UserError` names the first absent one."""
-    return find_shards(pattern)[0]
-
-
 def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple[str, ...]]:
     """Existing files of `in1k-{000..127}.tar` or a glob pattern, in order, and notes.
 
@@ -165,7 +161,7 @@ def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple
     """
     if os.path.isfile(pattern):
         return [Path(pattern)], ()
-    texts = _expand(pattern)
+    texts = _shards_of(pattern)
     found: list[Path] = []
     absent: list[str] = []
     for text in texts:
@@ -186,6 +182,17 @@ def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple
     if not absent and (beyond := _next(pattern)) and os.path.isfile(beyond):
         notes.append(f"{pattern}: shards beyond the range are not used ({beyond} exists)")
     return found, tuple(notes)
+
+
+def _shards_of(pattern: str) -> list[str]:
+    """Names that a pattern stands for: its ranges `{000..127}` and, unless the folder is called so, lists `{a,b}`."""
+    texts = [pattern]
+    while not os.path.isdir(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0]):
+        found = _LIST.search(texts[0])
+        if found is None:
+            break
+        texts = [_LIST.sub(lambda _, word=word: word, text, count=1) for text in texts for word in found[1].split(",")]
+    return [name for text in texts for name in _expand(text)]
 
 
 def _expand(pattern: str) -> list[str]:
@@ -211,5 +218,5 @@ def _next(pattern: str) -> str:
 
 
 def _has_shard(pattern: str) -> bool:
-    text = _expand(pattern)[0]
+    text = _shards_of(pattern)[0]
     return os.path.isfile(text) or (glob.has_magic(text) and bool(glob.glob(text)))

@@ -6,28 +6,21 @@ annotations shows which frame their boxes are in.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
+from core.data import header_cache
 from core.data.decode import decode_rgb, opened_image
 from core.data.to_rgb import ORIENTATION, conversions_to_rgb
 from core.errors import BrokenImage
-from core.files.atomic_file import write_atomically
-from core.files.cache_folder import cache_folder
 
 ORIENTED = "orientation tag: applied, as in Detectron2"
 UNORIENTED = "orientation tag: ignored, because the annotations list the size of the stored pixels"
 
-_CACHED_FROM = 5000
-"""Images from which headers are cached; fewer take a second."""
-_THREADS = 8
 _TAG = 274
 _SWAPPED = (5, 6, 7, 8)
 # The tag names the place of the first row and column: https://exif.org/Exif2-2.PDF, section 4.6.4 A.
@@ -71,32 +64,9 @@ def read_header(path: Path) -> Header:
 
 
 def read_headers(folder: Path, names: Iterable[str]) -> dict[str, Header | BrokenImage]:
-    """Header of each file below `folder`, or the reason why there is none.
-
-    About 0.1 ms each, plus the disk. Many headers are cached by path, size and modification time of the file.
-    """
-    names = list(dict.fromkeys(names))
-    cached = cache_folder() / "image-headers" / f"{sha256(str(folder.resolve()).encode()).hexdigest()}.json"
-    known = _read_cache(cached) if len(names) >= _CACHED_FROM else {}
-
-    def look(name: str) -> tuple[list[int], Header | BrokenImage]:
-        path = folder / name
-        try:
-            stat = path.stat()
-            state = [stat.st_size, stat.st_mtime_ns]
-            entry = known.get(name)
-            return state, entry[1] if entry is not None and entry[0] == state else read_header(path)
-        except OSError as error:
-            return [], BrokenImage(str(path), error.strerror or "can't be read")
-        except BrokenImage as error:
-            return [], error
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = dict(zip(names, threads.map(look, names), strict=True))
-    fresh = {name: entry for name, entry in found.items() if isinstance(entry[1], Header)}
-    if len(names) >= _CACHED_FROM and fresh != known:
-        _write_cache(cached, fresh)
-    return {name: header for name, (_, header) in found.items()}
+    """Header of each file below `folder`, or the reason why there is none (core/data/header_cache.py)."""
+    files = {name: folder / name for name in names}
+    return header_cache.read_headers(f"detection {folder.resolve()}", files, read_header, _encode, _decode)
 
 
 def read_pixels(record: dict[str, Any]) -> PIL.Image.Image:
@@ -106,22 +76,12 @@ def read_pixels(record: dict[str, Any]) -> PIL.Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _read_cache(file: Path) -> dict[str, tuple[list[int], Header]]:
-    """Cached headers with size and time of their files; empty for a damaged file, which is then written again."""
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            name: ([int(size), int(time)], Header(int(width), int(height), int(orientation), tuple(map(str, reasons))))
-            for name, (size, time, width, height, orientation, reasons) in entries.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+def _encode(headers: Mapping[str, Header]) -> dict[str, list[Any]]:
+    return {name: [one.width, one.height, one.orientation, list(one.conversions)] for name, one in headers.items()}
 
 
-def _write_cache(file: Path, entries: dict[str, tuple[list[int], Any]]) -> None:
-    plain = {
-        name: [*state, header.width, header.height, header.orientation, list(header.conversions)]
-        for name, (state, header) in entries.items()
+def _decode(entries: Any) -> dict[str, Header]:
+    return {
+        name: Header(int(width), int(height), int(orientation), tuple(map(str, reasons)))
+        for name, (width, height, orientation, reasons) in entries.items()
     }
-    text = json.dumps(plain)
-    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))

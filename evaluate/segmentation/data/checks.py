@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from core.data.account import Account
 from core.data.broken import BrokenImages
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
+from evaluate.segmentation.data.headers import split_headers
 from evaluate.segmentation.data.labels import IGNORED, Header, check_pair, read_stored, to_classes
 from evaluate.segmentation.data.layouts import Samples
 from evaluate.segmentation.protocol import InferenceConfig, SegmentDataConfig
@@ -51,11 +53,12 @@ def check_split(
     stored, skipped = np.zeros(256, np.int64), []
     account, converted, sizes = BrokenImages(len(pairs), config.broken_share), Counter[str](), set()
     palette = _Palette()
+    known = split_headers(pairs)
     counted = set(spread(len(pairs), len(pairs) if whole else _MAX_COUNTED))
     bar = tqdm(pairs, desc=f"checking {what}", unit="image", disable=not progress)
     for position, (image, label) in enumerate(bar):
         try:
-            headers = check_pair(image, label, config)
+            headers = check_pair(image, label, config, known)
             if config.layout != "voc12aug":
                 palette.check(headers[1], label)
             converted.update(_conversions(*headers, config))
@@ -82,6 +85,10 @@ def _conversions(image: Header, label: Header, config: SegmentDataConfig) -> lis
         found.append("label with an orientation tag: ignored")
     if label.mode == "P" and config.layout != "voc12aug":
         found.append("label with a palette: positions in it")
+    if bits := re.fullmatch(r"L;([24])I?R?", label.raw):
+        found.append(f"label of {bits[1]} bits: its numbers")
+    if label.raw in ("1;I", "L;I", "L;2I", "L;4I", "1;IR", "L;IR", "L;2IR", "L;4IR"):
+        found.append("label stored with white as 0: its numbers")
     if label.mode not in ("L", "P"):
         found.append(f"label of mode {label.mode}: its numbers")
     return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -39,15 +42,24 @@ class Header:
     """RGB triples of the palette; empty if there is none."""
     conversions: tuple[str, ...]
     """Reasons why the image is not used as it is stored."""
+    raw: str = ""
+    """Pillow's name of the stored pixels, `L;4` for greyscale of 4 bits; empty if it is the mode."""
 
 
-def check_pair(image: Path, label: Path, config: SegmentDataConfig) -> tuple[Header, Header]:
-    """Reads the headers of both files and returns them.
+def check_pair(
+    image: Path, label: Path, config: SegmentDataConfig, known: Mapping[Path, Header | BrokenImage] | None = None
+) -> tuple[Header, Header]:
+    """Headers of both files: those of `known`, or else read here.
 
     Raises `BrokenImage` for a file that is not an image, and `UserError` for a pair that can't be used: labels that are
     not class numbers, image and label of different sizes.
     """
-    pixels, classes = read_header(image), read_header(label)
+    pixels, classes = (read_header(file) if known is None else known[file] for file in (image, label))
+    for header in (pixels, classes):
+        if isinstance(header, BrokenImage):
+            raise header
+    assert isinstance(pixels, Header)
+    assert isinstance(classes, Header)
     if classes.mode == "P" and config.layout != "voc12aug" and _is_grey_ramp_out_of_order(classes.palette):
         raise UserError(
             f"{label} is a palette image of grey values, so its numbers may be positions in the palette instead of "
@@ -73,9 +85,8 @@ def read_header(file: Path) -> Header:
     """Header of an image file, without decoding it. Raises `BrokenImage`."""
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as picture:
-            return Header(
-                picture.size, picture.mode, ignored_orientation(picture), _palette(picture), conversions_to_rgb(picture)
-            )
+            conversions, raw = conversions_to_rgb(picture), _raw(picture)
+            return Header(picture.size, picture.mode, ignored_orientation(picture), _palette(picture), conversions, raw)
     except _UNREADABLE as error:
         raise _broken(file, error) from None
 
@@ -105,7 +116,8 @@ def read_stored(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
     """Number stored for each pixel, [H, W]. Raises `BrokenImage`, and `UserError` for numbers outside 0 … 255."""
     try:
         with PIL.Image.open(file, formats=FORMATS) as picture:
-            stored = np.array(picture)
+            raw = _raw(picture)
+            stored = _undone(np.array(picture), raw)
     except _UNREADABLE as error:
         raise _broken(file, error) from None
     if stored.ndim != 2:
@@ -116,6 +128,23 @@ def read_stored(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
             raise UserError(_no_class(file, int(wrong.max()), config))
         stored = stored.astype(np.uint8)
     return stored
+
+
+def _raw(picture: PIL.Image.Image) -> str:
+    """Pillow's name of the pixels that a file stores; empty if it is the mode of the picture."""
+    arguments = picture.tile[0][3] if getattr(picture, "tile", None) else ""
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw if isinstance(raw, str) and raw != picture.mode else ""
+
+
+def _undone(values: NDArray[Any], raw: str) -> NDArray[Any]:
+    """The stored numbers, where Pillow stretches greyscale of 2 or 4 bits to 0 … 255, and inverts white as 0."""
+    found = re.fullmatch(r"(1|L);([24]?)(I?)R?", raw)
+    if found is None:
+        return values
+    if found[3]:
+        values = ~values if values.dtype == np.bool_ else (255 - values).astype(np.uint8)
+    return values // np.uint8(255 // (2 ** int(found[2]) - 1)) if found[2] else values
 
 
 def to_classes(stored: NDArray[np.uint8], config: SegmentDataConfig, file: Path) -> NDArray[np.uint8]:

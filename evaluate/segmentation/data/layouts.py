@@ -23,6 +23,8 @@ from evaluate.segmentation.protocol import SegmentDataConfig
 Split = Literal["train", "val"]
 
 _EXAMPLE = {"ade20k": "ADEChallengeData2016", "voc12aug": "VOCdevkit/VOC2012", "cityscapes": "cityscapes"}
+_ABOVE = (("images", "img_dir"), ("annotations", "ann_dir"))
+"""Folders of images and of labels in ADE20K's layout: its own, then those of MMSegmentation's tutorials."""
 _SPLIT_NAMES = {"train": ("training", "train"), "val": ("validation", "val", "valid")}
 """Names of the folders of a split in ADE20K's layout: its own, then those of other tools."""
 
@@ -56,7 +58,7 @@ class Samples:
 def parts(root: Path, layout: str, split: Split) -> tuple[Part, ...]:
     """Folders of one split."""
     if layout in ("ade20k", "scenes"):
-        image, label = (_split_folder(root, above, split) for above in ("images", "annotations"))
+        image, label = (_split_folder(root, above, split) for above in _ABOVE)
         return (Part(image, label),)
     if layout == "cityscapes":
         return (Part(f"leftImg8bit/{split}", f"gtFine/{split}", "_leftImg8bit", "_gtFine_labelTrainIds"),)
@@ -67,9 +69,9 @@ def parts(root: Path, layout: str, split: Split) -> tuple[Part, ...]:
     return own, Part("JPEGImages", "SegmentationClassAug", listed=f"{lists}/aug.txt")
 
 
-def _split_folder(root: Path, above: str, split: Split) -> str:
+def _split_folder(root: Path, above: tuple[str, ...], split: Split) -> str:
     """The first existing folder of the split's names; ADE20K's own name if none exists."""
-    names = [f"{above}/{name}" for name in _SPLIT_NAMES[split]]
+    names = [f"{folder}/{name}" for folder in above for name in _SPLIT_NAMES[split]]
     return next((name for name in names if (root / name).is_dir()), names[0])
 
 
@@ -140,12 +142,12 @@ def _listed(file: Path) -> list[str]:
         raise UserError(f"the list of images {file} is not UTF-8 text; complete the data") from None
     names: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if not (name := line.strip()):
+        if not line.strip():
             continue
-        if re.search(r"\s|/|\\|\.(jpe?g|png)$", name, re.IGNORECASE):
+        if (name := _name_in(line)) is None:
             raise UserError(
-                f"line {number} of {file} is {name!r}, not an image name without folder, ending and further columns; "
-                f"use the layout's own list or fix this one"
+                f"line {number} of {file} is {line.strip()!r}, neither an image name nor an image and its label of the "
+                f"same name; use the layout's own list or fix this one"
             )
         if name in names:
             raise UserError(f"{file} lists {name} twice, in lines {names[name]} and {number}; fix the list")
@@ -153,8 +155,25 @@ def _listed(file: Path) -> list[str]:
     return list(names)
 
 
+def _name_in(line: str) -> str | None:
+    """Name of the image in a line of a list; None if it isn't clear.
+
+    Also of `/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png`, the form of DeepLab's and SBD's lists.
+    """
+    names = set()
+    for column in line.split():
+        name = re.sub(r"\.(jpe?g|png)$", "", column, flags=re.IGNORECASE)
+        names.add(re.sub(r"^/?(JPEGImages|SegmentationClass(Aug|Raw)?)/", "", name))
+    (name, *others) = names
+    return None if others or name.startswith("/") or "\\" in name or ".." in name.split("/") else name
+
+
 def _missing_label(layout: str, labels: Folder, name: str, image: Path) -> str:
     file = f"{labels.path / name}{labels.tag}.png"
+    if lossy := next(
+        (path for ending in (".jpg", ".jpeg", ".JPG") if (path := labels.path / f"{name}{ending}").is_file()), None
+    ):
+        return f"{lossy} is a JPEG, whose compression changes class numbers; save labels as PNG"
     if layout == "cityscapes":
         return f"no label {file} for {image.name}; create it with cityscapesScripts' createTrainIdLabelImgs"
     return f"no label {file} for {image.name}; complete the data"

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from core.data.open import DataConfig, open_images
-from core.data.readers.shards import Shards, expand_shards
+from core.data.readers.shards import Shards, find_shards
 from core.data.subset import Subset
 from core.errors import BrokenImage, UserError
 
@@ -96,19 +96,72 @@ def test_truncated_members_are_broken_images(tmp_path: Path) -> None:
 def test_ranges_and_globs(tmp_path: Path) -> None:
     for name in ("x-08.tar", "x-09.tar", "x-10.tar"):
         write_tar(tmp_path / name, {"a.png": png(1)})
-    assert [path.name for path in expand_shards(f"{tmp_path}/x-{{08..10}}.tar")] == ["x-08.tar", "x-09.tar", "x-10.tar"]
-    assert len(expand_shards(f"{tmp_path}/x-*.tar")) == 3
+    names = ["x-08.tar", "x-09.tar", "x-10.tar"]
+    for pattern in ("x-{08..10}.tar", "x-{08,09,10}.tar", "{x,x}-{08,09,10}.tar"):
+        found = [path.name for path in find_shards(f"{tmp_path}/{pattern}")[0]]
+        assert found == names * (2 if "{x" in pattern else 1)
+    assert len(find_shards(f"{tmp_path}/x-*.tar")[0]) == 3
     with pytest.raises(UserError, match=r"x-11\.tar"):
-        expand_shards(f"{tmp_path}/x-{{10..11}}.tar")
+        find_shards(f"{tmp_path}/x-{{10..11}}.tar")[0]
     with pytest.raises(UserError, match=r"\{3\.\.1\}"):
-        expand_shards(f"{tmp_path}/x-{{3..1}}.tar")
+        find_shards(f"{tmp_path}/x-{{3..1}}.tar")[0]
+
+
+def array(value: np.ndarray | np.generic) -> bytes:
+    """A .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, value)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "label"),
+    [
+        (b"2", 2),
+        (b" 2\n", 2),
+        (b"002", 2),
+        (b"\xef\xbb\xbf2", 2),
+        (b'"2"', 2),
+        (b"2.0", 2),
+        (b'{"label": 2}', 2),
+        (array(np.int64(2)), 2),
+        (array(np.array([2], np.uint8)), 2),
+        (b"cow", "cow"),
+        (b'"cow"', "cow"),
+        ("Kühe & Co".encode(), "Kühe & Co"),
+        (b'{"label": "cow"}', "cow"),
+    ],
+)
+def test_labels_in_cls_as_text_json_and_npy(tmp_path: Path, content: bytes, label: int | str) -> None:
+    images = Shards(str(write_tar(tmp_path / "s.tar", {"a.PNG": png(1), "a.CLS": content})), "s")
+    found: int | str = images.label(0) if isinstance(label, int) else images.classes[images.label(0)]
+    assert found == label
+
+
+def test_sparse_members_are_counted_not_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", {"a.png": png(1), "a.cls": b"1"})
+    with tarfile.open(path, "a", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("b.png")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "20"}
+        content = b"1\n0\n4\n".ljust(512, b"\0") + b"abcd"
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    found = Shards(str(path), "s")
+    assert len(found) == 1
+    assert found.account().skipped == {"sparse members": 1}
 
 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
         ({"a.txt": b"x"}, "no images"),
-        ({"a.png": b"x", "a.cls": b"cat"}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": b"cat", "b.png": b"x", "b.cls": b"1"}, r"two kinds.*cat"),
+        ({"a.png": b"x", "a.cls": b"\xff\x00"}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": b"[1]"}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": b"1.5"}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": b""}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": array(np.ones(2, int))}, r"a\.cls.*class"),
+        ({"a.png": b"x", "a.cls": array(np.int64(1))[:90]}, r"a\.cls.*class"),
         ({"a.png": b"x", "a.json": b'{"label": true}'}, r"a\.json.*class"),
         ({"a.png": b"x", "a.json": b"[" * 100000}, r"a\.json.*class"),
         ({"a.png": b"x", "a.cls": b"1", "b.png": b"x"}, r"\bb\b.*\.cls.*\.json"),
@@ -131,14 +184,14 @@ def test_two_unpadded_ranges(tmp_path: Path) -> None:
     names = [f"p{first}-{second}.tar" for first in range(11) for second in range(2)]
     for name in names:
         write_tar(tmp_path / name, {"a.png": png(1)})
-    assert [path.name for path in expand_shards(f"{tmp_path}/p{{0..10}}-{{0..1}}.tar")] == names
+    assert [path.name for path in find_shards(f"{tmp_path}/p{{0..10}}-{{0..1}}.tar")[0]] == names
 
 
 @pytest.mark.parametrize("name", ["x[1].tar", "x*.tar", "x{0..1}.tar", "x #2.tar", "x?.tar"])
 def test_a_file_of_that_very_name_comes_first(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / name, {"a.png": png(1)})
     write_tar(tmp_path / "x1.tar", {"a.png": png(1)})
-    assert expand_shards(f"{tmp_path}/{name}") == [tmp_path / name]
+    assert find_shards(f"{tmp_path}/{name}")[0] == [tmp_path / name]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +223,7 @@ def test_class_names_in_json(tmp_path: Path) -> None:
 
 
 def test_pre_training_needs_no_labels(tmp_path: Path) -> None:
-    write_tar(tmp_path / "p.tar", {"a.png": png(1), "a.cls": b"cat", "b.png": png(2)})
+    write_tar(tmp_path / "p.tar", {"a.png": png(1), "a.cls": b"\xff", "b.png": png(2)})
     images = open_images(DataConfig(f"webdataset:{tmp_path}/p.tar"), "pretrain", 0)
     assert (len(images), images.classes, images.label(0)) == (2, (), -1)
     assert "a.cls" in images.account().notes[0]

@@ -21,6 +21,7 @@ pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=I
 
 from detectron2.data.detection_utils import read_image
 
+from core.data import header_cache
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage
 from evaluate.detection.data import image_headers
@@ -98,7 +99,7 @@ def test_a_header_needs_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_headers_are_cached_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_TRANSFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_headers, "_CACHED_FROM", 2)
+    monkeypatch.setattr(header_cache, "CACHED_FROM", 2)
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
