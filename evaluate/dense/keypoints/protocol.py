@@ -1,0 +1,63 @@
+"""Settings of keypoint matching: data, maps, views, tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evaluate.common.protocol import check_name, check_version
+from evaluate.dense.data import DenseDataConfig
+from evaluate.dense.maps import MapConfig
+
+
+@dataclass(frozen=True)
+class WarpConfig:
+    share: tuple[float, float] = (0.6, 1.0)
+    """Scenes: side of a view's crop as a share of the scene's side, drawn uniformly."""
+    flip: float = 0.5
+    """Scenes: probability of a horizontal flip of each view."""
+    colour: float = 0.3
+    """Scenes: range of brightness and contrast factors around 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share[0] <= self.share[1] <= 1:
+            raise ValueError(f"share must be (min, max) with 0 < min ≤ max ≤ 1, not {self.share}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be 0 … 1, not {self.flip}")
+        if not 0 <= self.colour < 1:
+            raise ValueError(f"colour must be 0 … 1, not {self.colour}")
+
+
+@dataclass(frozen=True)
+class KeypointsConfig:
+    name: str = "keypoints_spair71k_800px"
+    """The protocol's name, under which results are compared."""
+    kind: Literal["keypoints"] = "keypoints"
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
+    data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("spair71k:data/SPair-71k"))
+    """Pairs of images with keypoints, or scenes of which two views are drawn; nothing is trained."""
+    val_limit: int | None = None
+    """Scenes: a fixed sample of this many; none: all."""
+    features: MapConfig = field(default_factory=lambda: MapConfig(size=800))
+    """Maps of the backbone."""
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    """Views of scenes."""
+    tolerance: float = 0.1
+    """A match is right within this share of the longer side of the target object's box (SPair), or of the view's side
+    (scenes)."""
+    most_pairs: int = 200
+    """SPair: pairs of each category and change of viewpoint, at most; a fixed sample."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_version(self.protocol_version)
+        for key in ("val_limit", "most_pairs"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, not {value}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must be above 0 and below 1, not {self.tolerance}")
