@@ -18,6 +18,7 @@ from core.files.cache_folder import cache_folder
 CACHED_FROM = 5000
 """Files from which headers are cached; fewer take a second."""
 _THREADS = 8
+_BLOCK = 500
 Header = TypeVar("Header")
 State = tuple[int, int]
 """Size in bytes and time of modification in ns of a file."""
@@ -50,9 +51,15 @@ def read_headers(
         except BrokenImage as error:
             return None, error
 
+    names = list(files)
+    blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
+    found: dict[str, tuple[State | None, Header | BrokenImage]] = {}
     with ThreadPoolExecutor(_THREADS) as threads:
-        bar = tqdm(threads.map(look, files), desc="headers", total=len(files), unit="image", leave=False, delay=5)
-        found = dict(zip(files, bar, strict=True))
+        looked = threads.map(lambda block: [look(name) for name in block], blocks)
+        for block, headers in zip(
+            blocks, tqdm(looked, desc="headers", total=len(blocks), leave=False, delay=5), strict=True
+        ):
+            found.update(zip(block, headers, strict=True))
     fresh = {name: header for name, (_, header) in found.items() if not isinstance(header, BrokenImage)}
     if many and {name: found[name][0] for name in fresh} != states:
         document = {"states": {name: found[name][0] for name in fresh}, "headers": encode(fresh)}

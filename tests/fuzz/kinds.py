@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import BrokenImage, UserError
+from tests.fuzz.annotated_kinds import coco_layouts, segmentation_layouts, voc_layouts
 from tests.fuzz.checkpoint_kinds import checkpoint_bytes, checkpoint_contents, unfinished_probes
 from tests.fuzz.command_kinds import command_lines
 from tests.fuzz.config_kinds import architectures, config_files, overrides
@@ -26,8 +27,11 @@ KINDS: dict[str, tuple[Callable[[Path], Trial], int]] = {
     "images": (images, 3000),
     "label maps": (label_maps, 1000),
     "shards": (shards, 1000),
-    "folder layouts": (folder_layouts, 5000),
-    "shard layouts": (shard_layouts, 5000),
+    "folder layouts": (folder_layouts, 3000),
+    "shard layouts": (shard_layouts, 3000),
+    "COCO layouts": (coco_layouts, 2000),
+    "VOC layouts": (voc_layouts, 1000),
+    "segmentation layouts": (segmentation_layouts, 1000),
     "feature caches": (feature_cache, 500),
     "results": (results, 1000),
     "unfinished probes": (unfinished_probes, 500),
