@@ -54,9 +54,8 @@ def odd_coco(root: Path, rng: random.Random) -> tuple[Truth, int, bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(number, path.suffix[1:].lower()))
         truth[name] = []
-        size = rng.choice(
-            ({}, {"width": 0, "height": 0}, {"width": WIDTH, "height": HEIGHT}, {"width": "9", "height": 8.0})
-        )
+        given = {"width": WIDTH, "height": HEIGHT}
+        size: dict[str, Any] = rng.choice(({}, {"width": 0, "height": 0}, given, {"width": "9", "height": 8.0}))
         document["images"].append({"id": of_image(number), "file_name": listed(name), **size})
         for _ in range(rng.randint(1, 2)):
             left, top = rng.randint(0, 5), rng.randint(0, 4)
@@ -122,16 +121,12 @@ def odd_voc(root: Path, rng: random.Random) -> dict[str, list[tuple[str, bool, l
             number_text = rng.choice((str, lambda value: f"{value}.0"))
             corners = zip(("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom), strict=True)
             box = "".join(f"<{tag}>{number_text(value)}</{tag}>" for tag, value in corners)
-            flag = rng.choice(
-                (f"<difficult>{written}</difficult>", "" if not difficult else "<difficult>1</difficult>")
-            )
+            flag = "" if not difficult and rng.random() < 0.5 else f"<difficult>{written}</difficult>"
             shown = rng.choice((kind, kind.title(), f" {kind}\n"))
             parts.append(f"<object><name>{shown}</name>{flag}<bndbox>{box}</bndbox></object>")
             truth[name].append((kind, difficult, [left, top, right - left, bottom - top]))
-        size = rng.choice((
-            "", "<size><width>0</width><height/></size>", f"<size><width>{WIDTH}</width><height>{HEIGHT}.0</height></size>"
-        ))  # fmt: skip
-        file.write_text(f"<annotation>{size}{''.join(parts)}</annotation>", encoding="utf-8")
+        sides = rng.choice(("", "<width>0</width><height/>", f"<width>{WIDTH}</width><height>{HEIGHT}.0</height>"))
+        file.write_text(f"<annotation><size>{sides}</size>{''.join(parts)}</annotation>", encoding="utf-8")
     lists = base / "ImageSets/Main/test.txt"
     lists.parent.mkdir(parents=True)
     lists.write_text(rng.choice(("\n", "\r\n", " \n")).join(truth) + "\n", encoding=rng.choice(("utf-8", "utf-8-sig")))

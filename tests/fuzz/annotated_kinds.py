@@ -20,6 +20,7 @@ from evaluate.segmentation.data.layouts import list_split
 from evaluate.segmentation.protocol import SegmentDataConfig
 from tests.data_rules.odd_coco import odd_coco, odd_voc
 from tests.data_rules.odd_labels import odd_segmentation
+from tests.fuzz.layout_kinds import must_be_refused
 from tests.fuzz.trial import Trial
 
 ROOTS = ("set", "a #2", "b: c", "d,e", "[f]", "~g", "ü h")
@@ -68,6 +69,12 @@ def voc_layouts(folder: Path) -> Trial:
     def trial(rng: random.Random) -> None:
         root = _fresh(folder, rng)
         truth = odd_voc(root, rng)
+        if rng.random() < 0.4:
+            xml = next((root / "VOC2007/Annotations").rglob("*.xml"))
+            box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
+            thing = f"<object><name>unicorn</name>{box}</object></annotation>"
+            xml.write_text(xml.read_text(encoding="utf-8").replace("</annotation>", thing), encoding="utf-8")
+            must_be_refused(lambda: open_voc(root, "val", 0.0), "a class is not one of VOC's")
         split = check_images(open_voc(root, "val", 0.0), 0.0)
         assert {record["image_id"] for record in split.records} == set(truth)
         for record in split.records:
@@ -89,6 +96,9 @@ def segmentation_layouts(folder: Path) -> Trial:
         root = _fresh(folder, rng)
         truth, others = odd_segmentation(root, rng)
         samples = list_split(root, "ade20k", "val")
+        if rng.random() < 0.4 and max(numbers.max() for numbers in truth.values()) > 1:
+            few = SegmentDataConfig("ade20k", classes=2, first_label=0)
+            must_be_refused(lambda: check_split(samples.pairs, few, "test", whole=True), "a number is not a class")
         assert {os.path.relpath(image, root) for image, _ in samples.pairs} == set(truth)
         assert sum(samples.account.skipped.values()) == others
         checked = check_split(samples.pairs, config, "test", whole=True)

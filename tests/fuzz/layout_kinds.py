@@ -16,7 +16,8 @@ from tests.data_rules.odd_sets import odd_folder, odd_shard, picture
 from tests.fuzz.trial import Trial
 
 
-def _must_be_refused(open_set: Callable[[], object], why: str) -> None:
+def must_be_refused(open_set: Callable[[], object], why: str) -> None:
+    """Raises the `UserError` of `open_set`, or `AssertionError` if there is none."""
     try:
         open_set()
     except UserError:
@@ -36,10 +37,10 @@ def folder_layouts(folder: Path) -> Trial:
         oddity = rng.choice(("", "", "", "", "image at the root", "empty class"))
         if oddity == "image at the root":
             (root / "stray.png").write_bytes(picture(0))
-            _must_be_refused(lambda: Folder(root, "set"), "an image at the root has no class")
+            must_be_refused(lambda: Folder(root, "set"), "an image at the root has no class")
         if oddity == "empty class":
             (root / "empty").mkdir()
-            _must_be_refused(lambda: Folder(root, "set"), "a training class has no images")
+            must_be_refused(lambda: Folder(root, "set"), "a training class has no images")
         found = Folder(root, "set", labelled=rng.random() < 0.5)
         assert {found.describe(index) for index in range(len(found))} == images
         skipped = Counter(found.account().skipped)
@@ -59,7 +60,7 @@ def shard_layouts(folder: Path) -> Trial:
         path = folder / rng.choice(("s.tar", "s #2.tar", "s[1].tar", "s{0..1}.tar"))
         labels, members = odd_shard(path, rng, lacking=rng.random() < 0.2)
         if -1 in labels.values():
-            _must_be_refused(lambda: Shards(str(path), "s"), "a sample has no label")
+            must_be_refused(lambda: Shards(str(path), "s"), "a sample has no label")
         found = Shards(str(path), "s")
         assert {found.describe(index).partition("::")[2]: found.label(index) for index in range(len(found))} == labels
         assert 2 * len(labels) + sum(found.account().skipped.values()) == members
