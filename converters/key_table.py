@@ -19,14 +19,18 @@ class KeyTable:
     filled: tuple[str, ...] = ()
     """Names in the destination that the file lacks and that are set to 0: batch counters of old files."""
 
-    def compose(self, names: Mapping[str, str]) -> KeyTable:
-        """Report from the file through timm's names to another destination; `names`: timm's name -> its name."""
-        pairs = [(old, names[new]) for old, new in [*((name, name) for name in self.matched), *self.renamed]]
+    def compose(self, names: Mapping[str, str], left_out: str = "") -> KeyTable:
+        """Report from the file through timm's names to another destination; `names`: timm's name -> its name.
+
+        Tensors that `names` lacks are dropped, with `left_out` as the reason.
+        """
+        read = [*((name, name) for name in self.matched), *self.renamed]
+        pairs = [(old, names[new]) for old, new in read if new in names]
         return KeyTable(
             tuple(new for old, new in pairs if old == new),
             tuple((old, new) for old, new in pairs if old != new),
-            self.dropped,
-            tuple(names[name] for name in self.filled),
+            (*self.dropped, *((old, left_out) for old, new in read if new not in names)),
+            tuple(names[name] for name in self.filled if name in names),
         )
 
     def summary(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,6 +90,48 @@ def _vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
         "drop_path_rate": 0.0, "with_cls_token": True, "norm_cfg": {"type": "LN", "eps": model.norm.eps},
         "act_cfg": {"type": "GELU"}, "patch_bias": True, "final_norm": True, "interpolate_mode": "bicubic",
     }  # fmt: skip
+
+
+def dilate(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same ResNet at output stride 8: dilation for the strides of the last two stages."""
+    return settings | {"strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4]}
+
+
+def wrapped_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
+    """The `backbone` of an MMSegmentation config for timm's own network with all its maps, in a `TIMMBackbone`.
+
+    Raises `UserError` for a network that `timm.create_model(config.name, …)` does not build.
+    """
+    if config.stem != "imagenet" or config.pos_resize != "timm":
+        raise UserError(_refusal(config, "its TIMMBackbone builds timm's networks without changes to them"))
+    family = family_of(model)
+    any_size = {}
+    if getattr(model, "dynamic_img_size", False):  # asked of the constructor under one of two names
+        strict = "strict_img_size" in inspect.signature(type(model).__init__).parameters
+        any_size = {"strict_img_size": False} if strict else {"dynamic_img_size": True}
+    count, known = len(family.channels(model)), len(model.feature_info)  # timm's may begin with the stem
+    return {
+        # The getter gives maps with channels first for every network, the default follows timm's (Swin's: last).
+        "type": "TIMMBackbone", "model_name": config.name, "features_only": True, "feature_cls": "getter",
+        "pretrained": False, "in_channels": config.in_chans, "out_indices": list(range(known - count, known)),
+        **any_size,
+        **{key: value for key, value in config.args.items() if key != "in_chans"}, "init_cfg": None,
+    }  # fmt: skip
+
+
+def wrapped_names(config: BackboneConfig, model: Any) -> dict[str, str]:
+    """timm's name -> the name in a `TIMMBackbone`, for the tensors that it has: none behind the last map."""
+    import timm
+
+    settings = wrapped_settings(config, model)
+    for key in ("type", "model_name", "in_channels", "init_cfg"):
+        settings.pop(key)
+    with torch.device("meta"):
+        wrapped = timm.create_model(config.name, in_chans=config.in_chans, **settings).state_dict()
+    names = {name: f"timm_model.model.{name}" for name in model.state_dict() if f"model.{name}" in wrapped}
+    if len(names) != len(wrapped):
+        raise UserError(_refusal(config, "timm's network for feature maps has other tensors than the whole one"))
+    return names
 
 
 def _refusal(config: BackboneConfig, why: str) -> str:

@@ -1,4 +1,7 @@
-"""torchvision's ResNet or ViT for a backbone."""
+"""torchvision's models of the same architecture as a backbone, without their heads, with random weights.
+
+Each function raises `UserError` for a network that torchvision doesn't have.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from converters.key_maps.torchvision import VIT
-from core.backbones import BackboneConfig, architecture_args, describe, family_of
+from converters.key_maps.base import KeyMap
+from converters.key_maps.torchvision import CONVNEXT, SWIN, VIT
+from core.backbones import BackboneConfig, architecture_args, describe
 from core.errors import UserError
 
 
-def torchvision_model(config: BackboneConfig, model: Any) -> nn.Module:
-    """torchvision's model of the same architecture without its head, with random weights.
-
-    `model` is timm's. Raises `UserError` for a network that torchvision doesn't have.
-    """
-    architecture = family_of(model).architecture
-    if architecture == "vit":
-        return _vit(config, model)
-    if architecture == "resnet":
-        return _resnet(config)
-    raise UserError(f"no torchvision model is known for {describe(config)}; convert --to timm instead")
-
-
-def _resnet(config: BackboneConfig) -> nn.Module:
+def resnet_model(config: BackboneConfig) -> nn.Module:
+    """A ResNet that torchvision names."""
     import torchvision
 
     if architecture_args(config) or not hasattr(torchvision.models, config.name):
@@ -41,7 +33,8 @@ def _resnet(config: BackboneConfig) -> nn.Module:
     return model
 
 
-def _vit(config: BackboneConfig, timm_model: Any) -> nn.Module:
+def vit_model(config: BackboneConfig, timm_model: Any) -> nn.Module:
+    """A ViT of any size."""
     from torchvision.models import VisionTransformer
 
     block, patches = timm_model.blocks[0], timm_model.patch_embed
@@ -61,3 +54,48 @@ def _vit(config: BackboneConfig, timm_model: Any) -> nn.Module:
             f"{describe(config)} differs from that, so convert --to timm instead"
         )
     return model
+
+
+def convnext_model(config: BackboneConfig, timm_model: Any) -> nn.Module:
+    """A ConvNeXt of the first version, of any width and depth."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    widths = [stage.blocks[0].norm.normalized_shape[0] for stage in timm_model.stages]
+    depths = [len(stage.blocks) for stage in timm_model.stages]
+    layers = [
+        CNBlockConfig(width, after, depth)
+        for width, after, depth in zip(widths, [*widths[1:], None], depths, strict=True)
+    ]
+    model = ConvNeXt(layers, num_classes=1)
+    model.classifier[2] = nn.Identity()
+    _check_shapes(config, timm_model, model, CONVNEXT, "a stem of 4×4 patches, biases and layer scale")
+    return model
+
+
+def swin_model(config: BackboneConfig, timm_model: Any) -> nn.Module:
+    """A Swin of the first version with one window size."""
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    first = timm_model.layers[0].blocks[0]
+    model = SwinTransformer(
+        patch_size=list(timm_model.patch_embed.patch_size),
+        embed_dim=timm_model.embed_dim,
+        depths=[len(layer.blocks) for layer in timm_model.layers],
+        num_heads=[layer.blocks[0].attn.num_heads for layer in timm_model.layers],
+        window_size=list(first.attn.window_size),
+        mlp_ratio=first.mlp.fc1.out_features / first.mlp.fc1.in_features,
+        num_classes=1,
+    )
+    model.head = nn.Identity()
+    _check_shapes(config, timm_model, model, SWIN, "one window size, biases and a final norm")
+    return model
+
+
+def _check_shapes(config: BackboneConfig, timm_model: Any, model: nn.Module, key_map: KeyMap, what: str) -> None:
+    """Raises `UserError` unless all parameters correspond, up to dimensions of size 1."""
+    wanted = {key_map.from_timm(name): x.numel() for name, x in timm_model.named_parameters()}
+    if wanted != {name: x.numel() for name, x in model.named_parameters()}:
+        raise UserError(
+            f"torchvision's {type(model).__name__} has {what} and nothing more; {describe(config)} differs from that, "
+            f"so convert --to timm instead"
+        )

@@ -42,4 +42,50 @@ VIT = KeyMap(
     heads=ON_TOP,
 )
 
+CONVNEXT = KeyMap(
+    "torchvision's ConvNeXt",
+    "features.1.0.block.0.weight",
+    "features.0.0.",
+    templates=(
+        ("stem.0.{}", "features.0.0.{}"),
+        ("stem.1.{}", "features.0.1.{}"),
+        *(
+            (f"stages.{stage}.{ours}", f"features.{2 * stage + after}.{theirs}")
+            for stage in (0, 1, 2, 3)
+            for ours, theirs, after in (
+                ("downsample.{}.{}", "{}.{}", 0),
+                ("blocks.{}.conv_dw.{}", "{}.block.0.{}", 1),
+                ("blocks.{}.norm.{}", "{}.block.2.{}", 1),
+                ("blocks.{}.mlp.fc1.{}", "{}.block.3.{}", 1),
+                ("blocks.{}.mlp.fc2.{}", "{}.block.5.{}", 1),
+                ("blocks.{}.gamma", "{}.layer_scale", 1),
+            )
+        ),
+        ("head.norm.{}", "classifier.0.{}"),
+    ),
+    heads=ON_TOP,
+)
+
+SWIN = KeyMap(
+    "torchvision's Swin",
+    "features.1.0.attn.relative_position_bias_table",
+    "features.0.0.",
+    templates=(
+        ("patch_embed.proj.{}", "features.0.0.{}"),
+        ("patch_embed.norm.{}", "features.0.2.{}"),
+        *(
+            (f"layers.{stage}.{ours}", f"features.{2 * stage + after}.{theirs}")
+            for stage in (0, 1, 2, 3)
+            for ours, theirs, after in (
+                ("downsample.{}.{}", "{}.{}", 0),
+                ("blocks.{}.mlp.fc1.{}", "{}.mlp.0.{}", 1),
+                ("blocks.{}.mlp.fc2.{}", "{}.mlp.3.{}", 1),
+                ("blocks.{n}.{*}", "{n}.{*}", 1),
+            )
+        ),
+        ("norm.{}", "norm.{}"),
+    ),
+    heads=ON_TOP,
+)
+
 KEY_MAPS = (RESNET, CHILDREN, VIT)

@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 from converters.convert import main
-from converters.destinations import Destination, write_for
+from converters.destinations import write_for
 from converters.engines import detectron2_compat
 from converters.open import open_backbone, open_with_report
 from converters.verification.verify import feature_maps, verify
@@ -122,7 +122,7 @@ def test_a_vit_to_torchvision(tmp_path: Path) -> None:
 def test_a_vit_for_detectron2_keeps_timms_names(tmp_path: Path) -> None:
     backbone, table = open_with_report("timm:vit_tiny_patch16_224(depth=1, img_size=64, num_heads=6)")
     assert not write_for(backbone, table, "detectron2", tmp_path / "x.pkl").renamed
-    assert "ViT" in verify(backbone, "detectron2", tmp_path / "x.pkl")
+    assert "timm's network inside Detectron2" in verify(backbone, "detectron2", tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -144,7 +144,7 @@ def test_feature_maps_are_timms() -> None:
 
 
 @pytest.mark.parametrize("to", ["timm", "torchvision"])
-def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
+def test_the_proof_can_fail(tmp_path: Path, to: str) -> None:
     backbone, table = open_with_report("timm:resnet18")
     write_for(backbone, table, to, tmp_path / "x.pth")
     state = read_tensors(tmp_path / "x.pth")
@@ -163,13 +163,6 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
     [
         ("timm:resnet18", "detectron2", "x.pth", r"detectron2.*\.pkl"),
         ("timm:resnet18", "timm", "x.pkl", r"timm.*\.pth.*\.pt\b.*\.safetensors"),
-        ("timm:resnet18(stem=small)", "detectron2", "x.pkl", "7×7"),
-        (
-            "timm:resnet18d",
-            "detectron2",
-            "x.pkl",
-            r"detectron2.*\d+ tensors.*resnet18d.*conv1\.0\.weight",
-        ),
         ("timm:resnet18(channels=[8,16,24,32])", "torchvision", "x.pth", "torchvision.*resnet18"),
         ("timm:resnet18d", "torchvision", "x.pth", "torchvision.*resnet18d"),
         ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "torchvision", "x.pth", "torchvision.*ViT"),
@@ -178,7 +171,7 @@ def test_the_proof_can_fail(tmp_path: Path, to: Destination) -> None:
     ],
 )
 def test_what_a_library_lacks_is_refused_and_nothing_written(
-    tmp_path: Path, ckpt: str, to: Destination, out: str, message: str
+    tmp_path: Path, ckpt: str, to: str, out: str, message: str
 ) -> None:
     backbone, table = open_with_report(ckpt)
     with pytest.raises(UserError, match=message):
@@ -205,14 +198,15 @@ def test_help_comes_without_torch_and_mistakes_without_a_traceback(tmp_path: Pat
 def test_what_stands_at_the_place_stays_until_the_new_file_is_proved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import converters.verification.verify as proof
+    import converters.adapters.timm as proof
     from converters.convert import main
 
     out = tmp_path / "x.pth"
     monkeypatch.setattr(sys, "argv", ["convert.py", "--ckpt", "timm:resnet18", "--to", "timm", "--out", str(out)])
     main()
     good = out.read_bytes()
-    monkeypatch.setattr(proof, "feature_maps", lambda model, images: [torch.randn(2)])  # never twice the same
+    noisy = lambda model, images: [x + torch.randn_like(x) for x in feature_maps(model, images)]  # noqa: E731
+    monkeypatch.setattr(proof, "feature_maps", noisy)
     with pytest.raises(UserError, match=rf"^{out}\b"):
         main()
     assert out.read_bytes() == good

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from converters.key_maps.detectron2 import RESNET
+from converters.plain_resnet import other_layers
 from core.backbones import Backbone, BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 from evaluate.detection.model.designs.base import PARTS, Design
@@ -47,7 +46,7 @@ class ResNetDesign(Design):
         if backbone.config.stem != "imagenet" or getattr(model, "layer4", None) is None:
             raise UserError(f"{what}: the detector's ResNets have a 7×7 stem with max pooling and four stages")
         self.check_depth(config, backbone)
-        if different := _other_layers(model):
+        if different := other_layers(model):
             raise UserError(
                 f"{what} can't be Detectron2's ResNet: it has {different}, and Detectron2's would compute other "
                 f"features from its weights{other}"
@@ -125,26 +124,6 @@ class ResNetC4(ResNetDesign):
     def parts(self, detector: Any) -> list[Any]:
         res5 = detector.roi_heads.res5
         return [detector.backbone, *(block for name, block in res5.named_children() if name.isdigit())]
-
-
-def _other_layers(resnet: Any) -> str:
-    """Difference in what a ResNet of timm and Detectron2's compute from the same tensors; empty if there is none."""
-    from timm.models.resnet import BasicBlock, Bottleneck
-
-    modules = list(resnet.modules())
-    blocks: list[Any] = [module for module in modules if isinstance(module, BasicBlock | Bottleneck)]
-    if any(not isinstance(getattr(block, "aa", None), nn.Identity | None) for block in blocks):
-        return "anti-aliasing in its strided blocks"
-    if not isinstance(resnet.maxpool, nn.MaxPool2d):
-        return "something else than max pooling in its stem"
-    if any(isinstance(module, nn.Conv2d) and module.dilation != (1, 1) for module in modules):
-        return "dilated convolutions (output_stride below 32)"
-    if not isinstance(resnet.bn1, nn.BatchNorm2d):
-        return f"{type(resnet.bn1).__name__} in place of batch norms"
-    acts = [block.act1 for block in blocks] + [resnet.act1]
-    if not all(isinstance(act, nn.ReLU) for act in acts):
-        return "an activation that is not ReLU"
-    return ""
 
 
 DESIGNS = (ResNetFpn(), ResNetC4())
