@@ -7,7 +7,7 @@ import pkgutil
 from functools import cache
 
 from converters.adapters.base import Adapter
-from core.backbones import Backbone, describe
+from core.backbones import Backbone, describe, family_of
 from core.errors import UserError
 
 
@@ -40,4 +40,7 @@ def adapter_for(backbone: Backbone, library: str) -> Adapter:
                 return adapter
     if reasons:
         raise reasons[0]
-    raise UserError(f"{library} has no {describe(backbone.config)}; convert --to timm instead")
+    way_out = "convert --to timm instead"
+    if not any(adapter.library == "timm" and adapter.fits(backbone) for adapter in adapters()):
+        way_out = f"{family_of(backbone.model).noun} exists in this project alone"
+    raise UserError(f"{library} has no {describe(backbone.config)}; {way_out}")

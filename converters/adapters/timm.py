@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converters.adapters.base import Adapter, read_written, write_tensors
 from converters.verification.proof import feature_maps, prove
-from core.backbones import Backbone, build_backbone, describe
+from core.backbones import Backbone, build_backbone, describe, family_of
 from core.coverage import load_completely
 
 
@@ -16,10 +16,11 @@ class TimmFile(Adapter):
     library = "timm"
 
     def fits(self, backbone: Backbone) -> bool:
-        return True
+        """Networks without feature maps are this project's."""
+        return family_of(backbone.model).dense != "none"
 
     def check(self, backbone: Backbone) -> None:
-        """Nothing: every network is timm's."""
+        """Nothing: what fits is timm's own network."""
 
     def write(self, backbone: Backbone, out: Path) -> dict[str, str]:
         state = backbone.model.state_dict()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.backbones import family_of
+from core.backbones import family_of, input_channels
 from core.errors import UserError
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -127,12 +127,6 @@ def freeze(networks: Sequence[nn.Module], inside: nn.Module) -> None:
             network.eval()
 
     inside.register_forward_pre_hook(to_eval)
-
-
-def input_channels(network: nn.Module) -> int:
-    """Number of channels of the images that the network takes, by its first convolution."""
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    return first.in_channels
 
 
 def check_rgb(network: nn.Module, what: str) -> None:

@@ -100,8 +100,8 @@ def feature_width(model: nn.Module, pooling: Pooling = "auto", side: int | None 
 
 
 def input_channels(model: nn.Module) -> int:
-    """Number of channels of the images that the network takes: those of its first convolution; 3 without one."""
-    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    """Number of channels of the images that the network takes."""
+    return family_of(model).input_channels(model)
 
 
 def pooled_features(model: nn.Module, images: Tensor, pooling: Pooling = "auto") -> Tensor:

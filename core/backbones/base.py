@@ -212,6 +212,10 @@ class Family(ABC):
         """Layers for layer-wise learning rates; by default one layer, for which there is no such decay."""
         return LayerGroups({name: 0 for name, _ in model.named_parameters()}, 0)
 
+    def input_channels(self, model: nn.Module) -> int:
+        """Number of channels of the images that the network takes: by default those of its first convolution, or 3."""
+        return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+
     def input_multiple(self, model: Any) -> tuple[int, int]:
         """Height and width in pixels of which the sides of images must be multiples."""
         return 1, 1

@@ -124,8 +124,11 @@ class Ibot(dino.Dino):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         family, backbone = Encoder(context.backbone, {}).family, context.backbone
-        if family.dense != "patches" or family.resolve_pooling(backbone, "auto") != "cls":
-            raise ValueError(f"the loss is about patches and a class token, which {family.noun} of this kind lacks")
+        if family.architecture != "vit" or family.resolve_pooling(backbone, "auto") != "cls":
+            raise ValueError(
+                f"the loss is about patches and the class token of a plain ViT, and the backbone is {family.noun}"
+                + (" without a class token" if family.architecture == "vit" else "")
+            )
         if family.input_multiple(backbone) != (self.options.patch_size,) * 2:
             size = family.input_multiple(backbone)[0]
             raise ValueError(f"objective.options.patch_size must be the backbone's {size}")

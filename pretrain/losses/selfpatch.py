@@ -84,8 +84,8 @@ class SelfPatch(dino.Dino):
         super().__init__(context)
         backbone: Any = context.backbone
         family = Encoder(backbone, {}).family
-        if family.dense != "patches":
-            raise ValueError(f"the loss is about patches, which {family.noun} lacks; choose a ViT")
+        if family.architecture != "vit":
+            raise ValueError(f"the loss is about patches of a plain ViT, and the backbone is {family.noun}")
         if getattr(backbone, "cls_token", None) is not None or not isinstance(backbone.norm, nn.LayerNorm):
             raise ValueError(
                 "the ViT must have a final norm but no class token: set backbone.args.class_token=false and "

@@ -89,7 +89,9 @@ def test_a_new_family_is_one_file_and_no_list(tmp_path: Path, monkeypatch: pytes
 
 
 def test_files_without_a_family_are_helpers() -> None:
-    assert sorted(family.architecture for family in families()) == ["pixels", "resnet", "stages", "tokens", "vit"]
+    assert sorted(family.architecture for family in families()) == [
+        "pixels", "resnet", "scattering", "stages", "tokens", "vit"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
