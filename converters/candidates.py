@@ -26,6 +26,8 @@ def other_networks(config: BackboneConfig, tensors: Mapping[str, Tensor]) -> lis
 
     if config.args.get("pre_norm"):
         words: tuple[str, ...] = ("_clip_",)
+    elif config.args.get("global_pool") == "map":
+        words = ("_siglip_",)
     elif config.args.get("class_token") is False:
         words = ("_gap_", "_rpn_")
     else:

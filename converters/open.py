@@ -16,10 +16,12 @@ from torch import Tensor
 from converters.architecture import check_consistent, parse_architecture
 from converters.detectron2_file import read_detectron2
 from converters.families import STAND_INS, Network
+from converters.hub_folder import is_index, read_shards, weights_in
 from converters.key_table import KeyTable
 from converters.recognise import recognise
 from converters.resolve import resolve
-from converters.side_files import read_side_files
+from converters.settings.given import NOTHING, Given
+from converters.settings.side_files import read_side_files
 from core.backbones import Backbone, BackboneConfig, build_backbone, check_weights, describe, fixed_backbone
 from core.checkpoints import (
     EXPORTS,
@@ -36,10 +38,10 @@ from core.errors import UserError
 from core.files.atomic_file import file_digest
 from core.files.user_path import user_path
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
-
-def open_backbone(ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0) -> Backbone:
+def open_backbone(
+    ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0, given: Given = NOTHING
+) -> Backbone:
     """The backbone that `ckpt` names, every tensor of it loaded.
 
     `ckpt` is one of
@@ -50,25 +52,25 @@ def open_backbone(ckpt: str, network: Network = "online", arch: str | None = Non
     - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
     - `pixels`: the flattened image itself;
     - a file of another project (see converters/families), whose family is detected from its keys;
-    - a folder of the Hugging Face hub with timm's weights in one file and its `config.json`.
+    - a folder of the Hugging Face hub: timm's, transformers' or open_clip's weights and their `config.json`.
 
     `network`: one of two, where there are two. `arch` (as after `timm:`; `mean` and `std` may be among its arguments)
     decides what foreign weights don't show, and must not contradict them. Raises `UserError` for everything that can't
     be opened completely.
     """
-    return open_with_report(ckpt, network, arch, seed)[0]
+    return open_with_report(ckpt, network, arch, seed, given)[0]
 
 
 def open_with_report(
-    ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0
+    ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0, given: Given = NOTHING
 ) -> tuple[Backbone, KeyTable]:
     """The backbone as from `open_backbone`, and the fate of every tensor in the file."""
-    backbone, table = _open(ckpt, network, arch, seed)
+    backbone, table = _open(ckpt, network, arch, seed, given)
     backbone.model.eval()
     return backbone, table or KeyTable(tuple(backbone.model.state_dict()), (), ())
 
 
-def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Backbone, KeyTable | None]:
+def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given) -> tuple[Backbone, KeyTable | None]:
     if (fixed := fixed_backbone(ckpt)) is not None:
         if arch is not None:
             raise UserError(f"{ckpt} is not a network, so --arch {arch} does not apply; drop it")
@@ -76,9 +78,9 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
         check_consistent(backbone.config, arch, ckpt)
-        return backbone, None
+        return _with_given(backbone, given), None
     if ckpt.startswith("random:"):
-        like = open_backbone(ckpt.removeprefix("random:"), network, arch)
+        like = open_backbone(ckpt.removeprefix("random:"), network, arch, given=given)
         check_weights(like, f"initialise randomly ({ckpt})")
         return _random(like.config, ckpt, seed), None
     path = user_path(ckpt)
@@ -88,17 +90,34 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int) -> tuple[Bac
         )
     if path.is_dir():
         path = _in_folder(path, network)
+    if is_index(path):
+        return _foreign(path, read_shards(path), network, arch, given)
     if path.suffix == ".safetensors":
         tensors, header = read_safetensors(path)
         if is_exported(header):
-            return _exported(path, network, arch), None
-        return _foreign(path, tensors, network, arch)
+            return _with_given(_exported(path, network, arch), given), None
+        return _foreign(path, tensors, network, arch, given)
     if path.suffix == ".pkl":
-        return _foreign(path, read_detectron2(path), network, arch)
+        return _foreign(path, read_detectron2(path), network, arch, given)
     document = read_tensors(path, STAND_INS, foreign=True)
     if is_training_state(document):
-        return _training_state(path, document, network, arch), None
-    return _foreign(path, document, network, arch)
+        return _with_given(_training_state(path, document, network, arch), given), None
+    return _foreign(path, document, network, arch, given)
+
+
+def _with_given(backbone: Backbone, given: Given) -> Backbone:
+    """The backbone with values from the command line, which replace those of its header or of timm."""
+    config = given.apply(backbone.config)
+    if config == backbone.config:
+        return backbone
+    model = backbone.model
+    if config.pos_resize != backbone.config.pos_resize:
+        model = build_backbone(config)
+        model.load_state_dict(backbone.model.state_dict())
+    origin = backbone.origin | ({"normalisation": "--mean and --std"} if given.mean is not None else {})
+    changed = [f"--{key}" for key, value in vars(given).items() if value is not None]
+    source = f"{backbone.source} with {', '.join(changed).replace('_', '-')}"
+    return dataclasses.replace(backbone, config=config, model=model, source=source, origin=origin)
 
 
 def _in_folder(folder: Path, network: Network) -> Path:
@@ -108,13 +127,12 @@ def _in_folder(folder: Path, network: Network) -> Path:
     if exports:
         raise UserError(f"{folder} holds no {network} network, only {' and '.join(exports)}; ask for that")
     states = training_states(folder / "checkpoints")
-    weights = next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
-    if not states and weights is not None:
+    if not states and (weights := weights_in(folder)) is not None:
         return weights
     if not states:
         raise UserError(
             f"{folder} is not a run folder: it holds neither {EXPORTS['online']} nor checkpoints/step_*.pt, and no "
-            f"{' or '.join(_HUB_FILES)} either; name the weights file"
+            f"model.safetensors or pytorch_model.bin either; name the weights file"
         )
     return states[-1]
 
@@ -150,11 +168,13 @@ def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch
     return Backbone(config, model, f"{path} (training state, {network} network, {describe(config)})", origin)
 
 
-def _foreign(path: Path, document: Any, network: Network, arch: str | None) -> tuple[Backbone, KeyTable]:
-    found = recognise(document, str(path), network)
+def _foreign(path: Path, document: Any, network: Network, arch: str | None, given: Given) -> tuple[Backbone, KeyTable]:
+    side = read_side_files(path)
+    named = parse_architecture(arch) if arch else side.named
+    found = recognise(document, str(path), network, named)
     declared = document.get("arch")
     declared = declared if isinstance(declared, str) else None
-    resolved = resolve(found.tensors, arch, str(path), found.hints, read_side_files(path), declared)
+    resolved = resolve(found.tensors, arch, str(path), found.hints, side, declared, given)
     config = resolved.config
     model, coverage = build_and_load(config, found.tensors, str(path))
     which = "its only network" if found.network == "unknown" else f"{found.network} network"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Mapping
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.architecture import Hints
+from converters.candidates import sketch
 from converters.families import FAMILIES, Family, Network, known_families
-from converters.key_maps import KeyMap, find_networks
+from converters.inference.hints import Hints
+from converters.key_maps import KeyMap, find_networks, named_networks
 from converters.key_table import KeyTable
-from core.coverage import check_plain
+from converters.timm_filter import convert
+from core.backbones import BackboneConfig
+from core.coverage import check_plain, compare
 from core.errors import UserError
 
 # Wrappers of DataParallel, DDP and torch.compile stand anywhere in a name, containers of a state dict at its beginning.
@@ -39,14 +43,21 @@ class Recognised:
     hints: Hints
 
 
-def recognise(document: Any, source: str, network: Network) -> Recognised:
+def recognise(document: Any, source: str, network: Network, named: BackboneConfig | None = None) -> Recognised:
     """Finds the backbone of `network` in a loaded document and renames its tensors to timm's.
 
-    Raises `UserError` where no network or no known family is found, and where the asked-for one is absent.
+    `named`: timm's model, where --arch or settings beside the file name one; names that no key map knows are taken as
+    timm's own for it, or converted by timm's own function. Raises `UserError` where no network or no known family is
+    found, and where the asked-for one is absent.
     """
     tensors, originals, beside = _flatten(document, source)
     _restore_res5(tensors, originals)
     networks = find_networks(tensors, source)
+    if not networks and named is not None:
+        model = sketch(named)
+        networks = named_networks(model, tensors)
+        if not networks:
+            return _converted(named, model, tensors, source)
     if not networks:
         first = ", ".join(list(originals.values())[:4] or [str(key) for key in list(document)[:4]])
         raise UserError(
@@ -86,6 +97,10 @@ def recognise(document: Any, source: str, network: Network) -> Recognised:
     if key_map.adapt is not None:
         check_plain(state, source)  # what is computed must be as large as it says
         adapted = key_map.adapt(state)
+    if named is not None and networks and not compare(sketch(named), state).complete:
+        inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        with contextlib.suppress(UserError):  # then the comparison with the model reports what doesn't fit
+            return _converted(named, sketch(named), inner, source)
     filled = _fill_counters(state)
     where = f"below {prefix}" if prefix else "without a prefix"
     known = family.name if family else "wrapped state dict" if prefix else "plain state dict"
@@ -98,15 +113,31 @@ def recognise(document: Any, source: str, network: Network) -> Recognised:
         f"{known}, {key_map.name} {where}",
         which,
         tuple(note for note in notes if note),
-        _hints(family, names),
+        _hints(family, names, key_map, state),
     )
 
 
-def _hints(family: Family | None, names: list[str]) -> Hints:
+def _converted(named: BackboneConfig, model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Recognised:
+    found = convert(named, model, tensors, source)
+    if found is None:
+        raise UserError(f"{source} does not have timm's names of {named.name}; rename its tensors and save them alone")
+    state, table = found
+    changed = [new for _, new in table.renamed if new.endswith(")")]
+    note = f"{len(changed)} tensors joined, split, reshaped or resampled by timm" if changed else ""
+    return Recognised(
+        state, table, f"state dict converted by timm for {named.name}", "unknown", (note,) if note else (), Hints()
+    )
+
+
+def _hints(family: Family | None, names: list[str], key_map: KeyMap, state: Mapping[str, Tensor]) -> Hints:
+    positions = family.positions if family is not None and family.positions is not None else key_map.positions
+    if positions == "dinov2" and "reg_token" in state:
+        positions = "dinov2_antialias"
     if family is None:
-        return Hints()
+        return Hints("", False, {}, key_map.args, key_map.statistics, positions)
     known = not family.heads_mark or any(re.match(family.heads_mark, name) for name in names)
-    return Hints(family.name, family.padded_stem, family.heads if known else {})
+    heads = family.heads if known else {}
+    return Hints(family.name, family.padded_stem, heads, key_map.args, key_map.statistics, positions)
 
 
 def _flatten(document: Any, source: str) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:

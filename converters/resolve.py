@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from converters.architecture import NO_HINTS, Hints, infer, parse_architecture
+from converters.architecture import infer, parse_architecture
 from converters.candidates import other_networks, same, sketch
-from converters.side_files import SideSettings
-from core.backbones import BackboneConfig, describe
+from converters.inference.hints import NO_HINTS, Hints
+from converters.settings.given import NOTHING, Given
+from converters.settings.side_files import SideSettings
+from core.backbones import BackboneConfig, describe, family_named
 from core.coverage import compare
 from core.errors import UserError
 
@@ -38,6 +40,7 @@ def resolve(
     hints: Hints = NO_HINTS,
     side: SideSettings | None = None,
     declared: str | None = None,
+    given: Given = NOTHING,
 ) -> Resolved:
     """The architecture of weights under timm's names.
 
@@ -47,8 +50,17 @@ def resolve(
     several networks with different features have these tensors.
     """
     side = side or SideSettings()
+    facts = side.facts
+    if facts is not None and facts.heads is not None and "patch_embed.proj.weight" in tensors:
+        hints = dataclasses.replace(hints, heads={tensors["patch_embed.proj.weight"].shape[0]: facts.heads})
+        hints = dataclasses.replace(hints, family=facts.file)
+    if facts is not None:
+        hints = dataclasses.replace(hints, args={**hints.args, **dict(facts.args)})
     inferred, note, reason = _inferred(tensors, source, hints)
-    others = other_networks(inferred, tensors) if inferred is not None else []
+    if inferred is not None and facts is not None and arch is None:
+        inferred = facts.apply(inferred, source)
+    decided = facts is not None and facts.activation is not None and facts.eps is not None
+    others = other_networks(inferred, tensors) if inferred is not None and not decided else []
     if arch is not None:
         config, note = _asked(tensors, arch, source, inferred, note, bool(others))
     elif side.architecture is not None and (inferred is None or side.architecture != inferred.name or others):
@@ -75,11 +87,11 @@ def resolve(
         )
     else:
         config = inferred
-    config, normalisation = _normalised(
-        config, arch, side, named=config.name in {other.partition("(")[0] for other in others}
-    )
+    named = config.name in {other.partition("(")[0] for other in others} or inferred is None
+    config, normalisation = _normalised(config, arch, side, named, hints, given)
+    config, positions = _positions(config, tensors, hints, given)
     statistics = "ImageNet's mean and std assumed" if normalisation == ASSUMED else f"mean and std of {normalisation}"
-    return Resolved(config, tuple(filter(None, (note, statistics))), normalisation)
+    return Resolved(config, tuple(filter(None, (note, statistics, positions))), normalisation)
 
 
 def _inferred(
@@ -95,8 +107,16 @@ def _asked(
     tensors: Mapping[str, Tensor], arch: str, source: str, inferred: BackboneConfig | None, note: str, ambiguous: bool
 ) -> tuple[BackboneConfig, str]:
     wanted = parse_architecture(arch)
-    plain = BackboneConfig(wanted.name, wanted.args, wanted.stem)
-    bare = inferred is not None and plain == BackboneConfig(inferred.name) and not _SIZES & inferred.args.keys()
+    plain = (
+        dataclasses.replace(wanted, mean=BackboneConfig().mean, std=BackboneConfig().std)
+        if wanted.in_chans == 3
+        else wanted
+    )
+    bare = (
+        inferred is not None
+        and dataclasses.replace(plain, pos_resize="timm") == BackboneConfig(inferred.name)
+        and not _SIZES & inferred.args.keys()
+    )
     if inferred is not None and bare and not ambiguous:
         return inferred, note
     coverage = compare(sketch(wanted), tensors)
@@ -121,7 +141,7 @@ def _fitting(name: str, tensors: Mapping[str, Tensor], inferred: BackboneConfig 
 
 
 def _normalised(
-    config: BackboneConfig, arch: str | None, side: SideSettings, named: bool
+    config: BackboneConfig, arch: str | None, side: SideSettings, named: bool, hints: Hints, given: Given
 ) -> tuple[BackboneConfig, str]:
     """The config with its mean and std, and where they come from.
 
@@ -129,6 +149,8 @@ def _normalised(
     """
     import timm
 
+    if given.mean is not None:
+        return given.apply(config), "--mean and --std"
     if (
         arch is not None
         and (asked := parse_architecture(arch))
@@ -140,4 +162,23 @@ def _normalised(
     if named and (settings := timm.get_pretrained_cfg(config.name)) is not None:
         (r, g, b), (r_std, g_std, b_std) = settings.mean, settings.std
         return dataclasses.replace(config, mean=(r, g, b), std=(r_std, g_std, b_std)), f"timm's {config.name}"
+    if config.in_chans != 3:
+        raise UserError(
+            f"the backbone takes {config.in_chans} channels, whose mean and std nothing states; give --mean and --std"
+        )
+    if hints.statistics is not None:
+        mean, std = hints.statistics
+        return dataclasses.replace(config, mean=mean, std=std), "its project"
     return config, ASSUMED
+
+
+def _positions(
+    config: BackboneConfig, tensors: Mapping[str, Tensor], hints: Hints, given: Given
+) -> tuple[BackboneConfig, str]:
+    """The config with its rule for position embeddings, and a note where it isn't timm's."""
+    rule = given.pos_resize or (config.pos_resize if config.pos_resize != "timm" else hints.positions)
+    plain = family_named(config.name).architecture == "vit" and "pos_embed" in tensors
+    if not plain and given.pos_resize is None:
+        return dataclasses.replace(config, pos_resize="timm"), ""
+    note = f"position embeddings resized as {rule}" if rule != "timm" else ""
+    return dataclasses.replace(config, pos_resize=rule), note

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.backbones.positions import PosResize
+
 Network = Literal["online", "target"]
 
 
@@ -28,6 +30,8 @@ class Family:
     """Assumptions about what the weights do not show."""
     padded_stem: bool = False
     """Its 3×3 stems have a border of 2 pixels, which the weights do not show."""
+    positions: PosResize | None = None
+    """Rule by which its code resizes position embeddings; None: the key map's rule."""
     heads: Mapping[int, int] = field(default_factory=dict)
     """Width of a ViT -> its number of attention heads, where the project's differs from width / 64."""
     heads_mark: str = ""

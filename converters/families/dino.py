@@ -2,4 +2,4 @@
 
 from converters.families.base import Family
 
-FAMILY = Family("DINO", ("student.backbone.",), ("teacher.backbone.",), rank=10)
+FAMILY = Family("DINO", ("student.backbone.",), ("teacher.backbone.",), rank=10, positions="dinov2")

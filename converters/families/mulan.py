@@ -7,5 +7,6 @@ FAMILY = Family(
     ("online_model.backbone.",),
     ("target_model.backbone.",),
     rank=10,
+    positions="dinov2",
     stand_ins=("optim.exclude_bias_and_norm",),  # its LARS keeps its two filters in `param_groups`
 )

@@ -7,7 +7,9 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from converters.key_maps.base import KeyMap
+from torch import nn
+
+from converters.key_maps.base import MASKED, ON_TOP, KeyMap
 from core.errors import UserError
 
 KEY_MAPS: tuple[KeyMap, ...] = tuple(
@@ -42,6 +44,15 @@ def find_networks(names: Iterable[str], source: str) -> dict[str, KeyMap]:
                 )
             found[prefix] = max(index, found.get(prefix, 0))
     return {prefix: KEY_MAPS[index] for prefix, index in found.items()}
+
+
+def named_networks(model: nn.Module, names: Iterable[str]) -> dict[str, KeyMap]:
+    """Prefix -> key map of every network that has all the names of timm's `model`."""
+    own, given = list(model.state_dict()), set(names)
+    starts = {prefix for name in given if (prefix := _prefix(f".{name}", f".{own[0]}")) is not None}
+    starts = {start.removeprefix(".") for start in starts} | ({""} if own[0] in given else set())
+    complete = [start for start in sorted(starts) if all(start + name in given for name in own)]
+    return {start: KeyMap("timm's names", own[0], own[0], heads={**ON_TOP, **MASKED}) for start in complete}
 
 
 def _prefix(name: str, ending: str) -> str | None:

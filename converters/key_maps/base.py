@@ -6,8 +6,13 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+
+from core.backbones.positions import PosResize
+
+Rgb = tuple[float, float, float]
 
 _PLACEHOLDERS = {"{}": r"(\w+)", "{n}": r"(\d+)", "{*}": "(.+)", "{-}": r"\d+"}
 
@@ -50,6 +55,12 @@ class KeyMap:
     adapt: Callable[[dict[str, Tensor]], str] | None = None
     """Changes tensors under timm's names, in place, where the library computes the same from other numbers; returns
     what it did, or an empty string."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of timm's model that these networks have and the weights don't show."""
+    statistics: tuple[Rgb, Rgb] | None = None
+    """Mean and standard deviation (RGB, 0 … 1) with which the project trains all of these networks; None: they vary."""
+    positions: PosResize = "timm"
+    """Rule by which the library resizes position embeddings; with register tokens `dinov2` is `dinov2_antialias`."""
     refusal: str = ""
     """Why such networks cannot be converted; empty where they can."""
 

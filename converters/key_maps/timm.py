@@ -28,6 +28,10 @@ def fold_class_position(tensors: dict[str, Tensor]) -> str:
 
 VIT = KeyMap("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_OUTSIDE)
 
+DINOV2 = KeyMap(
+    "DINOv2's ViT", "blocks.0.ls1.gamma", "mask_token", heads=_OUTSIDE, adapt=fold_class_position, positions="dinov2"
+)
+
 DINOV2_REGISTERS = KeyMap(
     "DINOv2's ViT with registers",
     "register_tokens",
@@ -35,6 +39,7 @@ DINOV2_REGISTERS = KeyMap(
     templates=(_REGISTERS, *IDENTITY),
     heads=_OUTSIDE,
     adapt=fold_class_position,
+    positions="dinov2",
 )
 
 DINOV2_SWIGLU = KeyMap(
@@ -49,6 +54,7 @@ DINOV2_SWIGLU = KeyMap(
     ),
     heads=_OUTSIDE,
     adapt=fold_class_position,
+    positions="dinov2",
 )
 
 DINOV2_CHUNKS = KeyMap(
@@ -64,6 +70,7 @@ DINOV2_CHUNKS = KeyMap(
     ),
     heads=_OUTSIDE,
     adapt=fold_class_position,
+    positions="dinov2",
 )
 
-KEY_MAPS = (VIT, DINOV2_REGISTERS, DINOV2_SWIGLU, DINOV2_CHUNKS)
+KEY_MAPS = (VIT, DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, DINOV2_CHUNKS)

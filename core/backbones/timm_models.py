@@ -58,6 +58,8 @@ def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] =
     """
     import timm
 
+    args = dict(config.args)
+    eps = args.pop("norm_eps", None)
     if refused := sorted(_NOT_OF_THE_MODEL & config.args.keys()):
         raise UserError(f"backbone.args may only shape the network, {refused[0]} does not; leave it out")
     if (depth := _blocks(config.args)) > _MAX_BLOCKS:
@@ -65,15 +67,28 @@ def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] =
     try:
         # timm drops arguments that are None.
         model = timm.create_model(
-            config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path or None, **(defaults | config.args)
+            config.name, pretrained=False, num_classes=0, drop_path_rate=drop_path or None, **(defaults | args)
         )
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError,
             MemoryError, NotImplementedError) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"backbone.args {config.args} don't fit {config.name}: {reason}") from None
+    if eps is not None:
+        _set_eps(model, eps)
     if not isinstance(model, expected):
         raise UserError(f"timm builds {config.name} as {type(model).__name__}, not {expected.__name__}; choose another")
     return model
+
+
+def _set_eps(model: nn.Module, eps: Any) -> None:
+    """Sets the ε of all layer norms, which timm's arguments can't say."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+        raise UserError(f"backbone.args.norm_eps must be a number between 0 and 1, not {eps!r}")
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    if not norms:
+        raise UserError("backbone.args.norm_eps is for networks with layer norms; leave it out")
+    for norm in norms:
+        norm.eps = float(eps)
 
 
 def _blocks(args: dict[str, Any]) -> int:

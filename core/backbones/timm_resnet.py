@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,11 @@ class TimmResNet(Family):
 
         if config.pos_resize != "timm":
             raise UserError(f"backbone.pos_resize={config.pos_resize} is for plain ViTs; leave it out for a ResNet")
-        model = timm_models.create(config, drop_path, ResNet)
+        args = dict(config.args)
+        stem = args.pop("stem_channels", None)
+        model = timm_models.create(dataclasses.replace(config, args=args), drop_path, ResNet)
+        if stem is not None:
+            _widen_stem(model, stem)
         if config.stem != "imagenet":
             _shrink_stem(model, padding=2 if config.stem == "small_padded" else 1)
         return model
@@ -72,6 +77,37 @@ class TimmResNet(Family):
 def _stages(model: Any) -> list[dict[str, Any]]:
     """timm's facts about each stage; those about the stem come first and are left out."""
     return [stage for stage in model.feature_info if stage["module"].startswith("layer")]
+
+
+def _widen_stem(resnet: Any, channels: Any) -> None:
+    """Gives the stem `channels` filters instead of 64, as the wide ResNets of SwAV and VICReg have."""
+    if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= 4096:
+        raise UserError(f"backbone.args.stem_channels must be 1 … 4096, not {channels!r}")
+    first = resnet.layer1[0]
+    if not isinstance(resnet.conv1, nn.Conv2d) or not isinstance(resnet.bn1, nn.BatchNorm2d):
+        raise UserError("backbone.args.stem_channels is for ResNets with one convolution as stem; leave it out")
+    resnet.conv1 = _with_channels(resnet.conv1, out=channels)
+    resnet.bn1 = nn.BatchNorm2d(channels)
+    first.conv1 = _with_channels(first.conv1, into=channels)
+    width = first.conv3.out_channels if hasattr(first, "conv3") else first.conv2.out_channels
+    if first.downsample is not None:
+        first.downsample[0] = _with_channels(first.downsample[0], into=channels)
+    elif width != channels:
+        first.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+    if first.downsample is not None and width == channels and not hasattr(first, "conv3"):
+        first.downsample = None  # the widths are the same again
+    stem = [stage | {"num_chs": channels} for stage in resnet.feature_info[:1]]
+    resnet.feature_info = stem + resnet.feature_info[1:]
+
+
+def _with_channels(conv: nn.Conv2d, into: int | None = None, out: int | None = None) -> nn.Conv2d:
+    """A convolution of other widths, started as timm's ResNets are."""
+    made = nn.Conv2d(
+        into or conv.in_channels, out or conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+        bias=conv.bias is not None,
+    )  # fmt: skip
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made
 
 
 def _shrink_stem(resnet: Any, padding: int) -> None:

@@ -43,7 +43,7 @@ class TimmStages(Family):
     def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
         timm_models.check_plain_config(config)
         any_size = {"strict_img_size": False} if timm_models.module_of(config.name) in _ANY_SIZE else {}
-        model = timm_models.create(config, drop_path, **any_size)
+        model = timm_models.create(config, drop_path, nn.Module, **any_size)
         if not hasattr(model, "forward_intermediates"):
             raise UserError(f"timm's {config.name} has no method for feature maps; choose another backbone")
         return model

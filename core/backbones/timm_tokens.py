@@ -42,7 +42,7 @@ class TimmTokens(Family):
     def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
         timm_models.check_plain_config(config)
         any_size = {"dynamic_img_size": True} if timm_models.module_of(config.name) in _ANY_SIZE else {}
-        return timm_models.create(config, drop_path, **any_size)
+        return timm_models.create(config, drop_path, nn.Module, **any_size)
 
     def poolings(self, model: Any) -> tuple[Pooling, ...]:
         pooled: tuple[Pooling, ...] = ("map",) if getattr(model, "attn_pool", None) is not None else ()

@@ -7,11 +7,17 @@ import functools
 import pytest
 import timm
 
-from converters.key_maps import KEY_MAPS
+from converters.key_maps import KEY_MAPS, detectron2, mmseg
+from converters.key_maps import timm as timm_names
+from converters.key_maps import torchvision as torchvision_names
 from converters.key_maps.base import KeyMap
 from core.shapes import shapes_only
 
 _MAPS = [key_map for key_map in KEY_MAPS if not key_map.refusal]
+# Files are written with these, too; the names of the others are only read.
+_WRITTEN = [
+    key_map for module in (detectron2, mmseg, timm_names, torchvision_names) for key_map in module.KEY_MAPS
+]  # fmt: skip
 
 
 @functools.cache
@@ -26,7 +32,7 @@ def _names_in_timm(module: str) -> frozenset[tuple[str, ...]]:
     return frozenset(found)
 
 
-@pytest.mark.parametrize("key_map", _MAPS, ids=lambda key_map: key_map.name)
+@pytest.mark.parametrize("key_map", _WRITTEN, ids=lambda key_map: key_map.name)
 def test_reading_reverses_writing(key_map: KeyMap) -> None:
     """A name is either refused by the map or comes back, and no two names become one."""
     vit = "blocks" in key_map.anchor_key or "encoder" in key_map.anchor_key or "layers.0" in key_map.anchor_key

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from converters.architecture import Hints
+from converters.inference.hints import Hints
 from converters.open import open_backbone
 from converters.resolve import ASSUMED, resolve
-from converters.side_files import SideSettings, read_side_files
+from converters.settings.side_files import SideSettings, read_side_files
 from core.backbones import BackboneConfig
 from core.errors import UserError
 from core.shapes import shapes_only

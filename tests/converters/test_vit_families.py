@@ -88,7 +88,9 @@ def _mm_vit_names(state: State, library: str) -> State:
 def test_vit_families(tmp_path: Path, vits: list[nn.Module], wrap: Callable[[State], dict[str, Any]]) -> None:
     torch.save(wrap(vits[0].state_dict()), tmp_path / "weights.pth")
     backbone = open_backbone(str(tmp_path / "weights.pth"))
-    assert backbone.config == BackboneConfig("vit_small_patch16_224", {"depth": 2, "img_size": 64})
+    rule = backbone.config.pos_resize
+    assert rule == ("dinov2" if "DINO" in backbone.origin["family"] else "timm")
+    assert backbone.config == BackboneConfig("vit_small_patch16_224", {"depth": 2, "img_size": 64}, pos_resize=rule)
     assert "6 attention heads" in backbone.source
     expected = vits[0].forward_features(IMAGES)
     torch.testing.assert_close(backbone.model.forward_features(IMAGES), expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Settings beside a weights file: timm's `config.json`, and the image statistics of `preprocessor_config.json`."""
+"""Settings beside a weights file: `config.json` of timm, transformers or open_clip, and `preprocessor_config.json`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from converters.settings.huggingface import NetworkFacts, open_clip_facts, transformers_facts
+from core.backbones import BackboneConfig
 from core.errors import UserError
 from core.untrusted.plain_values import check_size
 
@@ -30,6 +32,13 @@ class SideSettings:
     """Per-channel standard deviation."""
     where: str = ""
     """Name of the file that holds mean and std."""
+    facts: NetworkFacts | None = None
+    """Settings by transformers or open_clip."""
+
+    @property
+    def named(self) -> BackboneConfig | None:
+        """timm's model that config.json names; None where it names none."""
+        return None if self.architecture is None else BackboneConfig(self.architecture, dict(self.args))
 
 
 def read_side_files(weights: Path) -> SideSettings:
@@ -40,6 +49,11 @@ def read_side_files(weights: Path) -> SideSettings:
     config, images = _read(weights.with_name("config.json")), _read(weights.with_name("preprocessor_config.json"))
     settings = config.get("pretrained_cfg")
     settings = settings if isinstance(settings, dict) else config
+    facts = transformers_facts(config, "config.json")
+    if not config and (clip := _read(weights.with_name("open_clip_config.json"))):
+        facts = open_clip_facts(clip, "open_clip_config.json")
+        statistics = clip.get("preprocess_cfg")
+        images = images or _open_clip_statistics(statistics if isinstance(statistics, dict) else {})
     name, args = config.get("architecture"), config.get("model_args")
     name, args = name if isinstance(name, str) else None, args if isinstance(args, dict) else {}
     for values, keys, file in (
@@ -48,8 +62,13 @@ def read_side_files(weights: Path) -> SideSettings:
     ):
         if all(key in values for key in keys):
             mean, std = (_three(values[key], key, weights.with_name(file)) for key in keys)
-            return SideSettings(name, args, mean, std, file)
-    return SideSettings(name, args)
+            return SideSettings(name, args, mean, std, file, facts)
+    return SideSettings(name, args, facts=facts)
+
+
+def _open_clip_statistics(values: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's mean and std under the names of `preprocessor_config.json`."""
+    return {f"image_{key}": values[key] for key in ("mean", "std") if key in values}
 
 
 def _read(path: Path) -> dict[str, Any]:
