@@ -79,7 +79,7 @@ def infer(tensors: Mapping[str, Tensor], source: str, hints: Hints = NO_HINTS) -
         TypeError,
     ) as error:  # no network's names or dimensions
         raise UserError(f"{source} holds tensors whose shapes no known network has ({error}); give --arch") from None
-    return (dataclasses.replace(config, args=config.args | hints.args) if hints.args else config), note
+    return (dataclasses.replace(config, args=config.args | dict(hints.args)) if hints.args else config), note
 
 
 def _by_shapes(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tuple[BackboneConfig, str]:

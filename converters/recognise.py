@@ -98,9 +98,9 @@ def recognise(document: Any, source: str, network: Network, named: BackboneConfi
         check_plain(state, source)  # what is computed must be as large as it says
         adapted = key_map.adapt(state)
     if named is not None and networks and not compare(sketch(named), state).complete:
-        inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        below = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         with contextlib.suppress(UserError):  # then the comparison with the model reports what doesn't fit
-            return _converted(named, sketch(named), inner, source)
+            return _converted(named, sketch(named), below, source)
     filled = _fill_counters(state)
     where = f"below {prefix}" if prefix else "without a prefix"
     known = family.name if family else "wrapped state dict" if prefix else "plain state dict"

@@ -10,7 +10,7 @@ from core.backbones import BackboneConfig
 
 _TINY = {"depths": [3, 3, 9, 3], "dims": [96, 192, 384, 768], "patch_size": 4, "kernel_sizes": 7}
 # (depths, dims) -> timm's word for the size.
-_SIZES = {
+_SIZES: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((3, 3, 9, 3), (96, 192, 384, 768)): "tiny",
     ((3, 3, 27, 3), (96, 192, 384, 768)): "small",
     ((3, 3, 27, 3), (128, 256, 512, 1024)): "base",

@@ -13,7 +13,7 @@ _TINY = {
     "patch_size": 4, "window_size": 7, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24],
     "mlp_ratio": 4.0,
 }  # fmt: skip
-_SIZES = {
+_SIZES: dict[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 96): "tiny", ((2, 2, 18, 2), 96): "small",
     ((2, 2, 18, 2), 128): "base", ((2, 2, 18, 2), 192): "large",
 }  # fmt: skip

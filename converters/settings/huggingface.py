@@ -119,7 +119,7 @@ def transformers_facts(config: Mapping[str, Any], file: str) -> NetworkFacts | N
     if not all(_moderate(value) for _, value in extra):
         raise UserError(f"{file} holds sizes that no network has ({extra}); correct it or move it elsewhere")
     heads, eps = config.get("num_attention_heads"), config.get("layer_norm_eps")
-    named = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_attention_heads")
+    named: tuple[str, ...] = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_attention_heads")
     if kind.startswith(("swin", "convnext", "resnet", "dinov3_convnext")):
         named = ()
     return NetworkFacts(

@@ -100,7 +100,7 @@ def _widen_stem(resnet: Any, channels: Any) -> None:
     resnet.feature_info = stem + resnet.feature_info[1:]
 
 
-def _with_channels(conv: nn.Conv2d, into: int | None = None, out: int | None = None) -> nn.Conv2d:
+def _with_channels(conv: Any, into: int | None = None, out: int | None = None) -> nn.Conv2d:
     """A convolution of other widths, started as timm's ResNets are."""
     made = nn.Conv2d(
         into or conv.in_channels, out or conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
