@@ -63,6 +63,7 @@ class SpairImages:
             rng = np.random.default_rng((SAMPLE_SEED, viewpoint))
             for number in np.sort(rng.permutation(len(members))[:most]):
                 self.pairs.append(self._pair(*members[int(number)]))
+        self._order = tuple(self._images)
 
     def _pair(self, file: Path, content: dict[str, Any]) -> SpairPair:
         category = content["category"]
@@ -81,7 +82,7 @@ class SpairImages:
         return len(self._images)
 
     def image(self, index: int) -> PIL.Image.Image:
-        file = list(self._images)[index]
+        file = self._order[index]
         image = decode_rgb(file, str(file))
         side = max(image.size)
         square = PIL.Image.new("RGB", (side, side))
@@ -90,14 +91,14 @@ class SpairImages:
 
     def side(self, index: int) -> int:
         """Side of the square in pixels; reads the header alone."""
-        with PIL.Image.open(list(self._images)[index]) as image:
+        with PIL.Image.open(self._order[index]) as image:
             return max(image.size)
 
     def label(self, index: int) -> int:
         return -1
 
     def describe(self, index: int) -> str:
-        return str(list(self._images)[index])
+        return str(self._order[index])
 
     def digest(self) -> str:
         files = [*self._files, *self._images]

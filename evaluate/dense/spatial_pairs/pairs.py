@@ -92,7 +92,7 @@ def relation(first: Box, second: Box) -> tuple[float, float, float, float]:
     for axis in (0, 1):
         centres = [box[axis] + box[axis + 2] / 2 for box in (first, second)]
         found.append((centres[1] - centres[0]) / math.sqrt(first[axis + 2] * second[axis + 2]))
-    return (*found, math.log(second[2] / first[2]), math.log(second[3] / first[3]))
+    return found[0], found[1], math.log(second[2] / first[2]), math.log(second[3] / first[3])
 
 
 def relations(whole: ImageSet, config: PairConfig, positions: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,10 +22,15 @@ Groups = Sequence[tuple[int, ...]] | None
 class Head(Protocol):
     """Scores of classes from features of one input."""
 
-    name: str
-    """As in the result."""
-    input: str
-    """Name of its head input."""
+    @property
+    def name(self) -> str:
+        """As in the result."""
+        ...
+
+    @property
+    def input(self) -> str:
+        """Name of its head input."""
+        ...
 
     def scores(self, features: NDArray[np.float32], groups: Groups = None) -> NDArray[np.float32]:
         """[N, F] -> [N, C]; the highest is the answer. `groups`: the classes that count; None: all."""
@@ -77,7 +82,8 @@ class LinearHead:
 
     def scores(self, features: NDArray[np.float32], groups: Groups = None) -> NDArray[np.float32]:
         """Logits [N, C]."""
-        return ((features - self.mean) * self.factor) @ self.weight.T + self.bias
+        logits = ((features - self.mean) * self.factor) @ self.weight.T + self.bias
+        return logits.astype(np.float32)
 
 
 def read_head(file: Path, name: str) -> LinearHead:
