@@ -77,5 +77,5 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
         folder = Folder(root, f"folder:{root}", labelled=split != "pretrain", may_lack=split == "val")
         return noted(folder, *notes)
     if kind in SETS:
-        return TorchvisionSet(kind, user_path(place), "val" if split == "val" else "train")
+        return TorchvisionSet(kind, user_path(place), split)
     return open_shards(place, split)

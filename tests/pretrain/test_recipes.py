@@ -15,7 +15,9 @@ from pretrain.views.config import PhotometricConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs/pretrain"
 OTHER_LOSSES = ("vit_s_dino", "vit_s_ibot", "vit_s_selfpatch")
-PUBLISHED = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("demo", *OTHER_LOSSES)))
+PUBLISHED = sorted(
+    path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("demo", "stl10", "cifar", *OTHER_LOSSES))
+)
 
 
 def recipe(name: str) -> PretrainConfig:
@@ -119,6 +121,29 @@ def test_recipes_with_prototypes() -> None:
         options = config.objective.options
         assert options["teacher"]["temperature"] == temperature
         assert options["teacher"]["warmup_epochs"] == warmup
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kernel", "pretext"),
+    [
+        ("stl10_scatsimclr30_rotation", 96, 9, "rotation"),
+        ("stl10_simclr_r18_rotation", 96, 9, "rotation"),
+        ("cifar100_20_scatsimclr30_jigsaw", 32, 3, "jigsaw"),
+    ],
+)
+def test_recipes_of_scatsimclr(name: str, size: int, kernel: int, pretext: str) -> None:
+    """arXiv 2108.13939 and its public code: views, heads, temperature, λ."""
+    config = recipe(name)
+    (photometric,) = config.views["global"].photometric
+    assert (config.views["global"].size, config.views["global"].area) == (size, (0.08, 1.0))
+    assert (photometric.jitter, photometric.jitter_p, photometric.grey_p) == ((0.8, 0.8, 0.8, 0.2), 0.8, 0.2)
+    assert (photometric.blur_p, photometric.blur_kernel) == (0.5, 2 * int(0.05 * size) + 1)
+    assert photometric.blur_kernel == kernel
+    assert (config.objective.name, config.objective.temperature, config.target.kind) == ("simclr", 0.5, "none")
+    auxiliary = config.auxiliary[pretext]
+    assert [auxiliary.weight_at(epoch) for epoch in (39, 40)] == [0, 0.3]
+    assert config.projector == HeadConfig((512 if "r18" in name else 2048, 128), hidden_norm=False)
+    assert (config.optim.lr * config.batch / 256, config.optim.weight_decay) == (3e-4, 1e-5)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

@@ -19,6 +19,7 @@ import PIL.Image
 from core.data.account import Account, merged_endings
 from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
 from core.data.digests import files_digest
+from core.data.readers.cifar_superclasses import SUPERCLASSES, superclass_of
 from core.data.readers.folder import is_hidden, other_ending
 from core.errors import BrokenImage, UserError
 from core.untrusted.matlab_files import check_unpacked_size
@@ -40,6 +41,10 @@ class TransferSet:
     """The accuracy that is usual for the set: over images, or the mean over classes (SimCLR, arXiv 2002.05709, B.8)."""
     train_per_class: float = 0.0
     """Without a published division: this many training images of each class (below 1: this share of them)."""
+    pretrain: tuple[dict[str, Any], ...] = ()
+    """Arguments of the parts to pre-train on, labelled or not; none: those that are trained on."""
+    superclasses: bool = False
+    """True for the 20 superclasses of CIFAR-100 as classes."""
 
 
 def _parts(key: str, *values: Any) -> tuple[dict[str, Any], ...]:
@@ -54,13 +59,16 @@ _LARGEST_LIST = 64 * 2**20
 SETS = {
     "cifar10": TransferSet("CIFAR10", _parts("train", True), _parts("train", False)),
     "cifar100": TransferSet("CIFAR100", _parts("train", True), _parts("train", False)),
+    "cifar100-20": TransferSet("CIFAR100", _parts("train", True), _parts("train", False), superclasses=True),
     "flowers102": TransferSet("Flowers102", _parts("split", "train", "val"), _parts("split", "test"), "mean_per_class"),
     "pets": TransferSet("OxfordIIITPet", _parts("split", "trainval"), _parts("split", "test"), "mean_per_class"),
     "food101": TransferSet("Food101", _parts("split", "train"), _parts("split", "test")),
     "aircraft": TransferSet("FGVCAircraft", _parts("split", "trainval"), _parts("split", "test"), "mean_per_class"),
     "cars": TransferSet("StanfordCars", _parts("split", "train"), _parts("split", "test")),
     "dtd": TransferSet("DTD", _parts("split", "train", "val"), _parts("split", "test")),
-    "stl10": TransferSet("STL10", _parts("split", "train"), _parts("split", "test")),
+    "stl10": TransferSet(
+        "STL10", _parts("split", "train"), _parts("split", "test"), pretrain=_parts("split", "train+unlabeled")
+    ),
     "sun397": TransferSet("SUN397", ({},), (), "top1", 50),
     "caltech101": TransferSet("Caltech101", ({},), (), "mean_per_class", 30),
     "eurosat": TransferSet("EuroSAT", ({},), (), "top1", 0.8),
@@ -72,10 +80,12 @@ class TorchvisionSet:
     """One split, an `ImageSet`. Sets without a published division are divided by a fixed draw, which the name says."""
 
     def __init__(self, kind: str, root: Path, split: str) -> None:
-        """`split`: train or val (the published test part, except where the set has none). `UserError` where the files
-        are not there as torchvision wants them."""
+        """`split`: train, val (the published test part, except where the set has none) or pretrain. `UserError` where
+        the files are not there as torchvision wants them."""
         known = SETS[kind]
-        parts = known.val if split == "val" and known.val else known.train
+        parts = {"val": known.val, "pretrain": known.pretrain}.get(split, ()) or known.train
+        if split == "pretrain":
+            split = "train+unlabelled" if known.pretrain else "train"
         loaded = [_load(kind, root, arguments) for arguments in parts]
         self._root = root
         self._images: list[Any] = [image for part in loaded for image in _images(part)]
@@ -87,6 +97,8 @@ class TorchvisionSet:
         names = getattr(loaded[0], "classes", None) or getattr(loaded[0], "categories", None)
         count = len(names) if names else int(self._labels.max()) + 1
         self.classes = tuple(map(str, names)) if names else tuple(str(number) for number in range(count))
+        if known.superclasses:
+            self._labels, self.classes = superclass_of(self.classes)[self._labels], tuple(SUPERCLASSES)
         self.name = f"{kind}:{split}"
         self._skip_hidden()
         self._account = Account() if known.val else self._unlisted()

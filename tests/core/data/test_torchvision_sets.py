@@ -82,16 +82,30 @@ def test_cifar_and_stl10_from_their_archives(tmp_path: Path, monkeypatch: pytest
     assert (train.classes, [train.label(index) for index in range(4)]) == (("apple", "bear", "cloud"), [2, 0, 1, 0])
     assert np.array_equal(np.asarray(train.image(3)), pixels[3].transpose(1, 2, 0))
 
+    coarse, _ = opened("cifar100-20", tmp_path)
+    assert [coarse.classes[coarse.label(index)] for index in range(3)] == [
+        "large_natural_outdoor_scenes", "fruit_and_vegetables", "large_carnivores"
+    ]  # fmt: skip
+    assert len(coarse.classes) == 20
+    assert coarse.name == "cifar100-20:train"
+    assert coarse.digest() != train.digest()
+
     folder = tmp_path / "stl10_binary"
     big = rng.integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)
     for kind in ("train", "test"):
         images = batch(folder / f"{kind}_X.bin", big.transpose(0, 1, 3, 2).tobytes())
         labels = batch(folder / f"{kind}_y.bin", bytes([2, 1]))
         monkeypatch.setattr(datasets.STL10, f"{kind}_list", [images, labels])
+    unlabelled = rng.integers(0, 256, (3, 3, 96, 96), dtype=np.uint8)
+    more = batch(folder / "unlabeled_X.bin", unlabelled.transpose(0, 1, 3, 2).tobytes())
+    monkeypatch.setattr(datasets.STL10, "train_list", [*datasets.STL10.train_list, more])
     text(folder / "class_names.txt", ["airplane", "bird"])
     stl, _ = opened("stl10", tmp_path)
     assert (stl.classes, [stl.label(0), stl.label(1)]) == (("airplane", "bird"), [1, 0])
     assert np.array_equal(np.asarray(stl.image(0)), big[0].transpose(1, 2, 0))
+    whole = open_images(DataConfig(f"stl10:{tmp_path}"), "pretrain", 0)
+    assert (whole.name, len(whole)) == ("stl10:train+unlabelled", 5)
+    assert np.array_equal(np.asarray(whole.image(4)), unlabelled[2].transpose(1, 2, 0))
 
 
 def test_flowers102_from_its_matlab_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +162,7 @@ def test_what_is_not_there_is_one_sentence(kind: str, tmp_path: Path) -> None:
 def test_wrong_sources() -> None:
     with pytest.raises(UserError, match=r"source.*cifar10.*cifar10:/"):
         load_config(DataConfig, None, ["source=cifar10"])
-    with pytest.raises(UserError, match=r"source.*'cifar11:/data'.*cifar10, cifar100, flowers102"):
+    with pytest.raises(UserError, match=r"source.*'cifar11:/data'.*cifar10, cifar100, cifar100-20, flowers102"):
         load_config(DataConfig, None, ["source=cifar11:/data"])
 
 
