@@ -28,7 +28,8 @@ class Evaluation:
     """Value of `--data` (`--sets` of transfer_sets): `folder:{imagenet}`, `coco:{coco}`, `{ade20k}`, …; empty: the
     protocol's own data."""
     settings: tuple[str, ...] = ()
-    """`key=value` settings that depart from the protocol; they appear in the result's name."""
+    """`key=value` settings that depart from the protocol, which appear in the result's name, or that name a place, such
+    as `shift_root={shifts}`."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the entry point, e.g. `--draw`, `6`."""
 
@@ -47,13 +48,21 @@ class Evaluation:
 
     def missing_roots(self, places: Mapping[str, str]) -> list[str]:
         """Data sets that it asks for and that have no place."""
-        return [name for name in _PLACE.findall(self.data) if name not in places]
+        return [name for name in self.roots if name not in places]
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Names of the data sets on the user's disk that it asks for."""
+        return tuple(dict.fromkeys(name for text in (self.data, *self.settings) for name in _PLACE.findall(text)))
 
     def resolve(self, places: Mapping[str, str]) -> Evaluation:
         """The evaluation with its data's places filled in."""
         filled = copy.copy(self)  # not checked again: the place itself may hold braces
-        data = _PLACE.sub(lambda found: places.get(found[1], found[0]), self.data)
+        data, *settings = (
+            _PLACE.sub(lambda found: places.get(found[1], found[0]), text) for text in (self.data, *self.settings)
+        )
         object.__setattr__(filled, "data", data)
+        object.__setattr__(filled, "settings", tuple(settings))
         return filled
 
 
@@ -80,7 +89,7 @@ class SuiteConfig:
     @property
     def roots(self) -> tuple[str, ...]:
         """Names of the data sets on the user's disk that the evaluations ask for."""
-        return tuple(dict.fromkeys(name for each in self.evaluations for name in _PLACE.findall(each.data)))
+        return tuple(dict.fromkeys(name for each in self.evaluations for name in each.roots))
 
 
 def shipped_roots() -> tuple[str, ...]:

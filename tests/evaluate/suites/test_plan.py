@@ -47,6 +47,9 @@ def test_settings_of_a_suite(tmp_path: Path) -> None:
         open_suite(str(tmp_path / "none.yaml"))
     birds = Evaluation("knn", "knn_dino", data="webdataset:{birds}/{split}.tar")
     assert SuiteConfig((birds,), {"birds": "/b"}).roots == ("birds",)
+    shifted = Evaluation("ood", "ood_imagenet_224px", "folder:{imagenet}", ("shift_root={shifts}",))
+    assert shifted.missing_roots({"imagenet": "/i"}) == ["shifts"]
+    assert shifted.resolve({"imagenet": "/i", "shifts": "/s"}).settings == ("shift_root=/s",)
     with pytest.raises(ValueError, match=r"places.*\{bird\}.*birds"):
         SuiteConfig((birds,), {"bird": "/b"})
     assert {"imagenet", "coco", "voc"} <= set(shipped_roots())
