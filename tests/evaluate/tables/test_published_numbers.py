@@ -79,6 +79,18 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
     ("2011.09157", "voc_frcnn_r50_c4_24k", True, {"DenseCL, 200 epochs": (58.7,)}),
     ("2104.02057", "linear_mocov3_r50", True, {
         "MoCo v3, 100 epochs": (68.9,), "MoCo v3, 300 epochs": (72.8,), "MoCo v3, 1000 epochs": (74.6,)}),
+    ("2104.02057", "linear_mocov3_vit_s", True, {"MoCo v3 ViT-S/16, 300 epochs": (73.2,)}),
+    ("2104.02057", "linear_mocov3_vit_b", True, {"MoCo v3 ViT-B/16, 300 epochs": (76.7,)}),
+    ("Denoising-ViT", "segment_linear_ade20k_dinov2", False, {
+        "DINOv2 ViT-S/14": (44.05,), "DINOv2 ViT-B/14": (47.02,), "DINOv2 ViT-L/14": (47.53,),
+        "DINOv2 ViT-S/14, registers": (44.36,), "DINOv2 ViT-B/14, registers": (47.73,),
+        "DINOv2 ViT-L/14, registers": (48.44,), "DINO ViT-B/16": (31.03,), "MAE ViT-B/16": (23.84,),
+        "DeiT-III ViT-B/16": (32.84,)}),
+    ("Denoising-ViT", "segment_linear_voc12aug_dinov2", False, {
+        "DINOv2 ViT-S/14": (81.78,), "DINOv2 ViT-B/14": (83.52,), "DINOv2 ViT-L/14": (83.43,),
+        "DINOv2 ViT-S/14, registers": (80.88,), "DINOv2 ViT-B/14, registers": (83.48,),
+        "DINOv2 ViT-L/14, registers": (83.21,), "DINO ViT-B/16": (62.92,), "MAE ViT-B/16": (50.29,),
+        "DeiT-III ViT-B/16": (71.03,)}),
     ("2011.10566", "linear_simsiam", True, {
         "SimSiam, 100 epochs": (68.1,), "SimSiam, batch 256, 100 epochs": (68.3,)}),
     ("2111.06377", "linear_mae", False, {
@@ -89,10 +101,12 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
         "MAE ViT-B/16": (83.6,), "MAE ViT-L/16": (85.9,), "MAE ViT-H/14": (86.9,)}),
     ("2111.07832", "finetune_vit", False, {"iBOT ViT-S/16": (82.3,), "iBOT ViT-B/16": (84.0,)}),
     ("2111.07832", "knn_dino", True, {
-        "iBOT ViT-S/16": (75.2,), "iBOT ViT-B/16": (77.1,), "iBOT Swin-T, window 7": (75.3,)}),
+        "iBOT ViT-S/16": (75.2,), "iBOT ViT-B/16": (77.1,), "iBOT Swin-T, window 7": (75.3,),
+        "iBOT Swin-T, window 14": (76.2,)}),
     ("esvit", "knn_dino", True, {
         "EsViT Swin-T, window 7": (75.7,), "EsViT Swin-S, window 7": (77.7,), "EsViT Swin-B, window 7": (78.9,),
-        "EsViT Swin-T, window 7, view task alone": (74.2,)}),
+        "EsViT Swin-T, window 7, view task alone": (74.2,), "EsViT Swin-T, window 14": (77.0,),
+        "EsViT Swin-S, window 14": (79.1,), "EsViT Swin-B, window 14": (79.3,)}),
     ("sail-sg/mugs", "knn_dino", False, {
         "Mugs ViT-S/16": (75.6,), "Mugs ViT-B/16": (78.0,), "Mugs ViT-L/16": (80.3,)}),
     ("2104.14294", "knn_dino", True, {
@@ -102,7 +116,8 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
         "DINO XCiT medium-24/8": (77.9,)}),
     ("2104.14294", "linear_dino_vit_s", False, {
         "DINO ViT-S/16": (77.0,), "DINO ViT-S/8": (79.7,), "DINO ViT-S/16, 100 epochs": (74.0,),
-        "DINO ViT-S/16, boosted, 300 epochs": (76.0,)}),
+        "DINO ViT-S/16, boosted, 300 epochs": (76.0,), "DINO XCiT small-12/16": (77.8,),
+        "DINO XCiT small-12/8": (79.2,), "DINO XCiT medium-24/16": (78.8,), "DINO XCiT medium-24/8": (80.3,)}),
     ("2104.14294", "linear_dino_vit_b", False, {"DINO ViT-B/16": (78.2,), "DINO ViT-B/8": (80.1,)}),
     ("2104.14294", "linear_dino_r50", False, {"DINO ResNet-50": (75.3,)}),
     ("2304.07193", "knn_dino", False, {
