@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PY) -m pip install -qq --disable-pip-version-check opencv-python-headless; }
 	@$(PY) evaluate/install_detectron2.py
 	@touch $@
+	@echo "== installed; the commands of the README need this environment: . $(VENV)/bin/activate"
 
 demo: install ## the whole pipeline on small data: pre-train, evaluate, compare; writes report/index.html
 	@echo "== pre-training, $(JOBS) at once: three recipes on scenes"

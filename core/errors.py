@@ -102,6 +102,8 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
     `memory_advice`: settings of this command that lower its use of memory.
     """
     text = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error.name or "")
     if isinstance(error, OSError):
         if error.errno != errno.ENOSPC or error.filename is not None:
             return ""
@@ -134,6 +136,18 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
             f"message; the same command resumes the run"
         )
     return ""
+
+
+def _missing(module: str) -> str:
+    """Sentence about a package that isn't installed; empty for modules of the project itself."""
+    package = module.partition(".")[0]
+    if package in ("", "core", "converters", "evaluate", "pretrain", "tests"):
+        return ""
+    from core.project import ROOT
+
+    own = ROOT / ".venv" / "bin" / "python"
+    way_out = f"use {os.path.relpath(own)}, or activate it" if own.exists() else "run make install"
+    return f"the package {package} is not installed for {sys.executable}; {way_out} (see Install in README.md)"
 
 
 def in_torchrun() -> bool:

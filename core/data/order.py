@@ -44,6 +44,11 @@ def check_batch(batch: int, images: int, what: str, world: int) -> None:
         raise UserError(f"batch {batch} is larger than the {images} images of {what}; lower batch")
 
 
+def fitting_batch(batch: int, images: int, world: int) -> int:
+    """`batch`, or the largest multiple of `world` that so many images fill."""
+    return batch if batch <= images else images - images % world or batch
+
+
 def batches_per_epoch(length: int, batch: int, last: LastBatch = "drop", world: int = 1) -> int:
     """Global batches of an epoch; a kept last batch has a multiple of `world` images, and counts if it has any."""
     return length // batch + (last == "keep" and length % batch >= world)

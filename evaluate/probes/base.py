@@ -42,6 +42,8 @@ class Job:
     """Folder of result.json."""
     started: float
     """time.time() when the command started, for the wall time."""
+    adapted: tuple[str, ...] = ()
+    """Settings that were fitted to a small set (`Probe.fit_to_data`), a sentence each."""
 
     @property
     def digests(self) -> list[str]:
@@ -97,6 +99,10 @@ class Probe(Description):
 
         train, val = open_labelled(config.data, config.train_limit, config.val_limit, arguments.seed)
         return {"train": train, "val": val}
+
+    def fit_to_data(self, config: Any, data: Mapping[str, ImageSet], world: int) -> tuple[Any, tuple[str, ...]]:
+        """`config` fitted to sets smaller than it assumes, and a sentence for each change; `world`: processes."""
+        return config, ()
 
     def prepare(self, job: Job) -> Any:
         """Checks that model, data and settings go together before anything is computed; becomes `Job.inputs`.

@@ -29,6 +29,7 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
                 ("backbone", job.backbone.source),
                 *probe.plan(job),
                 *account_lines(job.data),
+                *(("adapted", sentence) for sentence in job.adapted),
                 runs_on(job.context.processes, *probe.plan_details(job)),
             )
         )
@@ -66,5 +67,6 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     backbone.model.to(context.device)
     digest = tensors_digest(backbone.model.state_dict())
     folder = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
-    job = Job(protocol, config, backbone, digest, data, None, context, arguments, folder, started)
+    config, adapted = probe.fit_to_data(config, data, context.processes.world_size)
+    job = Job(protocol, config, backbone, digest, data, None, context, arguments, folder, started, adapted)
     return dataclasses.replace(job, inputs=probe.prepare(job))

@@ -54,7 +54,8 @@ def measure_and_write(probe: Probe, job: Job) -> dict[str, Any] | None:
     for part, names in measured.broken.items():
         for name in names:
             print(f"broken, {'replaced' if part in measured.replaced else 'left out'}: {name}")
-    settings = to_dict(job.config) | ({} if measured.notes is None else {"notes": list(measured.notes)})
+    notes = [*(measured.notes or ()), *job.adapted]
+    settings = to_dict(job.config) | ({"notes": notes} if notes or measured.notes is not None else {})
     result = Result(
         protocol=job.protocol,
         metrics=measured.metrics,

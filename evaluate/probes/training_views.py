@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
 from core.data.crop import Interpolation, resized_crop
-from core.data.order import GlobalBatches
+from core.data.order import GlobalBatches, fitting_batch
 from evaluate.common.context import RunContext
 
 
@@ -79,3 +81,12 @@ def view_batches(
 def _collate(views: Sequence[View]) -> tuple[Tensor, Tensor, list[str]]:
     pixels = torch.from_numpy(np.stack([pixels for pixels, _, _ in views]))
     return pixels, torch.tensor([label for _, label, _ in views]), [name for _, _, names in views for name in names]
+
+
+def fit_batch(config: Any, train: ImageSet, world: int) -> tuple[Any, tuple[str, ...]]:
+    """`config` with a batch of at most all images of `train`, and a sentence if that is another one."""
+    batch = fitting_batch(config.batch, len(train), world)
+    if batch == config.batch:
+        return config, ()
+    sentence = f"batch {batch} instead of {config.batch}, as there are {len(train):,} training images"
+    return dataclasses.replace(config, batch=batch), (sentence,)

@@ -59,6 +59,7 @@ def test_a_workers_sentence_comes_through_whole(capsys: pytest.CaptureFixture[st
         (RuntimeError("unable to open shared memory object </torch_12> in read-write mode"), "shm.*--workers"),
         (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "Killed.*--workers"),
         (OSError(errno.ENOSPC, "No space left on device"), "--workers"),
+        (ModuleNotFoundError("No module named 'PIL.x'", name="PIL.x"), r"\bPIL\b.*README"),
     ],
 )
 def test_known_failures_name_the_setting_that_helps(error: Exception, words: str) -> None:
@@ -68,7 +69,13 @@ def test_known_failures_name_the_setting_that_helps(error: Exception, words: str
         raise AssertionError(sentence)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), KeyError("x"), OSError(errno.EIO, "I/O", "f")])
+OWN = ModuleNotFoundError("No module named 'core.x'", name="core.x")
+
+
+BUGS = [RuntimeError("mat1 and mat2 shapes"), KeyError("x"), OSError(errno.EIO, "I/O", "f"), OWN]
+
+
+@pytest.mark.parametrize("error", BUGS)
 def test_bugs_are_not_explained(error: Exception) -> None:
     assert explain(error) == ""
 

@@ -46,6 +46,12 @@ class FinetuneProbe(Probe):
         whole, val = open_labelled(config.data, None, config.val_limit, arguments.seed)
         return {"train": labelled_part(whole, config.share, config.file_list, arguments.seed), "val": val}
 
+    def fit_to_data(self, config: Any, data: Mapping[str, ImageSet], world: int) -> tuple[Any, tuple[str, ...]]:
+        """With all training images in one batch where they are fewer than the batch."""
+        from evaluate.probes.training_views import fit_batch
+
+        return fit_batch(config, data["train"], world)
+
     def prepare(self, job: Job) -> None:
         from core.backbones import check_weights
         from core.data.order import check_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,17 @@ class KnnProbe(Probe):
         bank, queries = open_bank_and_queries(config, arguments.seed)
         return {"bank": bank, "queries": queries}
 
+    def fit_to_data(self, config: Any, data: Mapping[str, ImageSet], world: int) -> tuple[Any, tuple[str, ...]]:
+        """Without the numbers of neighbours that a small bank can't give; at least one is left."""
+        from evaluate.probes.knn.protocol import fitting_ks
+
+        bank = data["bank"]
+        ks = fitting_ks(config.ks, len(bank))
+        if ks == config.ks:
+            return config, ()
+        sentence = f"k in {', '.join(map(str, ks))}, as the bank has {len(bank):,} images"
+        return dataclasses.replace(config, ks=ks), (sentence,)
+
     def prepare(self, job: Job) -> KnnInputs:
         from core.features import feature_size
         from evaluate.probes.knn.search import open_engine
@@ -126,9 +138,10 @@ class KnnProbe(Probe):
         return (f"search by {job.inputs.engine.name}",)
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:
+        from core.distributed import gather_objects
         from core.features import extract_features
         from evaluate.probes.knn.pictures import draw
-        from evaluate.probes.knn.protocol import accuracies, class_accuracies, find_neighbours, table
+        from evaluate.probes.knn.protocol import accuracies, class_accuracies, find_neighbours, fitting_ks, table
 
         config: KnnConfig = job.config
         processes, backbone = job.context.processes, job.backbone
@@ -138,12 +151,13 @@ class KnnProbe(Probe):
             )
             for images in job.data.values()
         )
+        ks = fitting_ks(config.ks, sum(gather_objects(len(bank.values))))  # fewer where images are broken
         neighbours, queries = find_neighbours(
-            bank, own_queries, max(config.ks), processes, job.inputs.engine, config.bank_chunk, processes.is_main
+            bank, own_queries, max(ks), processes, job.inputs.engine, config.bank_chunk, processes.is_main
         )
         if not processes.is_main:
             return None
-        found = accuracies(neighbours, queries.labels, len(bank.classes), config.ks, config.temperature)
+        found = accuracies(neighbours, queries.labels, len(bank.classes), ks, config.temperature)
         metrics: dict[str, Any] = {**found}
         metrics["top1_per_class"] = class_accuracies(
             neighbours, queries.labels, bank.classes, metrics["k"], config.temperature
@@ -151,7 +165,7 @@ class KnnProbe(Probe):
         return Measured(
             metrics,
             {"bank": bank.broken, "queries": queries.broken},
-            table(metrics, config.ks),
+            table(metrics, ks),
             finish=lambda: draw(job, metrics, neighbours, queries),
         )
 

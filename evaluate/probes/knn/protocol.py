@@ -62,8 +62,7 @@ class KnnConfig:
 def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, ImageSet]:
     """The two image sets of the protocol; `seed` decides which shots are taken.
 
-    Raises `UserError` where they can't give an accuracy: no images, no labels, a single class, different classes,
-    or fewer bank images than neighbours.
+    Raises `UserError` where they can't give an accuracy: no images, no labels, a single class, different classes.
     """
     bank = open_images(config.data, "train", seed)
     queries = match_classes(bank, open_images(config.data, "val", seed))
@@ -74,8 +73,12 @@ def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, Image
     if config.val_limit is not None:
         queries = sample(queries, config.val_limit, SAMPLE_SEED)
     check_classes(bank, queries)
-    _check_sizes(bank.name, len(bank), queries.name, len(queries), config.ks)
     return bank, queries
+
+
+def fitting_ks(ks: Sequence[int], bank_size: int) -> tuple[int, ...]:
+    """Those of `ks` that so many bank images can give; if there is none, all images."""
+    return tuple(k for k in ks if k <= bank_size) or (max(1, bank_size),)
 
 
 def find_neighbours(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from evaluate.common.plan import processes_text
 from evaluate.probes.base import Job, Measured, Probe
 
 if TYPE_CHECKING:
+    from core.data.base import ImageSet
     from evaluate.common.resumable import ProbeState
     from evaluate.probes.features.head_inputs import HeadInputs
     from evaluate.probes.linear.protocol import LinearConfig
@@ -47,6 +49,12 @@ class LinearProbe(Probe):
     def takes_pixels(self, config: Any) -> bool:
         """Raw pixels are one vector per image: no blocks, no tokens."""
         return tuple(config.blocks) == (1,) and tuple(config.poolings) == ("auto",)
+
+    def fit_to_data(self, config: Any, data: Mapping[str, ImageSet], world: int) -> tuple[Any, tuple[str, ...]]:
+        """With all training images in one batch where they are fewer than the batch."""
+        from evaluate.probes.training_views import fit_batch
+
+        return fit_batch(config, data["train"], world)
 
     def prepare(self, job: Job) -> HeadInputs:
         from core.data.order import check_batch
@@ -90,6 +98,7 @@ class LinearProbe(Probe):
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:
         from core.data.broken import BrokenImages
+        from core.data.order import fitting_batch
         from evaluate.probes.features.cache import cached_features
         from evaluate.probes.features.standardise import build_standardiser
         from evaluate.probes.linear.head_file import save_head
@@ -118,6 +127,8 @@ class LinearProbe(Probe):
             return augmented_batches(backbone, inputs, train, config, context, start, broken.add)
 
         images = len(train) if cached is None else len(cached.rows)
+        batch = fitting_batch(config.batch, images, context.processes.world_size)  # broken images are left out
+        config = dataclasses.replace(config, batch=batch)
         per_epoch, _ = steps_of(config, images, context.processes.world_size)
         history = train_grid(grid, standardiser, config, per_epoch, open_batches, val_features, context, state, broken)
         if not context.is_main:

@@ -210,7 +210,6 @@ def test_every_protocol_loads_under_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["batch=13"], "batch 13"),
         (["share=0.1", "file_list=a.txt"], "share and file_list"),
         (["features.precision=fp16"], "features.precision"),
         (["--ckpt", "pixels"], "pixels has no weights"),

@@ -207,7 +207,7 @@ def test_help_is_quick() -> None:
     before = os.times()
     done = python("evaluate/linear.py", "--help")
     assert done.returncode == 0
-    assert "example: python evaluate/linear.py" in done.stdout
+    assert "evaluate/linear.py --ckpt" in done.stdout
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
 
@@ -216,7 +216,6 @@ def test_help_is_quick() -> None:
     ("more", "message"),
     [
         (["poolings=[cls]"], "blocks=[1] poolings=[auto]"),
-        (["batch=13"], "batch 13"),
         (["lrs=[]"], "lrs"),
         (["features.pooling=avg"], "features.pooling"),
         (["schedule.warmup_epochs=3"], "schedule.warmup_epochs 3"),

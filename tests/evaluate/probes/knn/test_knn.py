@@ -106,14 +106,13 @@ def test_help_is_quick() -> None:
     done = python("evaluate/knn.py", "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
-    assert "example: python evaluate/knn.py --ckpt runs/r50" in done.stdout
+    assert "evaluate/knn.py --ckpt runs/r50" in done.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["ks=[1,13]"], "k=13"),
         (["features.pooling=cls"], "cls"),
         (["--network", "target", "--ckpt", "nowhere"], "nowhere"),
         (["kss=[1]"], "kss"),
