@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.backbone_options import add_backbone_settings
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def main() -> None:
         "--network", default="online", choices=["online", "target"], help="network to convert (default: online)"
     )
     parser.add_argument("--arch", help="architecture, for weights that don't state it: NAME or 'NAME(key=value)'")
+    add_backbone_settings(parser)
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
@@ -46,9 +48,10 @@ def main() -> None:
 
     from converters.destinations import is_folder, usage
     from converters.open import open_with_report
+    from converters.settings.given import given_by
     from core.backbones import check_weights
 
-    backbone, table = open_with_report(arguments.ckpt, arguments.network, arguments.arch)
+    backbone, table = open_with_report(arguments.ckpt, arguments.network, arguments.arch, given=given_by(arguments))
     check_weights(backbone, "convert")
     write = _write_folder if is_folder(backbone, arguments.to) else _write_file
     write(arguments, backbone, table)

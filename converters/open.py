@@ -19,12 +19,14 @@ from converters.families import STAND_INS, Network
 from converters.hub_folder import is_index, read_shards, weights_in
 from converters.key_table import KeyTable
 from converters.recognise import recognise
-from converters.resolve import resolve
+from converters.resolve import ASSUMED, resolve
 from converters.settings.given import NOTHING, Given
 from converters.settings.side_files import read_side_files
 from core.backbones import Backbone, BackboneConfig, build_backbone, check_weights, describe, fixed_backbone
+from core.backbones.own_network import load
 from core.checkpoints import (
     EXPORTS,
+    GIVEN,
     is_exported,
     is_training_state,
     load_exported,
@@ -50,6 +52,7 @@ def open_backbone(
     - `timm:NAME` or `timm:NAME(key=value, …)`: random weights from `seed`, e.g.
       `timm:resnet18(channels=[16,32,64,128], stem=small)`; `timm:NAME.TAG`: the weights that timm released;
     - `random:CKPT`: the architecture of another checkpoint with random weights from `seed`;
+    - `module:FILE.py:FUNCTION`: the network that a function of the user's returns; the file is run;
     - `pixels`: the flattened image itself;
     - a file of another project (see converters/families), whose family is detected from its keys;
     - a folder of the Hugging Face hub: timm's, transformers' or open_clip's weights and their `config.json`.
@@ -75,12 +78,16 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
         if arch is not None:
             raise UserError(f"{ckpt} is not a network, so --arch {arch} does not apply; drop it")
         return fixed, None
+    if ckpt.startswith("module:"):
+        return _with_given(_own(ckpt, arch), given), None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
         check_consistent(backbone.config, arch, ckpt)
         return _with_given(backbone, given), None
     if ckpt.startswith("random:"):
         like = open_backbone(ckpt.removeprefix("random:"), network, arch, given=given)
+        if like.config.name == "module":
+            raise UserError(f"{ckpt}: a network of your own starts as its function says")
         check_weights(like, f"initialise randomly ({ckpt})")
         return _random(like.config, ckpt, seed), None
     path = user_path(ckpt)
@@ -114,7 +121,7 @@ def _with_given(backbone: Backbone, given: Given) -> Backbone:
     if config.pos_resize != backbone.config.pos_resize:
         model = build_backbone(config)
         model.load_state_dict(backbone.model.state_dict())
-    origin = backbone.origin | ({"normalisation": "--mean and --std"} if given.mean is not None else {})
+    origin = backbone.origin | ({"normalisation": GIVEN} if given.mean is not None else {})
     changed = [f"--{key}" for key, value in vars(given).items() if value is not None]
     source = f"{backbone.source} with {', '.join(changed).replace('_', '-')}"
     return dataclasses.replace(backbone, config=config, model=model, source=source, origin=origin)
@@ -187,6 +194,21 @@ def _foreign(path: Path, document: Any, network: Network, arch: str | None, give
         if isinstance(epoch := facts.get("epoch"), int):
             origin["epoch"] = str(epoch)
     return Backbone(config, model, f"{path} ({notes})", origin), found.table
+
+
+def _own(ckpt: str, arch: str | None) -> Backbone:
+    file, colon, function = ckpt.removeprefix("module:").rpartition(":")
+    if not colon or not function.isidentifier():
+        raise UserError(f"{ckpt} does not name a function; write module:FILE.py:FUNCTION")
+    if arch is not None:
+        raise UserError(f"{ckpt} is a network of your own, so --arch {arch} does not apply; drop it")
+    model = load(user_path(file), function)
+    config = BackboneConfig("module", {"file": file, "function": function})
+    origin = {"family": "module", "network": "none", "normalisation": ASSUMED}
+    origin["file_sha256"] = file_digest(user_path(file))
+    shown = {"vector": "one vector", "tokens": f"tokens, {model.prefix} of them before the patches", "map": "one map"}
+    source = f"{ckpt} ({model.features} features, {shown[model.kind]}; ImageNet's mean and std assumed)"
+    return Backbone(config, model, source, origin)
 
 
 def _random(config: BackboneConfig, ckpt: str, seed: int) -> Backbone:

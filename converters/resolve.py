@@ -14,6 +14,7 @@ from converters.inference.hints import NO_HINTS, Hints
 from converters.settings.given import NOTHING, Given
 from converters.settings.side_files import SideSettings
 from core.backbones import BackboneConfig, describe, family_named
+from core.checkpoints import GIVEN
 from core.coverage import compare
 from core.errors import UserError
 
@@ -150,7 +151,7 @@ def _normalised(
     import timm
 
     if given.mean is not None:
-        return given.apply(config), "--mean and --std"
+        return given.apply(config), GIVEN
     if (
         arch is not None
         and (asked := parse_architecture(arch))

@@ -28,6 +28,8 @@ from core.untrusted.zip_archives import find_fault, is_zip
 TRAINING_FORMAT = "ssl-transfer/training-state/1"
 BACKBONE_FORMAT = "ssl-transfer/backbone/2"
 _WITHOUT_HEADER_DIGEST = "ssl-transfer/backbone/1"
+GIVEN = "--mean and --std"
+"""Source of a normalisation that the command line gives."""
 EXPORTS = {"online": "backbone.safetensors", "target": "backbone_target.safetensors"}
 _HEADER_DIGEST = "header_sha256"
 _ABOUT_THE_FILE = ("format", "backbone", "sha256", _HEADER_DIGEST)
@@ -188,6 +190,20 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def backbone_digest(backbone: Backbone) -> str:
+    """sha256 (hex) of a backbone: of its tensors, and of settings that replace what its file or project implies.
+
+    Equal to `tensors_digest` of the weights unless position embeddings are resized by another rule than timm's or the
+    command line gives the normalisation.
+    """
+    config = backbone.config
+    digest = tensors_digest(backbone.model.state_dict())
+    given: list[Any] = [] if config.pos_resize == "timm" else [config.pos_resize]
+    if backbone.origin.get("normalisation") == GIVEN:
+        given += [config.mean, config.std]
+    return hashlib.sha256(f"{digest} {json.dumps(given)}".encode()).hexdigest() if given else digest
 
 
 def _refuse_special(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from core.backbones import Backbone, describe
-from core.checkpoints import tensors_digest
+from core.checkpoints import backbone_digest
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
 
@@ -59,7 +59,10 @@ def write_result(path: Path, result: Result) -> dict[str, Any]:
         "backbone": describe(result.backbone.config),
         "checkpoint": {
             "given": result.backbone.source,
-            "backbone_sha256": tensors_digest(result.backbone.model.state_dict()),
+            "backbone_sha256": backbone_digest(result.backbone),
+            "mean": list(result.backbone.config.mean),
+            "std": list(result.backbone.config.std),
+            "pos_resize": result.backbone.config.pos_resize,
             **result.backbone.origin,
         },
         "data": result.data,

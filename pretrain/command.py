@@ -22,16 +22,19 @@ def main() -> None:
     from core.distributed import init_distributed
     from core.malloc import disable_trimming
     from pretrain.config import PretrainConfig
+    from pretrain.initial import open_initial
     from pretrain.monitor import open_monitor
     from pretrain.plan import check_sizes, plan
 
-    data = [Setting("data.source", arguments.data)] if arguments.data else []
-    config = load_config(PretrainConfig, arguments.config, [*arguments.overrides, *data])
+    given = {"data.source": arguments.data, "init": arguments.init}
+    settings = [Setting(key, value) for key, value in given.items() if value]
+    config = load_config(PretrainConfig, arguments.config, [*arguments.overrides, *settings])
     run = arguments.out or Path("runs") / arguments.config.stem
     processes = init_distributed(arguments.device)
     workers = _workers(arguments.workers, processes.device.type)
     if processes.device.type == "cpu":
         disable_trimming()
+    config, start = open_initial(config, arguments.network)
     images = open_images(config.data, "pretrain", config.seed)
     check_batch(config.batch, len(images), images.name, processes.world_size)
     if config.batch // processes.world_size < 2:
@@ -39,11 +42,11 @@ def main() -> None:
     check_sizes(config)
     monitor, monitoring = open_monitor(config, processes, workers)
     if processes.is_main:
-        print(plan(config, images, processes, str(run), monitoring), flush=True)
+        print(plan(config, images, processes, str(run), monitoring, start), flush=True)
     if arguments.dry_run:
         return
     if arguments.show_views:
-        from pretrain.contact_sheet import draw_views
+        from pretrain.views.contact_sheet import draw_views
 
         draw_views(images, config, arguments.show_views)
         print(f"views drawn: {arguments.show_views}")
@@ -52,7 +55,7 @@ def main() -> None:
     from pretrain.trainer import Stopped, train
 
     try:
-        train(config, run, images, processes, workers, monitor)
+        train(config, run, images, processes, workers, monitor, start)
     except Stopped as stopped:
         if processes.is_main:
             print(stopped, file=sys.stderr)
@@ -96,6 +99,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="run folder; an unfinished run there is resumed (default runs/CONFIG)")
     parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
+    parser.add_argument(
+        "--init", metavar="CKPT", help="continue from the backbone of a run folder, a weights file or timm:NAME.TAG"
+    )
+    parser.add_argument(
+        "--network", choices=("online", "target"), default="online", help="network of --init (default: online)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--workers", type=int, help="loader processes per rank (default: by the machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")

@@ -147,6 +147,9 @@ class PretrainConfig:
     """The run stops once more than this share of the images is broken."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Network to train."""
+    init: str = ""
+    """Checkpoint whose backbone both networks start from (`--init`); it then decides on `backbone`. Heads start anew.
+    Empty: random weights."""
     drop_path: float = 0.0
     """Stochastic depth of the online backbone; a momentum network has none."""
     vit_start: VitStartConfig = field(default_factory=VitStartConfig)

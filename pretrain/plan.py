@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from core.backbones import build_backbone, describe, pooled_features
+from core.backbones import Backbone, build_backbone, describe, pooled_features
 from core.data.account import account_of
 from core.data.base import ImageSet
 from core.distributed import Processes
@@ -35,8 +35,15 @@ def check_sizes(config: PretrainConfig) -> None:
             build_auxiliaries(config, backbone)
 
 
-def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: str, monitoring: str) -> str:
-    """Plan of the run, one line per subject; `monitoring`: description of the monitor."""
+def plan(
+    config: PretrainConfig,
+    images: ImageSet,
+    processes: Processes,
+    run: str,
+    monitoring: str,
+    start: Backbone | None = None,
+) -> str:
+    """Plan of the run, one line per subject; `monitoring`: description of the monitor; `start`: initial backbone."""
     steps = len(images) // config.batch
     per_rank = config.batch // processes.world_size
     compute = config.compute
@@ -54,6 +61,7 @@ def plan(config: PretrainConfig, images: ImageSet, processes: Processes, run: st
     lines = [
         f"run         {run}",
         f"backbone    {describe(config.backbone)}" + (f", drop path {config.drop_path:g}" if config.drop_path else ""),
+        *([] if start is None else [f"init        {start.source}; heads start anew"]),
         f"objective   {config.objective.name}"
         + (f", τ {config.objective.temperature:g}" if "temperature" in loss.USES else "")
         + f"; target: {target}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Training:
     """Loss scaler in fp16."""
     broken: BrokenImages
     """Broken images reported so far."""
+    initial: Mapping[str, str] = field(default_factory=dict)
+    """Facts about the checkpoint that the networks started from."""
 
 
 def save(training: Training, step: int, epoch: int) -> None:
@@ -78,6 +80,7 @@ def save(training: Training, step: int, epoch: int) -> None:
         "recipe_sha256": config_digest(dataclasses.replace(config, seed=0)),
         "git_revision": git_revision(),
         **method.objective.FACTS,
+        **training.initial,
     }
     networks = {"online": method.online.backbone}
     if method.target is not None:

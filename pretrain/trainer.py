@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from core.backbones import Backbone
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
@@ -28,6 +29,7 @@ from core.schedules import learning_rate_factor, momentum
 from pretrain import state
 from pretrain.build_losses import loss_draws
 from pretrain.config import PretrainConfig
+from pretrain.initial import facts_of, start_from
 from pretrain.losses.base import Parameters, Progress
 from pretrain.method import Method
 from pretrain.metrics import CollapseWatch, Report, StepMetrics
@@ -50,10 +52,12 @@ def train(
     processes: Processes,
     workers: int,
     monitor: Monitor | None = None,
+    start: Backbone | None = None,
 ) -> None:
     """Trains to the last epoch, resuming from the newest state in `run` if one exists.
 
     `monitor`: measures k-NN accuracy every `config.monitor.every_epochs` epochs; none: no accuracy is measured.
+    `start`: both networks begin with its weights, of the architecture `config.backbone`.
 
     Ends early with `Stopped` on SIGTERM or SIGINT (state saved), and with `UserError` on a non-finite loss (the
     last state untouched) or too many broken images.
@@ -61,6 +65,8 @@ def train(
     device = processes.device
     torch.manual_seed(config.seed)
     method = Method(config, device, processes.rank)
+    if start is not None:
+        start_from(method, start)
     for network in method.networks():
         broadcast_weights(network)
     torch.manual_seed(config.seed + 1_000_003 * (processes.rank + 1))  # ranks draw their own stochastic depth
@@ -72,7 +78,7 @@ def train(
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
-    training = state.Training(run, config, data, processes, method, optimiser, scaler, broken)
+    training = state.Training(run, config, data, processes, method, optimiser, scaler, broken, facts_of(start))
     done = state.restore(training)
     batches = GlobalBatches(
         len(images),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.backbone_options import add_backbone_settings
 from core.errors import UserError
 from core.project import command
 
@@ -52,6 +53,7 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
     parser.add_argument(
         "--arch", metavar="NAME", help="timm's name of the architecture, for weights that do not state it"
     )
+    add_backbone_settings(parser)
     parser.add_argument("--out", type=Path, help="folder for result.json (default results/PROTOCOL/BACKBONE-seedN)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")

@@ -9,13 +9,13 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import nn
 
-from converters.open import open_backbone
 from core.backbones import Backbone
 from core.backbones.class_token import without_class_token
-from core.checkpoints import tensors_digest
+from core.checkpoints import backbone_digest
 from core.coverage import Coverage
 from core.distributed import rank_zero_first
 from evaluate.common.context import RunContext
+from evaluate.common.opening import open_named
 from evaluate.common.protocol import full_name, result_folder
 from evaluate.detection.data.datasets import open_splits
 from evaluate.detection.data.records import DetectionSet
@@ -66,12 +66,12 @@ def prepare(arguments: argparse.Namespace, config: DetectionConfig, file: Path, 
     loop.join_detectron2(processes)
     loop.check_hardware(config, processes)
     with rank_zero_first():
-        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, context.seed)
+        backbone = open_named(arguments, context.seed)
         check_fit(config, backbone)
         train, val = open_splits(config)
     built = backbone if config.detector.class_token else without_class_token(backbone)
     cfg = detectron2_config(config, built, len(train.classes), processes)
     detector, coverage = build_detector(cfg, config.detector, built, context.seed)
-    digest = tensors_digest(backbone.model.state_dict())
+    digest = backbone_digest(backbone)
     folder = arguments.out or result_folder(protocol, digest, context.seed, version=config.protocol_version)
     return Setup(protocol, config, scaling, backbone, digest, coverage, train, val, cfg, detector, folder)

@@ -49,11 +49,11 @@ def _arguments(probe: Probe, argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     """Loads the protocol and opens everything it needs. Raises `UserError`."""
-    from converters.open import open_backbone
-    from core.checkpoints import tensors_digest
+    from core.checkpoints import backbone_digest
     from core.config import load_config
     from core.distributed import init_distributed, rank_zero_first
     from evaluate.common.context import RunContext
+    from evaluate.common.opening import open_named
     from evaluate.common.protocol import full_name, result_folder
     from evaluate.probes.defaults import choose_protocol
 
@@ -62,10 +62,10 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     protocol = full_name(config, file, probe.performance_keys)
     context = RunContext(init_distributed(arguments.device), arguments.workers, arguments.seed)
     with rank_zero_first():
-        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        backbone = open_named(arguments, arguments.seed)
         data = probe.open_data(config, arguments)
     backbone.model.to(context.device)
-    digest = tensors_digest(backbone.model.state_dict())
+    digest = backbone_digest(backbone)
     folder = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     config, adapted = probe.fit_to_data(config, data, context.processes.world_size)
     job = Job(protocol, config, backbone, digest, data, None, context, arguments, folder, started, adapted)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from converters.open import open_backbone
 from core.backbones import Backbone, check_weights
-from core.checkpoints import tensors_digest
+from core.checkpoints import backbone_digest
 from core.config import load_config, to_dict
 from core.distributed import init_distributed, rank_zero_first
 from evaluate.common.context import RunContext
+from evaluate.common.opening import open_named
 from evaluate.common.protocol import LABELS, flat, full_name, protocol_file, result_folder
 from evaluate.segmentation.data.class_names import class_names
 from evaluate.segmentation.data.layouts import Samples, find_root, list_split
@@ -73,12 +73,12 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
     protocol = full_name(config, file, PERFORMANCE_KEYS)
     batch_per_process(config.batch, world)
     with rank_zero_first():
-        backbone = open_backbone(arguments.ckpt, arguments.network, arguments.arch, arguments.seed)
+        backbone = open_named(arguments, arguments.seed)
         check_weights(backbone, "build a segmentor on")
         root = find_root(config.data)
     samples = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
     names = class_names(root, config.data)
-    digest = tensors_digest(backbone.model.state_dict())
+    digest = backbone_digest(backbone)
     out = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     engine = engine_settings(config, backbone, root, names, context, out / ENGINE_FOLDER)
     model, loaded = build_segmentor(config, engine["model"], backbone, context)

@@ -150,7 +150,7 @@ def _backbones(
     """By checkpoint and seed: digest of the weights, and what results will say of them."""
     from converters.open import open_backbone
     from core.backbones import describe
-    from core.checkpoints import tensors_digest
+    from core.checkpoints import backbone_digest
 
     found: dict[tuple[str, int], tuple[str, str]] = {}
     for checkpoint in checkpoints:
@@ -162,7 +162,7 @@ def _backbones(
                 found[ckpt, seed] = found[ckpt, same]
                 continue
             backbone = open_backbone(ckpt, network, None, seed)
-            digest = tensors_digest(backbone.model.state_dict())
+            digest = backbone_digest(backbone)
             checkpoint_facts = {"given": backbone.source, "backbone_sha256": digest, **backbone.origin}
             row = row_of({"backbone": describe(backbone.config), "checkpoint": checkpoint_facts})
             found[ckpt, seed] = digest, row

@@ -12,9 +12,9 @@ import torch
 from core.data.order import epoch_order
 from core.errors import UserError
 from pretrain.config import PretrainConfig
-from pretrain.contact_sheet import draw_batch, draw_views
 from pretrain.views.collate import Batch, View
 from pretrain.views.config import PhotometricConfig, ViewConfig
+from pretrain.views.contact_sheet import draw_batch, draw_views
 from pretrain.views.dataset import draw_photometric
 
 PLAIN = PhotometricConfig(flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
