@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from core.files.user_path import user_path
 from core.project import ROOT
 from evaluate.suites.config import Evaluation
 from evaluate.suites.measurement import measurement_of
-from evaluate.tables.results import StoredResult, row_of, run_of
+from evaluate.tables.results import StoredResult, read_result, row_of, run_of
 
 Network = Literal["online", "target"]
 _NAMED = re.compile(r"([\w][^=:/()\[\]]*)=(.+)")
@@ -81,6 +80,20 @@ class Run:
         if evaluation.data:
             arguments += [description.data_option, evaluation.data]
         return [*arguments, *evaluation.arguments, *evaluation.settings]
+
+    def written(self) -> bool:
+        """True if a result exists."""
+        return any(self.folder.rglob("result.json"))
+
+    def numbers(self) -> str:
+        """Measured numbers as text. Raises `UserError` if a result is unreadable or holds a non-number."""
+        found = []
+        for path in sorted(self.folder.rglob("result.json")):
+            result = read_result(path)
+            for key, value in result.headline_metrics().items():
+                metric = result.description.metric(key)
+                found.append(f"{metric.head} {metric.text(value)}")
+        return ", ".join(found)
 
 
 def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
@@ -220,11 +233,3 @@ def _resolved(place: str, key: str = "source") -> str:
         return f"{kind}{colon}{user_path(path).resolve()}" if path else place
     except (OSError, RuntimeError, ValueError):  # links in a circle, no such home, no path at all: as it is written
         return place
-
-
-def python_command(run: Run, device: str, workers: int) -> list[str]:
-    """The command that runs it in one process of this Python."""
-    return [
-        *(sys.executable, str(run.script()), *run.arguments()),
-        *("--device", device, "--workers", str(workers)),
-    ]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from evaluate.suites.plan import Run
+from evaluate.suites.job import Job
 
 _EVERY = 60.0  # seconds between two lines where nothing can be overwritten
 
@@ -20,23 +20,23 @@ class Progress:
     """
 
     def __init__(
-        self, runs: Sequence[Run], jobs: int, known: Mapping[str, float], out: TextIO | None = None,
+        self, runs: Sequence[Job], jobs: int, known: Mapping[str, float], out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._left = list(runs)
         self._total, self._jobs, self._out, self._clock = len(runs), jobs, out or sys.stdout, clock
         self._seconds: dict[str, list[float]] = {protocol: [value] for protocol, value in known.items()}
-        self._running: dict[str, tuple[Run, float]] = {}
+        self._running: dict[str, tuple[Job, float]] = {}
         self._failed = 0
         self._printed = clock()
         self._terminal = self._out.isatty()
 
-    def started(self, run: Run) -> None:
+    def started(self, run: Job) -> None:
         self._running[run.title] = (run, self._clock())
         self._left.remove(run)
         self._line(f"starts    {run.title}")
 
-    def ended(self, run: Run, text: str, failed: bool) -> None:
+    def ended(self, run: Job, text: str, failed: bool) -> None:
         """`text`: the numbers, or the error."""
         seconds = self._clock() - self._running.pop(run.title)[1]
         if failed:
@@ -46,7 +46,7 @@ class Progress:
         word = "FAILED   " if failed else "done     "
         self._line(f"{word} {run.title}: {text} ({duration(seconds)}); {self.overall()}")
 
-    def tick(self, tail: Callable[[Run], str]) -> None:
+    def tick(self, tail: Callable[[Job], str]) -> None:
         """Periodic update; `tail(run)` returns its last output line."""
         if self._terminal:
             first = next((run for run, _ in self._running.values()), None)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
-from evaluate.suites.plan import Run, python_command
+from evaluate.suites.job import Job, python_command
 from evaluate.suites.progress import Progress
-from evaluate.tables.results import read_result
 
 _PATIENCE = 20.0  # seconds that an interrupted run gets to write its state
 
@@ -33,13 +32,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Failure:
-    run: Run
+    run: Job
     sentence: str
     """The last line of its log, or what is wrong with its result."""
 
 
-def make_slots(jobs: int, device: str) -> list[Slot]:
-    """One for each of the runs at once. `UserError` for more of them than GPUs, or than CPU cores."""
+def make_slots(jobs: int, device: str, per_gpu: int = 1) -> list[Slot]:
+    """One for each of the runs at once. `UserError` for more than `per_gpu` on each GPU, or than CPU cores."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -48,10 +47,11 @@ def make_slots(jobs: int, device: str) -> list[Slot]:
     if device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-        if jobs > len(gpus):
-            raise UserError(f"--jobs {jobs} needs as many GPUs, and there are {len(gpus)}; lower it")
+        if jobs > len(gpus) * per_gpu:
+            raise UserError(f"--jobs {jobs} needs more GPUs than the {len(gpus)} here, {per_gpu} per GPU; lower it")
         # The engines of the dense tasks take the first GPU they see, so each run sees one alone.
-        return [Slot("cuda", min(8, cores // jobs), {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus[:jobs]]
+        workers = min(8, cores // jobs)
+        return [Slot("cuda", workers, {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}) for number in range(jobs)]
     if jobs > cores:
         raise UserError(f"--jobs {jobs} is more than the {cores} CPU cores; lower it")
     threads = cores // jobs
@@ -59,10 +59,10 @@ def make_slots(jobs: int, device: str) -> list[Slot]:
     return [Slot("cpu", threads - 1, {"CUDA_VISIBLE_DEVICES": "", **limits})] * jobs
 
 
-def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> list[Failure]:
+def run_all(runs: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> list[Failure]:
     """Runs everything and returns the failures. On KeyboardInterrupt the runs are stopped before it propagates."""
     waiting, free = list(runs), list(slots)
-    running: list[tuple[Run, Slot, subprocess.Popen[bytes]]] = []
+    running: list[tuple[Job, Slot, subprocess.Popen[bytes]]] = []
     failures: list[Failure] = []
     try:
         while waiting or running:
@@ -80,11 +80,11 @@ def run_all(runs: Sequence[Run], slots: Sequence[Slot], progress: Progress) -> l
                 run, slot, process = entry
                 running.remove(entry)
                 free.append(slot)
-                failed = process.returncode != 0 or not any(run.folder.rglob("result.json"))
+                failed = process.returncode != 0 or not run.written()
                 sentence = last_line(run.log)
                 if not failed:
                     try:
-                        sentence = _numbers(run)
+                        sentence = run.numbers()
                     except UserError as error:
                         failed, sentence = True, str(error)
                 if failed:
@@ -108,7 +108,7 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "no output yet")
 
 
-def _start(run: Run, slot: Slot) -> subprocess.Popen[bytes]:
+def _start(run: Job, slot: Slot) -> subprocess.Popen[bytes]:
     command = python_command(run, slot.device, slot.workers)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -139,14 +139,3 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
                 process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 continue
-
-
-def _numbers(run: Run) -> str:
-    """Measured numbers as text. Raises `UserError` if a result is unreadable or holds a non-number."""
-    found = []
-    for path in sorted(run.folder.rglob("result.json")):
-        result = read_result(path)
-        for key, value in result.headline_metrics().items():
-            metric = result.description.metric(key)
-            found.append(f"{metric.head} {metric.text(value)}")
-    return ", ".join(found)

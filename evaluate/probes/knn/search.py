@@ -46,7 +46,7 @@ class Neighbours:
 
 
 def open_engine(processes: Processes, all_gpus: bool = False) -> Engine:
-    """FAISS on the process's device; on the CPU where the installed FAISS has no GPU support.
+    """FAISS on the process's device; torch's products on a GPU for which the installed FAISS has no support.
 
     `all_gpus`: every GPU that FAISS sees searches a part of the bank, rather than the process's own GPU alone.
     Raises `UserError` where FAISS is missing.
@@ -57,6 +57,8 @@ def open_engine(processes: Processes, all_gpus: bool = False) -> Engine:
         raise UserError(f"k-NN searches with FAISS, which is missing: {extra('faiss-cpu')} (or [faiss-gpu])") from None
 
     count = faiss.get_num_gpus() if processes.device.type == "cuda" and hasattr(faiss, "StandardGpuResources") else 0
+    if count == 0 and processes.device.type == "cuda":
+        return products_on(processes.device)
     if count == 0:
 
         def on_cpu(queries: NDArray[Any], bank: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -84,6 +86,26 @@ def open_engine(processes: Processes, all_gpus: bool = False) -> Engine:
         return similarities, rows
 
     return Engine(f"FAISS {faiss.__version__} on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", on_gpus, on_gpu=True)
+
+
+def products_on(device: torch.device) -> Engine:
+    """Exhaustive search by fp32 products and torch.topk, a block of queries at a time."""
+
+    def search(queries: NDArray[Any], bank: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TF32 would round to 10 bits
+        try:
+            columns = torch.from_numpy(np.ascontiguousarray(bank)).to(device).T
+            asked = torch.from_numpy(np.ascontiguousarray(queries)).to(device)
+            found = [(part @ columns).topk(k, dim=1) for part in asked.split(_QUERIES)]
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return (
+            torch.cat([similarities for similarities, _ in found]).cpu().numpy(),
+            torch.cat([rows for _, rows in found]).cpu().numpy(),
+        )
+
+    return Engine(f"torch {torch.__version__} on {device.type}", search, on_gpu=True)
 
 
 def nearest(

@@ -1,0 +1,1 @@
+"""Studies: arms of pre-training × seeds × evaluations, and what their differences amount to."""

@@ -1,0 +1,144 @@
+"""Command line of studies: plan, trainings, evaluations, table, record."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from core.project import command
+from evaluate.studies.config import FOLDER, StudyConfig, open_study
+
+if TYPE_CHECKING:
+    from evaluate.studies.trainings import Training
+    from evaluate.suites.job import Job
+    from evaluate.suites.runner import Failure
+
+
+def main() -> None:
+    """Trains what is missing, evaluates what is missing, prints means and differences; exit code 1 if a run failed."""
+    arguments = _arguments()
+    if arguments.write_findings:
+        from evaluate.studies.findings import write_page
+
+        print(f"written: {write_page()}")
+        return
+    study = open_study(arguments.study)
+    name = Path(arguments.study).stem
+    out: Path = arguments.out or Path("studies") / name
+    seeds = study.seeds if arguments.seeds is None else arguments.seeds
+
+    from evaluate.studies.trainings import trainings_of
+    from evaluate.suites.measurement import measurement_of
+
+    for evaluation in study.evaluations:
+        measurement_of(evaluation, 1)  # a mistake in a protocol is reported now, not after the trainings
+    trainings = trainings_of(study, out, seeds)
+    waiting = [each for each in trainings if not each.written()]
+    print(_plan(study, trainings, waiting, seeds, name), flush=True)
+    if arguments.dry_run:
+        return
+    if arguments.emit:
+        for training in waiting:
+            print(shlex.join(["python", "pretrain/run.py", *training.arguments()]))
+        print(f"# when all have ended: {command('evaluate/study.py', *sys.argv[1:]).replace(' --emit', '')}")
+        return
+    for training in trainings:
+        training.claim()
+    _stop_for(_run(waiting, arguments))
+
+    from evaluate.studies.findings import summary
+    from evaluate.studies.measurements import evaluations_of, record_of
+
+    failures = _run([run for run in evaluations_of(study, out, seeds) if not run.complete], arguments)
+    record = record_of(name if not arguments.tag else f"{name}-{arguments.tag}", study, trainings,
+                       [run for run in evaluations_of(study, out, seeds) if run.complete])  # fmt: skip
+    print(f"\n{summary(record)}")
+    _stop_for(failures)
+    if arguments.record:
+        from evaluate.studies.record import write_record
+
+        file = write_record(record)
+        print(f"record: {file}  (next: {command('evaluate/study.py', '--write-findings')})")
+
+
+def _plan(
+    study: StudyConfig, trainings: Sequence[Training], waiting: Sequence[Training], seeds: int, name: str
+) -> str:  # fmt: skip
+    lines = [
+        f"study       {name}: {study.question}",
+        f"recipe      {study.recipe_file}{''.join(f' {each}' for each in study.settings)}",
+        f"arms        {len(study.arms)}, each with seeds 0 … {seeds - 1}",
+    ]
+    for arm in study.arms:
+        against = f" (against {arm.baseline})" if arm.baseline else ""
+        lines.append(f"  {arm.name}{against}: {' '.join(arm.settings) or 'the recipe as it is'}")
+    lines.append(f"trainings   {len(trainings)}, {len(trainings) - len(waiting)} done already")
+    lines += [f"  {each.title}   {'to run' if each in waiting else 'done'}" for each in trainings]
+    protocols = ", ".join(dict.fromkeys(each.protocol for each in study.evaluations))
+    lines.append(
+        f"evaluations {protocols}, of every trained network, of the first arm's network untrained, and of raw pixels"
+    )
+    lines.append(f"time        {_hours(trainings, waiting)}")
+    return "\n".join(lines)
+
+
+def _hours(trainings: Sequence[Training], waiting: Sequence[Training]) -> str:
+    from evaluate.studies.trainings import seconds_of
+
+    known = [seconds for each in trainings if each not in waiting if (seconds := seconds_of(each.folder))]
+    if not waiting:
+        return "no training is left"
+    if not known:
+        return "unknown until the first training has ended"
+    return f"about {sum(known) / len(known) * len(waiting) / 3600:.1f} h of trainings left, one after another"
+
+
+def _run(jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Failure]:
+    if not jobs:
+        return []
+    from evaluate.suites.progress import Progress
+    from evaluate.suites.runner import make_slots, run_all
+
+    slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
+    return run_all(jobs, slots, Progress(jobs, arguments.jobs, {}))
+
+
+def _stop_for(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} failed; the same command runs only those again", file=sys.stderr)
+        sys.exit(1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train the arms of a study with several seeds, evaluate every network, and print means, spreads "
+        "and paired differences. Finished runs are skipped; the same command resumes a killed study.",
+        epilog="example: python evaluate/study.py headline_fashion_mnist --jobs 2 --record",
+    )
+    known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+    parser.add_argument("study", nargs="?", metavar="NAME|YAML", help=f"configs/studies/NAME.yaml: {known}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of runs and results (default studies/NAME)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 … N-1 (default: the study's)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    parser.add_argument("--per-gpu", type=int, default=1, metavar="N", help="runs that share a GPU (default 1)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
+    parser.add_argument("--record", action="store_true", help="write records/NAME.json of the finished study")
+    parser.add_argument("--tag", default="", help="ending of the record's name, such as the device's")
+    parser.add_argument("--write-findings", action="store_true", help="write docs/findings.md from all records")
+    parser.add_argument("--emit", action="store_true", help="print the commands of the trainings only")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
+    parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
+    arguments = parser.parse_args()
+    if arguments.study is None and not arguments.write_findings:
+        raise UserError(f"name a study: {known}, or a YAML file")
+    for option in ("seeds", "jobs", "per_gpu"):
+        if (getattr(arguments, option) or 1) < 1:
+            raise UserError(f"--{option.replace('_', '-')} must be 1 or more, not {getattr(arguments, option)}")
+    return arguments

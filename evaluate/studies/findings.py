@@ -1,0 +1,83 @@
+"""docs/findings.md, written from records/*.json: what each study asked, and what its numbers can and can't say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from core.files.atomic_file import write_atomically
+from core.project import ROOT
+from evaluate.common.registry import find_description
+from evaluate.studies.record import FOLDER, Record, arms_with_references, read_record
+from evaluate.studies.statistics import Difference
+
+PAGE = ROOT / "docs/findings.md"
+_HEAD = """# Findings
+
+Written by `python evaluate/study.py --write-findings` from the records of finished studies in [records](../records).
+`±` is the standard deviation over seeds, whose number stands in brackets. A *difference* is the arm minus its baseline,
+seed by seed, with the 95 % bootstrap interval over seeds; *detectable* is the smallest true difference that so many
+seeds with this spread show in four of five studies (paired t test). Only a difference in bold is larger than that, with
+an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both.
+"""
+
+
+def summary(record: Record) -> str:
+    """The record's tables as Markdown."""
+    lines = []
+    for protocol in record.protocols():
+        kind = next(each.kind for each in record.measured if each.protocol == protocol)
+        keys = list(dict.fromkeys(key for each in record.measured if each.protocol == protocol for key in each.metrics))
+        metrics = [find_description(kind).metric(key) for key in keys]
+        lines += ["", f"**{protocol}**", ""]
+        heads = [f"{metric.head} | difference | detectable" for metric in metrics]
+        lines += [f"| arm | {' | '.join(heads)} |", "|---|" + "---|" * 3 * len(metrics)]
+        for arm in arms_with_references(record):
+            cells = []
+            for metric in metrics:
+                mean, deviation, count = record.mean_and_spread(arm, protocol, metric.key)
+                difference = record.difference(arm, protocol, metric.key) if arm in record.baselines else None
+                cells += [_mean(mean, deviation, count), *_difference(difference)]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def page(folder: Path = FOLDER) -> str:
+    """The page, from all records of the folder."""
+    parts = [_HEAD]
+    for file in sorted(folder.glob("*.json")):
+        record = read_record(file)
+        speeds = [each.images_per_second for each in record.trained if math.isfinite(each.images_per_second)]
+        compared = sorted({baseline for baseline in record.baselines.values() if baseline})
+        parts.append(
+            f"\n## {record.question}\n\n"
+            f"Study `{record.study}`, recipe `{record.recipe}` ({record.recipe_sha256[:8]})"
+            f"{' with ' + ', '.join(f'`{each}`' for each in record.settings) if record.settings else ''}; "
+            f"{len(record.trained)} trainings on {record.device} at {min(speeds, default=0):,.0f} to "
+            f"{max(speeds, default=0):,.0f} images/s; {record.date}, revision {record.git_revision}, "
+            f"torch {record.libraries.get('torch', 'unknown')}. Each arm is compared with {'the arm above it' if compared else 'none'}.\n\n"
+            f"{summary(record)}"
+        )
+    return "".join(parts)
+
+
+def write_page() -> Path:
+    """Writes docs/findings.md."""
+    text = page()
+    write_atomically(PAGE, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return PAGE
+
+
+def _mean(mean: float, deviation: float, count: int) -> str:
+    if not count:
+        return "–"
+    return f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {deviation:.1f} ({count})"
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    if difference.seeds < 2:
+        return f"{difference.mean:+.1f} (one seed)", "–"
+    text = f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"**{text}**" if difference.clear else text, f"{difference.detectable:.1f}"

@@ -1,0 +1,155 @@
+"""Record of a finished study, records/STUDY.json: every number with its digests, versions, machine and wall time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files.atomic_file import write_atomically
+from core.project import ROOT
+from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
+from evaluate.studies.statistics import Difference, paired_difference, spread
+
+FORMAT = "ssl-transfer/record/1"
+FOLDER = ROOT / "records"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation of one network."""
+
+    arm: str
+    """Name of the arm, `untrained` or `pixels`."""
+    seed: int
+    """Seed of the training and of the evaluation."""
+    protocol: str
+    """The protocol's full name."""
+    version: int
+    """The protocol's version."""
+    kind: str
+    """Kind of the evaluation."""
+    data: str
+    """Digests of the data, by part."""
+    metrics: dict[str, float]
+    """Headline metrics, each in its unit."""
+    backbone_sha256: str
+    """Digest of the weights."""
+    device: str
+    """Device of the evaluation."""
+    wall_seconds: float
+    """Wall time of the evaluation."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training."""
+
+    arm: str
+    """Name of the arm."""
+    seed: int
+    """Seed."""
+    settings: tuple[str, ...]
+    """Settings beyond the recipe."""
+    last: dict[str, float]
+    """The last line of its metrics."""
+    images_per_second: float
+    """Mean speed while it trained."""
+
+
+@dataclass(frozen=True)
+class Record:
+    study: str
+    """Name of the study, and of the file."""
+    question: str
+    """The study's question."""
+    recipe: str
+    """Name of the recipe."""
+    recipe_sha256: str
+    """Digest of the recipe's file."""
+    settings: tuple[str, ...]
+    """Settings of all arms."""
+    baselines: dict[str, str]
+    """Arms in order, and what each is compared with; empty for a baseline."""
+    date: str
+    """Day of the record, UTC."""
+    libraries: dict[str, str]
+    """Versions."""
+    git_revision: str
+    """Revision of the project."""
+    device: str
+    """Device of the trainings."""
+    trained: tuple[Trained, ...]
+    """All trainings."""
+    measured: tuple[Measured, ...]
+    """All evaluations."""
+
+    def __post_init__(self) -> None:
+        """Numbers of one protocol stand in one ranking only if version and data are the same for all arms."""
+        for protocol in self.protocols():
+            kept = {(each.version, each.data) for each in self.measured if each.protocol == protocol}
+            if len(kept) > 1:
+                raise ValueError(f"{protocol} was measured on different data or in different versions: {sorted(kept)}")
+
+    def protocols(self) -> list[str]:
+        """Protocols in order."""
+        return list(dict.fromkeys(each.protocol for each in self.measured))
+
+    def values(self, arm: str, protocol: str, metric: str) -> dict[int, float]:
+        """The metric by seed."""
+        return {
+            each.seed: each.metrics[metric]
+            for each in self.measured
+            if each.arm == arm and each.protocol == protocol and metric in each.metrics
+        }
+
+    def mean_and_spread(self, arm: str, protocol: str, metric: str) -> tuple[float, float, int]:
+        """Mean, standard deviation over seeds, and their number; NaN where nothing was measured."""
+        values = list(self.values(arm, protocol, metric).values())
+        return (*spread(values), len(values)) if values else (math.nan, math.nan, 0)
+
+    def difference(self, arm: str, protocol: str, metric: str) -> Difference | None:
+        """The arm minus its baseline over their common seeds; None for a baseline or without a common seed."""
+        baseline = self.values(self.baselines[arm], protocol, metric) if self.baselines.get(arm) else {}
+        own = self.values(arm, protocol, metric)
+        common = sorted(own.keys() & baseline.keys())
+        return (
+            paired_difference([own[seed] for seed in common], [baseline[seed] for seed in common]) if common else None
+        )
+
+
+def arms_with_references(record: Record) -> list[str]:
+    """The study's arms, then its untrained network and raw pixels where they were measured."""
+    measured = {each.arm for each in record.measured}
+    return [*record.baselines, *(each for each in (UNTRAINED, PIXELS) if each in measured)]
+
+
+def write_record(record: Record, folder: Path = FOLDER) -> Path:
+    """Writes records/STUDY.json."""
+    file = folder / f"{record.study}.json"
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(record)}, indent=1, ensure_ascii=False) + "\n"
+    folder.mkdir(exist_ok=True)
+    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return file
+
+
+def read_record(file: Path) -> Record:
+    """A record. Raises `UserError` for another file."""
+    from core.config import from_dict
+
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if document.pop("format") != FORMAT:
+            raise ValueError("another format")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} is not a record of a study ({error}); move it away") from None
+    return from_dict(Record, document, str(file))
+
+
+def recipe_name(study: StudyConfig) -> str:
+    """Name of the recipe without folder and ending."""
+    return study.recipe_file.stem

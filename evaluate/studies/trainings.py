@@ -1,0 +1,113 @@
+"""Trainings of a study: each arm with each seed as a run of pretrain/run.py in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config import read_yaml
+from core.errors import UserError
+from core.files.atomic_file import write_atomically
+from core.project import ROOT
+from evaluate.studies.config import Arm, StudyConfig
+
+_ARGUMENTS = "study.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    arm: Arm
+    """Arm of the study."""
+    seed: int
+    """Seed of the training."""
+    recipe: Path
+    """File of the recipe."""
+    settings: tuple[str, ...]
+    """All settings that the recipe gets."""
+    folder: Path
+    """Run folder."""
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def title(self) -> str:
+        """Display name."""
+        return f"{self.protocol} · seed {self.seed}"
+
+    @property
+    def protocol(self) -> str:
+        """Trainings of one arm take about as long as each other."""
+        return f"pre-training · {self.arm.name}"
+
+    def script(self) -> Path:
+        """The entry point."""
+        return ROOT / "pretrain/run.py"
+
+    def arguments(self) -> list[str]:
+        """Arguments of the entry point, without device and workers."""
+        return ["--config", str(self.recipe), "--out", str(self.folder), f"seed={self.seed}", *self.settings]
+
+    def written(self) -> bool:
+        """True if the training is finished."""
+        from core.checkpoints import load_exported
+
+        exported, config = self.folder / "backbone.safetensors", self.folder / "config.yaml"
+        if not exported.is_file() or not config.is_file():
+            return False
+        return float(load_exported(exported).origin["epoch"]) >= float(read_yaml(config)["epochs"])
+
+    def numbers(self) -> str:
+        """The last loss."""
+        return f"loss {last_metrics(self.folder).get('loss', float('nan')):.3f}"
+
+    def claim(self) -> None:
+        """Notes its arguments in its folder. Raises `UserError` where other arguments are noted there."""
+        file = self.folder / _ARGUMENTS
+        wanted = [str(argument) for argument in self.arguments() if argument != str(self.folder)]
+        if file.is_file():
+            if json.loads(file.read_text(encoding="utf-8")) != wanted:
+                raise UserError(f"{self.folder} was trained with other settings; choose another folder with --out")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda partial: partial.write_text(json.dumps(wanted), encoding="utf-8"))
+
+
+def trainings_of(study: StudyConfig, out: Path, seeds: int) -> list[Training]:
+    """Seed after seed, each over all arms, so that a study cut short is balanced."""
+    return [
+        Training(
+            arm, seed, study.recipe_file, (*study.settings, *arm.settings), out / "runs" / f"{arm.slug}-seed{seed}"
+        )
+        for seed in range(seeds)
+        for arm in study.arms
+    ]
+
+
+def last_metrics(run: Path) -> dict[str, float]:
+    """The last line of a run's metrics.jsonl; empty if it has none."""
+    lines = _lines(run)
+    return {key: value for key, value in lines[-1].items() if isinstance(value, int | float)} if lines else {}
+
+
+def mean_speed(run: Path) -> float:
+    """Images per second, mean over the lines of metrics.jsonl; NaN without a line."""
+    speeds = [line["images_per_second"] for line in _lines(run) if "images_per_second" in line]
+    return statistics.fmean(speeds) if speeds else math.nan
+
+
+def seconds_of(run: Path) -> float:
+    """Seconds from the start of a training to its export; 0 if it has not ended."""
+    started, ended = run / _ARGUMENTS, run / "backbone.safetensors"
+    return max(0.0, ended.stat().st_mtime - started.stat().st_mtime) if started.is_file() and ended.is_file() else 0.0
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
