@@ -48,14 +48,14 @@ def page(folder: Path = FOLDER) -> str:
     for file in sorted(folder.glob("*.json")):
         record = read_record(file)
         speeds = [each.images_per_second for each in record.trained if math.isfinite(each.images_per_second)]
-        compared = sorted({baseline for baseline in record.baselines.values() if baseline})
+        compared = "Each arm is compared with the arm above it." if any(record.baselines.values()) else ""
         parts.append(
             f"\n## {record.question}\n\n"
             f"Study `{record.study}`, recipe `{record.recipe}` ({record.recipe_sha256[:8]})"
             f"{' with ' + ', '.join(f'`{each}`' for each in record.settings) if record.settings else ''}; "
             f"{len(record.trained)} trainings on {record.device} at {min(speeds, default=0):,.0f} to "
             f"{max(speeds, default=0):,.0f} images/s; {record.date}, revision {record.git_revision}, "
-            f"torch {record.libraries.get('torch', 'unknown')}. Each arm is compared with {'the arm above it' if compared else 'none'}.\n\n"
+            f"torch {record.libraries.get('torch', 'unknown')}. {compared}\n\n"
             f"{summary(record)}"
         )
     return "".join(parts)
