@@ -12,12 +12,14 @@ import torch
 from core.config import load_config
 from core.data.open import open_images
 from core.distributed import Processes
+from pretrain.build_losses import loss_draws
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 from pretrain.optimisers import build_optimiser
-from pretrain.trainer import train, views_on_device
+from pretrain.trainer import parameters_of, train, views_on_device
 from pretrain.views.collate import Batch, collate
 from pretrain.views.dataset import Views
+from tests.pretrain.losses.tiny_losses import DINO, IBOT, SELFPATCH
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_products")]
 
@@ -32,6 +34,26 @@ BACKBONES = {
         "backbone={name: vit_tiny_patch16_224, "
         "args: {img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 2}}"
     ],
+}
+
+OF_IMAGES = [
+    "objective={name: simclr, temperature: 0.5}", "target.kind=none", "compute.backward=packed", "predictor={}",
+    "views={global: {count: 2, size: 32, photometric: [{blur_kernel: 9}]}, "
+    "turned: {count: 1, size: 18, photometric: [{blur_kernel: 9}]}, "
+    "part: {count: 2, size: 18, placement: apart, photometric: [{blur_kernel: 9}]}}",
+    "auxiliary={spatial_prediction: {view: part, options: {hidden: 8}}, "
+    "rotation: {view: turned, options: {hidden: [8], dropout: 0}}, "
+    "jigsaw: {view: turned, options: {tile_width: 6, hidden: 8, dropout: 0}}}",
+]  # fmt: skip
+OF_TOKENS = [
+    "projector={}", "predictor={}", "views.local.size=24",
+    "views.cutout=null", "views.local.photometric=[{blur_kernel: 9}]",
+]  # fmt: skip
+LOSSES = {
+    "simclr, position, rotation, jigsaw": [*BACKBONES["resnet"], *OF_IMAGES],
+    "dino": [*BACKBONES["vit"], *OF_TOKENS, *DINO],
+    "ibot": [*BACKBONES["vit"], *OF_TOKENS, *IBOT],
+    "selfpatch": [*OF_TOKENS, *SELFPATCH],
 }
 
 
@@ -50,14 +72,16 @@ def recipe(images: Path, *overrides: str) -> PretrainConfig:
 
 
 def batch_of(config: PretrainConfig) -> Batch:
-    views = Views(open_images(config.data, "pretrain", 0), config.views, 0, config.resampler)
+    images = open_images(config.data, "pretrain", 0)
+    views = Views(images, config.views, 0, config.resampler, config.auxiliary_views(), loss_draws(config))
     return collate([views[0, position] for position in range(config.batch)])
 
 
 def step(config: PretrainConfig, batch: Batch, device: str) -> tuple[dict[str, float], list[torch.Tensor]]:
     torch.manual_seed(0)
     method = Method(config, torch.device(device))
-    losses = method.backward(views_on_device(batch, config, torch.device(device), method.layout))
+    views = views_on_device(batch, config, torch.device(device), method.layout)
+    losses = method.backward(views, parameters=parameters_of(batch))
     gradients = [parameter.grad.cpu() for parameter in method.online.parameters() if parameter.grad is not None]
     return {name: loss.item() for name, loss in losses.items()}, gradients
 
@@ -67,6 +91,15 @@ def step(config: PretrainConfig, batch: Batch, device: str) -> tuple[dict[str, f
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_and_gradients_are_the_cpus(image_folder: Path, objective: str, backbone: str, backward: str) -> None:
     config = recipe(image_folder, *OBJECTIVES[objective], *BACKBONES[backbone], f"compute.backward={backward}")
+    same_on_both(config)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_other_losses_and_their_gradients_are_the_cpus(image_folder: Path, name: str) -> None:
+    same_on_both(recipe(image_folder, *LOSSES[name]))
+
+
+def same_on_both(config: PretrainConfig) -> None:
     batch = batch_of(config)
     (expected, by_cpu), (losses, by_gpu) = (step(config, batch, device) for device in ("cpu", "cuda"))
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -78,14 +111,22 @@ def test_losses_and_gradients_are_the_cpus(image_folder: Path, objective: str, b
 @pytest.mark.parametrize("optimiser", ["lars", "sgd", "adamw"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_never_waits_for_the_device(image_folder: Path, objective: str, optimiser: str) -> None:
-    config = recipe(image_folder, *OBJECTIVES[objective], *BACKBONES["resnet"], f"optim.name={optimiser}")
+    never_waits(recipe(image_folder, *OBJECTIVES[objective], *BACKBONES["resnet"], f"optim.name={optimiser}"))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_of_another_loss_never_waits_for_the_device(image_folder: Path, name: str) -> None:
+    never_waits(recipe(image_folder, *LOSSES[name], "optim.name=adamw"))
+
+
+def never_waits(config: PretrainConfig) -> None:
     batch, device = batch_of(config), torch.device("cuda")
     method = Method(config, device)
     update = build_optimiser(method.online, config.optim, 0.01)
 
     def one_step() -> None:
         method.update_target(0.99)
-        method.backward(views_on_device(batch, config, device, method.layout))
+        method.backward(views_on_device(batch, config, device, method.layout), parameters=parameters_of(batch))
         update.step()
         update.zero_grad()
 

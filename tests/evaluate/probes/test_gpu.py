@@ -14,6 +14,7 @@ from core.data.open import DataConfig, open_images
 from core.distributed import Processes
 from core.features import EvalTransformConfig, FeatureConfig, Features, extract_features
 from evaluate.probes.knn.protocol import knn_accuracy
+from evaluate.probes.knn.search import nearest, open_engine, products_on
 from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
 from evaluate.probes.logreg.solver import fit_torch
 
@@ -41,6 +42,15 @@ def test_features_and_neighbours_are_the_cpus(image_folder: Path, model: str) ->
     by_cpu, by_gpu = features(image_folder, model, CPU), features(image_folder, model, GPU)
     np.testing.assert_allclose(by_gpu.values, by_cpu.values, atol=1e-5)
     assert knn_accuracy(by_gpu, by_gpu, GPU, ks=[3]) == knn_accuracy(by_cpu, by_cpu, CPU, ks=[3])
+
+
+def test_products_on_the_gpu_find_the_neighbours_that_faiss_finds() -> None:
+    rng = np.random.default_rng(0)
+    bank, queries = (rng.standard_normal((count, 64), np.float32) for count in (3000, 1500))
+    similarities, rows = nearest(products_on(torch.device("cuda")), bank, queries, 20, chunk=1024)
+    expected, their_rows = nearest(open_engine(CPU), bank, queries, 20)
+    np.testing.assert_allclose(similarities, expected, atol=1e-4)
+    assert (rows == their_rows).mean() > 0.999  # ties within rounding
 
 
 @pytest.mark.parametrize("optim", ["sgd", "lars"])
