@@ -46,8 +46,8 @@ OF_IMAGES = [
     "jigsaw: {view: turned, options: {tile_width: 6, hidden: 8, dropout: 0}}}",
 ]  # fmt: skip
 OF_TOKENS = [
-    "projector={}", "predictor={}", "views.local.size=24",
-    "views.cutout=null", "views.local.photometric=[{blur_kernel: 9}]",
+    "projector={}", "predictor={}", "views={global: {count: 2, size: 32, photometric: [{blur_kernel: 9}]}, "
+    "local: {count: 2, size: 24, photometric: [{blur_kernel: 9}]}}",
 ]  # fmt: skip
 LOSSES = {
     "simclr, position, rotation, jigsaw": [*BACKBONES["resnet"], *OF_IMAGES],
