@@ -59,6 +59,8 @@ class NetworkConfig:
     """ViT: applies the norm after the last block to the taps of `final_norm_on`."""
     final_norm_on: Literal["last", "every"] = "last"
     """`last`: to the last tap, which must be the last block; `every`: to each tap, one shared norm (iBOT)."""
+    map_norm: bool = False
+    """Hierarchical networks that timm builds: a new layer norm behind each map, as for Swin and ConvNeXt."""
     class_token: bool = True
     """ViT: lets the class token take part in attention; false: it is dropped before the first block."""
     drop_path: float = 0.0

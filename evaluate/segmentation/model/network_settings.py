@@ -27,6 +27,11 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
         )
     norm_cfg = {"type": norm, "requires_grad": True}
     adapter = adapter_for(backbone)
+    if config.network.map_norm and adapter.native:
+        raise UserError(
+            f"network.map_norm=true is for networks that timm builds, and {backbone.config.name} is MMSegmentation's "
+            f"own here; set it to false"
+        )
     settings, widths = adapter.settings(config, backbone, norm_cfg), adapter.widths(config, backbone)
     neck = _neck(config, widths, adapter.plain and config.head.pyramid, norm_cfg)
     model: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from converters.engines.dense_maps import at_stride, image_maps
@@ -22,11 +23,17 @@ class TimmNetwork(BaseModule):
     Images that a ViT's patches do not divide are padded, and the maps resized bilinearly to the unpadded part.
     """
 
-    def __init__(self, config: str, taps: list[int], normed: str, drop_path: float, init_cfg: Any = None) -> None:
-        """`config`: of the backbone, as JSON; `normed`: taps behind the final norm, `none`, `last` or `every`."""
+    def __init__(
+        self, config: str, taps: list[int], normed: str, drop_path: float, new_norms: list[int], init_cfg: Any = None
+    ) -> None:
+        """`config`: of the backbone, as JSON; `normed`: taps behind the final norm, `none`, `last` or `every`.
+
+        `new_norms`: widths of the maps if each has a new layer norm behind it, else empty.
+        """
         super().__init__(init_cfg)
         self.network = build_backbone(from_dict(BackboneConfig, json.loads(config)), drop_path)
         self.taps, self.normed = tuple(taps), normed
+        self.new_norms = nn.ModuleList(LayerNorm2d(width, eps=1e-6) for width in new_norms)
         self.norm: Any = None
         if normed != "none":
             self.__dict__["norm"] = _final_norm(self.network)  # not a part of its own: its tensors are the network's
@@ -38,7 +45,8 @@ class TimmNetwork(BaseModule):
         """The taps' maps, in order."""
         maps = [_on_image(self.network, x, stride, images) for stride, x in image_maps(self.network, images, self.taps)]
         first = {"none": len(maps), "last": len(maps) - 1, "every": 0}[self.normed]
-        return tuple(x if at < first else _normalised(self.norm, x) for at, x in enumerate(maps))
+        maps = [x if at < first else _normalised(self.norm, x) for at, x in enumerate(maps)]
+        return tuple(norm(x) for norm, x in zip(self.new_norms, maps, strict=True)) if self.new_norms else tuple(maps)
 
 
 def _final_norm(network: Any) -> nn.Module:

@@ -21,7 +21,7 @@ from converters.engines.dense_maps import at_stride, freeze_unused, image_maps, 
 from converters.open import open_backbone
 from core.backbones import Backbone, family_of
 from core.checkpoints import read_tensors
-from core.config import load_config
+from core.config import load_config, to_dict
 from core.distributed import Processes
 from core.errors import UserError
 from evaluate.detection.model.detector import build_detector, detectron2_config
@@ -39,6 +39,7 @@ VIT14 = "timm:vit_tiny_patch16_224(depth=4, embed_dim=48, patch_size=14, img_siz
 STAGES = "timm:resnet18d(channels=[8,16,24,32], stem_width=8)"
 CONVNEXT = "timm:convnext_atto(dims=[8,16,24,32], depths=[1,1,2,1])"
 SWIN = "timm:swin_tiny_patch4_window7_224(embed_dim=16, depths=[1,1,2,1], num_heads=[1,2,2,4])"
+DINOV2 = "timm:vit_base_patch14_dinov2(embed_dim=48, depth=12, num_heads=3, img_size=56)"
 FOUR_CHANNELS = "timm:resnet18(in_chans=4, mean=[.5,.5,.5,.5], std=[.5,.5,.5,.5])"
 DINOV3 = "timm:vit_small_patch16_dinov3(embed_dim=48, depth=4, num_heads=3)"
 
@@ -226,6 +227,40 @@ def test_rates_follow_timms_groups() -> None:
     assert rates[id(network.stages[3].blocks[0].gamma)] == (0.5, 0.0)
     assert rates[id(detector.backbone.bottom_up.norms[0].weight)] == (1.0, 0.0)
     assert rates[id(detector.backbone.fpn_lateral2.weight)] == (1.0, 0.1)
+
+
+THREE_TIMES = {
+    "optimiser": "adamw", "lr": 1e-4, "weight_decay": 0.05, "batch": 16, "processes": 8, "iterations": 36 * 7330,
+    "steps": [27 * 7330, 33 * 7330],
+}  # fmt: skip
+DINOV2_VITDET = {
+    "optimiser": "adamw", "lr": 1e-4, "weight_decay": 0.1, "layer_decay": 0.7, "batch": 64, "processes": 64,
+    "iterations": 184_375, "steps": [163_889, 177_546], "warmup": 250, "amp": True,
+}  # fmt: skip
+SIDES = list(range(480, 801, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "ckpt", "solver", "detector", "data"),
+    [
+        ("coco_maskrcnn_swin_t_3x", SWIN, {**THREE_TIMES, "layer_decay": 1.0, "warmup": 1000, "amp": False},
+         {"design": "stages_fpn", "norm": "LN", "drop_path": 0.2}, {"short_sides": SIDES, "longest": 1333}),
+        ("coco_maskrcnn_convnext_t_3x", CONVNEXT, {**THREE_TIMES, "layer_decay": 0.983, "warmup": 500, "amp": True},
+         {"design": "stages_fpn", "norm": "LN", "drop_path": 0.4}, {"short_sides": SIDES, "longest": 1333}),
+        *((f"coco_maskrcnn_dinov2_vit_{size}_vitdet", DINOV2, DINOV2_VITDET,
+           {"design": "vit_simple", "norm": "LN", "drop_path": 0.1, "taps": [11] * 4}, {"large_scale_jitter": 1024})
+          for size in "sb"),
+    ],
+)  # fmt: skip
+def test_a_protocols_values(
+    name: str, ckpt: str, solver: dict[str, Any], detector: dict[str, Any], data: dict[str, Any]
+) -> None:
+    """Transcribed from the configs that the protocols' headers name; they take a narrow network of the same kind."""
+    config = load_config(DetectionConfig, find_protocol(name))
+    for part, wanted in ((config.solver, solver), (config.detector, detector), (config.data, data)):
+        found = to_dict(part)
+        assert {key: found[key] for key in wanted} == wanted
+    check_fit(config, open_backbone(ckpt))
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ VIT14 = "timm:vit_tiny_patch16_224(depth=4, embed_dim=48, patch_size=14, img_siz
 STAGES = "timm:resnet18d(channels=[8,16,24,32], stem_width=8)"
 CONVNEXT = "timm:convnext_atto(dims=[8,16,24,32], depths=[1,1,2,1])"
 SWIN = "timm:swin_tiny_patch4_window7_224(embed_dim=16, depths=[1,1,2,1], num_heads=[1,2,2,4])"
+DINOV2 = "timm:vit_base_patch14_dinov2(embed_dim=48, depth=4, num_heads=3, img_size=56)"
 FOUR_CHANNELS = "timm:convnext_atto(dims=[8,8,8,8], in_chans=4, mean=[.5,.5,.5,.5], std=[.5,.5,.5,.5])"
 DINOV3 = "timm:vit_small_patch16_dinov3(embed_dim=48, depth=4, num_heads=3)"
 SMALL = (
@@ -211,6 +212,50 @@ def test_the_command_freezes_on_request(place: Path, tmp_path: Path) -> None:
     kept = torch.load(tmp_path / "segmentor.pth", weights_only=True)["state_dict"]
     for key, tensor in open_backbone(STAGES).model.state_dict().items():
         assert torch.equal(kept[f"backbone.network.{key}"], tensor)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiny", "optim", "test"),
+    [
+        ("ade20k_upernet_swin_t_160k", SWIN, (6e-5, 0.01, None, 0.3), (512, "whole", 341)),
+        ("ade20k_upernet_convnext_t_160k", CONVNEXT, (1e-4, 0.05, 0.966, 0.4), (512, "slide", 341)),
+        ("ade20k_upernet_dinov2_vit_b_160k", DINOV2, (8e-5, 0.05, 0.65, 0.1), (518, "slide", 341)),
+    ],
+)  # fmt: skip
+def test_a_protocols_values(name: str, tiny: str, optim: tuple[Any, ...], test: tuple[Any, ...]) -> None:
+    """Transcribed from the configs that the protocols' headers name; a narrow network of the same kind stands in."""
+    backbone = open_backbone(tiny)
+    given = [
+        f"network.backbone={backbone.config.name}",
+        "network.taps=[0,1,2,3]",
+        "crop.size=56",
+        "inference.stride=56",
+    ]
+    config = load_config(SegmentConfig, protocol_file(name, "segmentation"))
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.layer_decay, config.network.drop_path) == optim
+    schedule = config.schedule
+    assert (config.batch, schedule.iterations, schedule.warmup, schedule.power, schedule.min_lr, schedule.steps) == (
+        16, 160_000, 1500, 1.0, 0.0, (),
+    )  # fmt: skip
+    assert (schedule.processes, schedule.decay_under_warmup) == (8, True)
+    narrow = load_config(SegmentConfig, protocol_file(name, "segmentation"), given)
+    model = engine_settings(narrow, backbone, Path("/d"), ("a",) * 150, ALONE, Path("/w"))["model"]
+    assert model["backbone"]["type"] == "TimmNetwork"
+    assert model["decode_head"]["type"] == "UPerHead"
+    assert (model["auxiliary_head"]["channels"], model["auxiliary_head"]["in_index"]) == (256, 2)
+    assert (config.crop.size, config.inference.mode, config.inference.stride) == test
+    assert model["test_cfg"]["mode"] == config.inference.mode
+
+
+def test_a_new_norm_stands_behind_each_map() -> None:
+    model, _, _ = build("ade20k_upernet_swin_t_160k", SWIN, "network.map_norm=true", "crop.size=64")
+    with torch.inference_mode():
+        for x in model.eval().backbone(torch.randn(1, 3, 64, 64)):
+            assert float(x.mean(dim=1).abs().max()) < 1e-5
+    assert [p.requires_grad for p in model.backbone.new_norms.parameters()] == [True] * 8
+    for ckpt in (VIT14, "timm:resnet18(channels=[8,16,32,64])"):
+        with pytest.raises(UserError, match=r"network\.map_norm"):
+            build("ade20k_upernet_swin_t_160k", ckpt, "network.map_norm=true")
 
 
 @pytest.mark.slow

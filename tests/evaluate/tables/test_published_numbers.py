@@ -140,6 +140,13 @@ SHEET: list[tuple[str, str, bool, dict[str, tuple[float, ...]]]] = [
         "MoCo v3 ViT-B/16": (47.3,), "BEiT ViT-B/16": (47.1,), "MAE ViT-B/16": (48.1,), "DeiT ViT-B/16": (45.6,),
         "DINO ViT-B/16": (47.2,), "CAE ViT-B/16": (48.8,), "PeCo ViT-B/16": (46.7,)}),
     ("mmsegmentation", "ade20k_upernet_r50_160k", False, {"supervised": (42.05,)}),
+    ("mmsegmentation", "ade20k_upernet_swin_t_160k", False, {"supervised Swin-T, MMSegmentation's run": (44.41,)}),
+    ("microsoft/Swin", "ade20k_upernet_swin_t_160k", False, {"supervised Swin-T": (44.51,)}),
+    ("microsoft/Swin", "coco_maskrcnn_swin_t_3x", False, {"supervised Swin-T": (46.0, 41.6)}),
+    ("Transformer-SSL", "ade20k_upernet_swin_t_160k", False, {"MoBY Swin-T, 300 epochs": (44.06,)}),
+    ("Transformer-SSL", "coco_maskrcnn_swin_t_3x", False, {"MoBY Swin-T, 300 epochs": (46.0, 41.7)}),
+    ("facebookresearch/ConvNeXt", "ade20k_upernet_convnext_t_160k", False, {"supervised ConvNeXt-T": (46.0,)}),
+    ("facebookresearch/ConvNeXt", "coco_maskrcnn_convnext_t_3x", False, {"supervised ConvNeXt-T": (46.2, 41.7)}),
     ("2203.16527", "coco_maskrcnn_vit_b_vitdet", False, {
         "MAE ViT-B/16": (51.6, 45.9), "MAE ViT-L/16": (55.5, 49.2), "MAE ViT-H/14, 75 epochs": (56.7, 50.2)}),
     ("MIMDet", "coco_maskrcnn_vit_b_vitdet", False, {

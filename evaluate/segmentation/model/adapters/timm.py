@@ -32,6 +32,7 @@ class TimmAdapter(Adapter):
             "type": "TimmNetwork", "config": json.dumps(to_metadata(_seen(config, backbone).config)),
             "taps": self._taps(config, backbone), "normed": network.final_norm_on if network.final_norm else "none",
             "drop_path": network.drop_path,
+            "new_norms": self.widths(config, backbone) if network.map_norm else [],
         }  # fmt: skip
 
     def _check(self, config: SegmentConfig, backbone: Backbone, what: str) -> None:
@@ -50,6 +51,8 @@ class TimmAdapter(Adapter):
                 f"network.output_stride={network.output_stride} dilates MMSegmentation's own ResNets, and {what} is "
                 f"timm's network; set it to 32"
             )
+        if network.map_norm and self.plain:
+            raise UserError(f"network.map_norm=true is for hierarchical networks, not for {what}; set it to false")
         if network.final_norm and not self.plain:
             raise UserError(f"network.final_norm=true is for ViTs, not for {what}; set it to false")
         measure_maps(backbone.model, what, size)
