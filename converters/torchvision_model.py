@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from converters.key_maps import convnext, swin
 from converters.key_maps.base import KeyMap
-from converters.key_maps.torchvision import CONVNEXT, SWIN, VIT
+from converters.key_maps.torchvision import VIT
 from core.backbones import BackboneConfig, architecture_args, describe
 from core.errors import UserError
 
@@ -68,7 +69,7 @@ def convnext_model(config: BackboneConfig, timm_model: Any) -> nn.Module:
     ]
     model = ConvNeXt(layers, num_classes=1)
     model.classifier[2] = nn.Identity()
-    _check_shapes(config, timm_model, model, CONVNEXT, "a stem of 4×4 patches, biases and layer scale")
+    _check_shapes(config, timm_model, model, convnext.TORCHVISION, "a stem of 4×4 patches, biases and layer scale")
     return model
 
 
@@ -87,7 +88,7 @@ def swin_model(config: BackboneConfig, timm_model: Any) -> nn.Module:
         num_classes=1,
     )
     model.head = nn.Identity()
-    _check_shapes(config, timm_model, model, SWIN, "one window size, biases and a final norm")
+    _check_shapes(config, timm_model, model, swin.TORCHVISION, "one window size, biases and a final norm")
     return model
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from converters.adapters.base import Adapter
 from converters.key_maps.base import KeyMap
-from converters.key_maps.hugging_face import DINOV2, DINOV2_SWIGLU, RESNET, VIT, join_attention, split_attention
+from converters.key_maps.fusing import split_qkv
+from converters.key_maps.huggingface_cnn import RESNET
+from converters.key_maps.huggingface_vit import DINOV2, DINOV2_SWIGLU, VIT
 from converters.plain_resnet import other_layers
 from converters.verification.proof import prove
 from core.backbones import Backbone, build_backbone, describe, family_of
@@ -36,7 +38,7 @@ class HuggingFaceFolder(Adapter):
         return family_of(backbone.model).architecture == self.architecture
 
     def check(self, backbone: Backbone) -> None:
-        key_map, names = self.key_map(backbone), split_attention(backbone.model.state_dict())
+        key_map, names = self.key_map(backbone), split_qkv(backbone.model.state_dict())
         left = [name for name in names if key_map.from_timm(name) is None]
         difference = self.difference(backbone) or (f"a tensor {left[0]}" if left else "")
         if difference:
@@ -63,7 +65,7 @@ class HuggingFaceFolder(Adapter):
 
     def write(self, backbone: Backbone, out: Path) -> dict[str, str]:
         key_map, state = self.key_map(backbone), self.adapted(backbone.model.state_dict())
-        tensors = {str(key_map.from_timm(name)): x for name, x in split_attention(state).items()}
+        tensors = {str(key_map.from_timm(name)): x for name, x in split_qkv(state).items()}
         tensors = {name: x.detach().cpu().contiguous() for name, x in (tensors | self.extra(backbone)).items()}
         side = family_of(backbone.model).image_side(backbone.model) or _SIDE
         config = {"torch_dtype": "float32", "num_channels": backbone.config.in_chans, **self.config(backbone)}
@@ -75,10 +77,6 @@ class HuggingFaceFolder(Adapter):
 
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's tensors as the other network needs them."""
-        return state
-
-    def restored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The reverse of `adapted`."""
         return state
 
     def usage(self, backbone: Backbone, out: Path) -> str:
@@ -110,7 +108,9 @@ class HuggingFaceFolder(Adapter):
         """Compares the tensors, mapped back to timm's names."""
         extra, key_map = self.extra(backbone), self.key_map(backbone)
         written = {name: x for name, x in read_safetensors(out / _WEIGHTS)[0].items() if name not in extra}
-        back = self.restored(join_attention({str(key_map.to_timm(name)): x for name, x in written.items()}))
+        back = {str(key_map.to_timm(name)): x for name, x in written.items()}
+        if key_map.adapt is not None:
+            key_map.adapt(back)
         fresh = build_backbone(backbone.config)
         load_completely(fresh, back, str(out))
         for name, tensor in backbone.model.state_dict().items():
@@ -205,6 +205,8 @@ class VitFolder(HuggingFaceFolder):
 
     def other_difference(self, model: Any) -> str:
         """Difference beyond what all kinds of ViT share."""
+        if model.reg_token is not None:
+            return "registers without layer scale"
         if model.no_embed_class:
             return "no position embedding for the class token"
         return ""
@@ -270,9 +272,6 @@ class Dinov2RegistersFolder(Dinov2Folder):
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         positions = state["pos_embed"]
         return state | {"pos_embed": torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)}
-
-    def restored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return state | {"pos_embed": state["pos_embed"][:, 1:]}
 
 
 def _is_gated(model: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from converters.adapters.base import Adapter, names_by, read_written, renamed, write_tensors
-from converters.key_maps import torchvision
+from converters.key_maps import convnext, swin, torchvision
 from converters.key_maps.base import KeyMap
 from converters.torchvision_model import convnext_model, resnet_model, swin_model, vit_model
 from converters.verification.proof import prove
@@ -111,7 +111,7 @@ class StagesFile(TorchvisionFile):
 class ConvNextFile(StagesFile):
     """A ConvNeXt of the first version."""
 
-    key_map, kind = torchvision.CONVNEXT, "ConvNeXt"
+    key_map, kind = convnext.TORCHVISION, "ConvNeXt"
 
     def model(self, backbone: Backbone) -> Any:
         return convnext_model(backbone.config, backbone.model)
@@ -120,7 +120,7 @@ class ConvNextFile(StagesFile):
 class SwinFile(StagesFile):
     """A Swin of the first version; its maps have their channels last."""
 
-    key_map, kind = torchvision.SWIN, "SwinTransformer"
+    key_map, kind = swin.TORCHVISION, "SwinTransformer"
 
     def model(self, backbone: Backbone) -> Any:
         return swin_model(backbone.config, backbone.model)

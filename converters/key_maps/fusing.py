@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,6 +28,18 @@ def fuse_qkv(tensors: dict[str, Tensor]) -> str:
                 if f"{block}{part}.bias" in tensors:
                     tensors[f"{block}{part}_bias"] = tensors.pop(f"{block}{part}.bias")
     return "queries, keys and values joined" if blocks else ""
+
+
+def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse: `X.attn.qkv.*`, of shape [3·D, …], as `X.attn.q.*`, `.k.*` and `.v.*`."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        block, fused, kind = name.partition(".attn.qkv.")
+        if fused:
+            found |= {f"{block}.attn.{part}.{kind}": x for part, x in zip("qkv", tensor.chunk(3), strict=True)}
+        else:
+            found[name] = tensor
+    return found
 
 
 def _join(tensors: dict[str, Tensor], block: str, parts: Iterable[str], kind: str) -> None:

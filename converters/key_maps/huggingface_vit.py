@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from converters.key_maps.base import MASKED, ON_TOP, KeyMap
@@ -28,6 +30,17 @@ _COMMON = (
 )
 
 
+_DINOV2 = (
+    ("blocks.{}.ls{}.gamma", _LAYER + "layer_scale{}.lambda1"),
+    ("blocks.{}.norm{}.{}", _LAYER + "norm{}.{}"),
+)
+_MLP = (("blocks.{}.mlp.fc{}.{}", _LAYER + "mlp.fc{}.{}"),)
+_SWIGLU = (
+    ("blocks.{}.mlp.fc1.{}", _LAYER + "mlp.weights_in.{}"),
+    ("blocks.{}.mlp.fc2.{}", _LAYER + "mlp.weights_out.{}"),
+)
+
+
 def _dinov2(tensors: dict[str, Tensor]) -> str:
     return "; ".join(filter(None, (fuse_qkv(tensors), fold_class_position(tensors))))
 
@@ -50,18 +63,14 @@ DINOV2 = KeyMap(
     "transformers' DINOv2",
     "encoder.layer.0.layer_scale1.lambda1",
     "embeddings.patch_embeddings.",
-    templates=(
-        *_COMMON,
-        ("blocks.{}.ls{}.gamma", _LAYER + "layer_scale{}.lambda1"),
-        ("blocks.{}.norm{}.{}", _LAYER + "norm{}.{}"),
-        ("blocks.{}.mlp.fc1.{}", _LAYER + "mlp.weights_in.{}"),
-        ("blocks.{}.mlp.fc2.{}", _LAYER + "mlp.weights_out.{}"),
-        ("blocks.{}.mlp.{}.{}", _LAYER + "mlp.{}.{}"),
-    ),
+    templates=(*_DINOV2, *_MLP, *_SWIGLU, *_COMMON),
     heads=_OUTSIDE,
     adapt=_dinov2,
     positions="dinov2",
 )
+
+DINOV2_SWIGLU = dataclasses.replace(DINOV2, templates=(*_DINOV2, *_SWIGLU, *_COMMON))
+"""For writing networks with SwiGLU; `DINOV2` reads both."""
 
 BEIT = KeyMap(
     "transformers' BEiT",

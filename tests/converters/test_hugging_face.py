@@ -12,7 +12,7 @@ import torch
 
 from converters.convert import main
 from converters.destinations import write_for
-from converters.open import open_with_report
+from converters.open import open_backbone, open_with_report
 from converters.verification.verify import verify
 from core.errors import UserError
 
@@ -54,13 +54,16 @@ def test_transformers_opens_the_folder_and_computes_the_same(tmp_path: Path, ckp
         "config.json", "model.safetensors", "preprocessor_config.json",
     ]  # fmt: skip
     assert f"outputs of transformers' {kind} equal" in verify(backbone, "hf", tmp_path / "x")
+    again = open_backbone(str(tmp_path / "x"))
     model = transformers.AutoModel.from_pretrained(str(tmp_path / "x"), local_files_only=True).eval()
     assert type(model).__name__ == kind
     side = {"ResNetModel": 96, "ViTModel": 64}.get(kind, 56)
     images = torch.randn(1, 3, side, side)
     with torch.inference_mode():
         ours, theirs = backbone.model.eval().forward_features(images), model(images).last_hidden_state
+        back = again.model.eval().forward_features(images)
     assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(ours.abs().max()))
+    assert float((ours - back).abs().max()) <= 1e-5 * max(1.0, float(ours.abs().max()))
 
 
 def test_the_image_processor_has_the_backbones_mean_and_size(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_without_transformers_the_tensors_are_compared(
         ("timm:resnet18(stem=small)", "3×3 stem"),
         ("timm:resnext50_32x4d", "grouped|width"),
         ("timm:resnetaa50", "anti-aliasing"),
-        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "reg_token"),
+        ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "registers"),
         ("timm:vit_tiny_patch16_224(depth=1, class_token=false, global_pool=avg)", "class token"),
         ("timm:convnext_atto", "convnext_atto"),
     ],
