@@ -18,10 +18,13 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
     """Parses, prints the plan, measures and writes the result; with --dry-run it stops after the plan."""
     started, arguments = time.time(), _arguments(probe, argv)
 
+    from core.malloc import disable_trimming
     from evaluate.common.labelled import account_lines
     from evaluate.common.plan import Plan, runs_on
 
     job = _open(probe, arguments, started)
+    if argv is None and job.context.device.type == "cpu":  # a process of its own, whose steps need the same memory
+        disable_trimming()
     if job.context.is_main:
         plan = Plan(
             (

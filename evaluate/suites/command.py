@@ -77,12 +77,16 @@ def main() -> None:
 def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argparse.Namespace) -> list[Failure]:
     from evaluate.suites.progress import Progress
     from evaluate.suites.runner import make_slots, run_all
+    from evaluate.suites.warm import WarmStart
 
+    slots = make_slots(arguments.jobs, arguments.device)
+    threads = {name: value for name, value in slots[0].environment.items() if name != "CUDA_VISIBLE_DEVICES"}
+    warm = WarmStart(threads) if todo else None
     known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
     progress = Progress(todo, arguments.jobs, known)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
     try:
-        return run_all(todo, make_slots(arguments.jobs, arguments.device), progress)
+        return run_all(todo, slots, progress, warm)
     except KeyboardInterrupt:
         print(f"\nstopped at {progress.overall()}; the same command resumes", file=sys.stderr)
         raise

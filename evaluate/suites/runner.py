@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -10,10 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from core.errors import UserError
 from evaluate.suites.job import Job, python_command
 from evaluate.suites.progress import Progress
+from evaluate.suites.warm import WarmStart
 
 _PATIENCE = 20.0  # seconds that an interrupted run gets to write its state
 
@@ -59,10 +62,30 @@ def make_slots(jobs: int, device: str, per_gpu: int = 1) -> list[Slot]:
     return [Slot("cpu", threads - 1, {"CUDA_VISIBLE_DEVICES": "", **limits})] * jobs
 
 
-def run_all(runs: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> list[Failure]:
-    """Runs everything and returns the failures. On KeyboardInterrupt the runs are stopped before it propagates."""
+class Process(Protocol):
+    """A running process, as `subprocess.Popen` and `warm.WarmProcess` give it."""
+
+    pid: int
+    """Its id, and that of its group."""
+
+    def poll(self) -> int | None:
+        """Exit code; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Exit code at the end. Raises `subprocess.TimeoutExpired`."""
+        ...
+
+
+def run_all(
+    runs: Sequence[Job], slots: Sequence[Slot], progress: Progress, warm: WarmStart | None = None
+) -> list[Failure]:
+    """Runs everything and returns the failures. On KeyboardInterrupt the runs are stopped before it propagates.
+
+    `warm`: starts evaluations with their imports done; None: each run is a new interpreter.
+    """
     waiting, free = list(runs), list(slots)
-    running: list[tuple[Job, Slot, subprocess.Popen[bytes]]] = []
+    running: list[tuple[Job, Slot, Process]] = []
     failures: list[Failure] = []
     try:
         while waiting or running:
@@ -70,7 +93,7 @@ def run_all(runs: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> l
                 run = waiting.pop(0)
                 progress.started(run)
                 try:
-                    running.append((run, free[0], _start(run, free[0])))
+                    running.append((run, free[0], _start(run, free[0], warm)))
                     free.pop(0)
                 except UserError as error:
                     failures.append(Failure(run, str(error)))
@@ -80,7 +103,7 @@ def run_all(runs: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> l
                 run, slot, process = entry
                 running.remove(entry)
                 free.append(slot)
-                failed = process.returncode != 0 or not run.written()
+                failed = process.poll() != 0 or not run.written()
                 sentence = last_line(run.log)
                 if not failed:
                     try:
@@ -108,10 +131,12 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "no output yet")
 
 
-def _start(run: Job, slot: Slot) -> subprocess.Popen[bytes]:
+def _start(run: Job, slot: Slot, warm: WarmStart | None) -> Process:
     command = python_command(run, slot.device, slot.workers)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
+        if warm is not None:
+            return warm.start(command, run.log, slot.environment)
         with run.log.open("ab") as log:
             # The run inherits the lock with its output, and so holds it even where the suite itself was killed.
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,14 +153,23 @@ def _start(run: Job, slot: Slot) -> subprocess.Popen[bytes]:
         raise UserError(f"can't write {run.log}: {error.strerror}; choose another folder with --results") from None
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[Process]) -> None:
     for sent in (signal.SIGINT, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:
-                os.killpg(process.pid, sent)
+                _signal(process.pid, sent)
         until = time.monotonic() + _PATIENCE
         for process in processes:
             try:
                 process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 continue
+
+
+def _signal(pid: int, sent: int) -> None:
+    """Sends a signal to the run's group; to the run alone where it has no group yet."""
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(pid, sent)
+        except ProcessLookupError:
+            os.kill(pid, sent)

@@ -1,0 +1,46 @@
+"""Runs that begin with everything imported: exit codes, logs, environment, interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.project import ROOT
+from evaluate.suites.warm import WarmProcess, WarmStart
+
+
+def finished(process: WarmProcess) -> int:
+    return process.wait(120)
+
+
+def test_warm_runs_are_processes_of_their_own(tmp_path: Path) -> None:
+    warm = WarmStart({"OMP_NUM_THREADS": "1"})
+    probe = [sys.executable, str(ROOT / "evaluate/probe.py")]
+    logs = [tmp_path / f"{name}.txt" for name in ("good", "bad", "long")]
+    good = warm.start([*probe, "overcluster", "--help"], logs[0], {})
+    bad = warm.start([*probe, "none"], logs[1], {})
+    assert (finished(good), finished(bad)) == (0, 2)
+    assert good.returncode == good.poll() == 0
+    assert "usage" in logs[0].read_text()
+    lines = logs[1].read_text().splitlines()
+    assert lines[0].startswith("$ ")
+    assert lines[-1].startswith("error: ")
+    scenes = ["data.scenes.size=512", "data.scenes.test=5000", "features.size=512"]
+    long = warm.start([*probe, "overcluster", "--ckpt", "pixels", "--device", "cpu", *scenes], logs[2], {
+        "SSL_TRANSFER_CACHE": str(tmp_path / "cache"),
+    })  # fmt: skip
+    with pytest.raises(subprocess.TimeoutExpired):
+        long.wait(0.1)
+    until = time.monotonic() + 60
+    while "protocol" not in logs[2].read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    with pytest.raises(BlockingIOError):  # a run holds its log's lock
+        warm.start([*probe, "--help"], logs[2], {})
+    os.killpg(long.pid, signal.SIGINT)
+    assert finished(long) in (130, -signal.SIGINT)
