@@ -11,7 +11,7 @@ from core.backbones import feature_width
 from core.errors import UserError
 from pretrain import losses
 from pretrain.config import PretrainConfig
-from pretrain.losses.base import Auxiliary, Context, Draw, Objective
+from pretrain.losses.base import Auxiliary, Context, Draw, Objective, Picture
 from pretrain.views.config import GLOBAL
 
 
@@ -63,6 +63,16 @@ def loss_draws(config: PretrainConfig) -> dict[str, dict[str, Draw]]:
             for view in views:
                 draws[view][name] = partial(draw, losses.configure(name, kind, options))
     return draws
+
+
+def loss_pictures(config: PretrainConfig) -> dict[str, tuple[str, Picture]]:
+    """View type and picture of each auxiliary loss that changes its views, by name of the loss."""
+    found: dict[str, tuple[str, Picture]] = {}
+    for name, auxiliary in config.auxiliary.items():
+        picture = getattr(losses.find(name, Auxiliary), "picture", None)
+        if picture is not None:
+            found[name] = auxiliary.view, partial(picture, losses.configure(name, Auxiliary, auxiliary.options))
+    return found
 
 
 def _build(name: str, kind: type[losses.Loss], context: Context) -> losses.Loss:

@@ -1,12 +1,13 @@
 """Losses by name: each file of this folder that defines `LOSS` is one loss; docs/losses.md shows how to add one.
 
-Its file has two or three parts, and nothing else refers to it:
+Its file has two parts, and nothing else refers to it:
 
 - `Config`: a frozen dataclass, its options.
 - `LOSS`: a class derived from `base.Objective` or `base.Auxiliary`.
 - `draw(config, view, rng)`, optional: random numbers for one global view (an auxiliary loss: one of its views) of one
   sample, drawn in a loader worker; arrays by name, of the same shape for every sample, which become the parameters
   `LOSS.name` of the view.
+- `picture(config, images, parameters)`, optional, of an auxiliary loss: what it makes of its views, for `--show-views`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
-from pretrain.losses.base import Auxiliary, Loss, Objective
+from pretrain.losses.base import Auxiliary, Loss, Objective, Parameters
 from pretrain.options import build_options
 from pretrain.views.config import ViewConfig
 
 
 class LossFile(Protocol):
-    """Interface of a loss's file; `draw` may be missing."""
+    """Interface of a loss's file; `draw` and `picture` may be missing."""
 
     Config: type[Any]
     LOSS: type[Loss]
 
     def draw(self, config: Any, view: ViewConfig, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
+
+    def picture(self, config: Any, images: Tensor, parameters: Parameters) -> Tensor: ...
 
 
 @lru_cache

@@ -19,6 +19,9 @@ Parameters = Mapping[str, np.ndarray]
 Draw = Callable[[ViewConfig, np.random.Generator], dict[str, np.ndarray]]
 """Random numbers of a loss for one view of one sample, drawn in a loader worker: arrays by name."""
 
+Picture = Callable[[Tensor, Parameters], Tensor]
+"""Pictures [B, 3, S, S] of what a loss makes of views [B, 3, S, S], both in 0 … 1, for `--show-views`."""
+
 
 @dataclass(frozen=True)
 class Progress:

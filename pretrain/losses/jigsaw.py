@@ -82,6 +82,16 @@ def cut(images: Tensor, grid: int) -> Tensor:
     return large.view(batch, grid * grid, channels, height, width)
 
 
+def picture(config: Config, images: Tensor, parameters: Parameters) -> Tensor:
+    """The tiles in the order in which they pass, with black lines between them: [B, 3, S, S]."""
+    grid, (batch, channels, side, _) = config.grid, images.shape
+    orders = permutations(grid**2, config.permutations, config.seed)[parameters["jigsaw.order"]]
+    cells = images.view(batch, channels, grid, side // grid, grid, side // grid).permute(0, 2, 4, 1, 3, 5)
+    tiles = cells.flatten(1, 2)[torch.arange(batch)[:, None], torch.from_numpy(orders)].clone()
+    tiles[..., -1, :] = tiles[..., -1] = 0
+    return tiles.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+
+
 class Jigsaw(Auxiliary):
     """Cross-entropy over permutations, from the vectors of the permuted tiles of every view."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from core.data.order import epoch_order
 from core.errors import UserError
-from pretrain.config import PretrainConfig
+from pretrain.config import AuxiliaryConfig, PretrainConfig
+from pretrain.heads import HeadConfig
 from pretrain.views.collate import Batch, View
 from pretrain.views.config import PhotometricConfig, ViewConfig
 from pretrain.views.contact_sheet import draw_batch, draw_views
@@ -72,9 +74,29 @@ def test_the_first_images_of_the_first_epoch_are_drawn(tmp_path: Path) -> None:
     config = PretrainConfig(seed=4, views={"global": ViewConfig(count=2, size=128, photometric=(PLAIN,))})
     draw_views(Flat(), config, tmp_path / "views.png", rows=3)
     with PIL.Image.open(tmp_path / "views.png") as sheet:
-        assert sheet.size == (2 * 132 + 4, 3 * 132 + 4 + 16)
+        assert sheet.size == (3 * 132 + 4, 3 * 132 + 4 + 16)
         for row, position in enumerate(epoch_order(10, 4, 0)[:3]):
-            assert sheet.getpixel((68, 84 + 132 * row)) == (20 * position,) * 3
+            assert sheet.getpixel((132 + 68, 84 + 132 * row)) == (20 * position,) * 3
+
+
+def test_boxes_lie_over_the_source_and_tiles_beside_their_view(tmp_path: Path) -> None:
+    whole = ViewConfig(count=1, size=66, area=(1, 1), ratio=(1, 2), photometric=(PLAIN,))
+    config = PretrainConfig(
+        views={"global": replace(whole, count=2), "puzzle": whole},
+        auxiliary={"jigsaw": AuxiliaryConfig(view="puzzle")},
+        projector=HeadConfig((8,)),
+        predictor=HeadConfig((8,)),
+    )
+    draw_views(Flat(), config, tmp_path / "views.png", rows=2)
+    with PIL.Image.open(tmp_path / "views.png") as sheet:
+        cell = 132
+        assert sheet.width == 5 * (cell + 4) + 4  # source, two global views, the puzzle, its tiles
+        left, top = 4, 20 + (cell - 99) // 2  # 40 × 30 px, shown as 132 × 99
+        assert sheet.getpixel((left, top)) == (0, 0, 255)  # the puzzle's box, drawn last, spans the image
+        assert sheet.getpixel((left + 3, top + 3)) != (0, 0, 255)
+        grey = sheet.getpixel((4 + 3 * (cell + 4) + 20, 40))
+        assert sheet.getpixel((4 + 4 * (cell + 4) + 20, 40)) == grey
+        assert sheet.getpixel((4 + 4 * (cell + 4) + 43, 40)) == (0, 0, 0)  # the line between two tiles
 
 
 @pytest.mark.parametrize("name", ["views.txt", "nowhere/views.png"])
