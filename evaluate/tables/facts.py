@@ -89,9 +89,10 @@ class FactSheet:
                 raise ValueError(f"facts: {fact.key} has no source; name one of {', '.join(self.sources)}")
             if fact.departs and not fact.why:
                 raise ValueError(f"facts: {fact.key} departs from its source without a reason (why)")
-        for each in (*self.facts, *self.departures):
-            if each.source not in self.sources:
-                raise ValueError(f"source {each.source!r} is not among the sources: {', '.join(self.sources)}")
+        named = [fact.source for fact in self.facts] + [each.source for each in self.departures]
+        for source in named:
+            if source not in self.sources:
+                raise ValueError(f"source {source!r} is not among the sources: {', '.join(self.sources)}")
         keys = [fact.key for fact in self.facts]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"facts: {twice[0]} is given twice")
