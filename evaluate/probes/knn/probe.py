@@ -139,18 +139,13 @@ class KnnProbe(Probe):
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:
         from core.distributed import gather_objects
-        from core.features import extract_features
+        from evaluate.probes.knn.features import unit_features
         from evaluate.probes.knn.pictures import draw
         from evaluate.probes.knn.protocol import accuracies, class_accuracies, find_neighbours, fitting_ks, table
 
         config: KnnConfig = job.config
-        processes, backbone = job.context.processes, job.backbone
-        bank, own_queries = (
-            extract_features(
-                backbone.model, backbone.config, images, config.features, processes, job.context.workers, unit=True
-            )
-            for images in job.data.values()
-        )
+        processes = job.context.processes
+        bank, own_queries = (unit_features(job, images, job.inputs.size) for images in job.data.values())
         ks = fitting_ks(config.ks, sum(gather_objects(len(bank.values))))  # fewer where images are broken
         neighbours, queries = find_neighbours(
             bank, own_queries, max(ks), processes, job.inputs.engine, config.bank_chunk, processes.is_main

@@ -24,6 +24,11 @@ WNIDS = tuple(f"n{number:08d}" for number in range(1000))
 SMALL = ["features.transform.resize=16", "features.transform.crop=16", "k=1"]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_TRANSFER_CACHE", str(tmp_path / "cache"))
+
+
 def write(folder: Path, level: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     PIL.Image.new("RGB", (20, 20), (level, 255 - level, level // 2)).save(folder / "a.png")
