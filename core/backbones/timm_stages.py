@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.backbones import timm_models
-from core.backbones.base import BackboneConfig, Family, LayerGroups, Pooling
+from core.backbones.base import BackboneConfig, DenseMap, Family, LayerGroups, Pooling
 from core.errors import UserError
 
 _ELSEWHERE = {*timm_models.RESNET_MODULES, *timm_models.VIT_MODULES, *timm_models.TOKEN_MODULES, None}
@@ -66,6 +66,20 @@ class TimmStages(Family):
         )
         by_stage = dict(zip(indices, found, strict=True))
         return [(int(model.feature_info[tap]["reduction"]), by_stage[tap]) for tap in taps]
+
+    def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
+        """`norm`: the last stage after the final norm, which some networks (ConvNeXt) keep in their head."""
+        if not norm:
+            return super().dense_maps(model, images, taps, norm)
+        indices = sorted(set(taps))
+        found = model.forward_intermediates(
+            images, indices=indices, norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        by_stage = dict(zip(indices, found, strict=True))
+        last, own = len(model.feature_info) - 1, getattr(getattr(model, "head", None), "norm", None)
+        if last in by_stage and own is not None and getattr(own, "weight", None) is not None:
+            by_stage[last] = own(by_stage[last])
+        return [DenseMap(by_stage[tap], None) for tap in taps]
 
     def channels(self, model: Any) -> list[int]:
         return [int(stage["num_chs"]) for stage in model.feature_info]

@@ -78,3 +78,29 @@ def test_blocks_and_class_tokens_that_do_not_exist_are_refused(vit: torch.nn.Mod
     with pytest.raises(UserError, match=r"features\.class_token"):
         concatenated_features(resnet, IMAGES, (-1,), class_token=True)
     assert has_class_token(vit)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
+    ],
+)
+def test_the_last_stage_of_other_networks_is_normalised_where_they_do_it(name: str, args: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = build_backbone(BackboneConfig(name, args=args)).eval()
+    norm = model.norm if name.startswith("swin") else model.head.norm
+    torch.nn.init.normal_(norm.weight)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        raw, found, middle = (
+            dense_features(model, images, block, norm) for block, norm in ((-1, False), (-1, True), (-2, True))
+        )
+        if name.startswith("swin"):
+            expected = model.forward_features(images).permute(0, 3, 1, 2)
+        else:
+            expected = model.head.norm(model.forward_features(images))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, raw)
+    assert middle.shape[-1] == 2 * found.shape[-1]
