@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from converters.engines.openmmlab import import_mmseg
 from converters.key_maps.mmseg import VIT
-from core.backbones import Backbone, BackboneConfig, architecture_args, describe, family_of
+from core.backbones import BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
@@ -20,39 +20,18 @@ FINAL_NORM = ("ln1.weight", "ln1.bias")
 """Names of a ViT's norm after the last block, not used by segmentation heads unless `final_norm` is set."""
 
 
-def can_be_native(backbone: Backbone) -> bool:
-    """True if one of MMSegmentation's own classes computes what timm's model does."""
-    try:
-        mmseg_names(backbone.config, backbone.model)
-    except UserError:
-        return False
-    return True
+def vit_names(config: BackboneConfig, model: Any) -> dict[str, str]:
+    """timm's name -> MMSegmentation's for every tensor of a ViT. Raises `UserError` for what it has no place for."""
+    vit_settings(config, model)
+    return {name: str(VIT.from_timm(name)) for name in model.state_dict()}
 
 
-def mmseg_names(config: BackboneConfig, model: Any) -> dict[str, str]:
-    """timm's name -> MMSegmentation's for every tensor. Raises `UserError` for what it has no place for."""
-    backbone_settings(config, model)
-    state = model.state_dict()
-    if family_of(model).architecture == "resnet":
-        return {name: name for name in state}
-    found = {name: VIT.from_timm(name) for name in state}
-    left = [name for name, new in found.items() if new is None]
-    if left:
-        raise UserError(_refusal(config, f"it has no place for {len(left)} tensors, e.g. {left[0]}"))
-    return {name: new for name, new in found.items() if new is not None}
+def resnet_settings(config: BackboneConfig) -> dict[str, Any]:
+    """The `backbone` of an MMSegmentation config that computes what timm's ResNet does.
 
-
-def backbone_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
-    """The `backbone` of an MMSegmentation config that computes what timm's `model` does, at its own image size.
-
-    A ResNet is of `style` pytorch (stride in the 3×3 convolution; `caffe` takes the same weights and is wrong), a ViT
-    ends with its final norm. Raises `UserError` for a network that MMSegmentation's classes can't be.
+    Of `style` pytorch: stride in the 3×3 convolution; `caffe` takes the same weights and is wrong. Raises `UserError`
+    for a network that MMSegmentation's class can't be.
     """
-    architecture = family_of(model).architecture
-    if architecture == "vit":
-        return _vit_settings(config, model)
-    if architecture != "resnet":
-        raise UserError(_refusal(config, "its backbones here are ResNets and ViTs"))
     channels = config.args.get("channels", [64, 128, 256, 512])
     other = architecture_args(config).keys() - {"channels"}
     if config.name not in _DEPTHS or other or config.stem != "imagenet":
@@ -69,7 +48,8 @@ def backbone_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
+def vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
+    """The same for a ViT, at its own image size and with its final norm."""
     patches, block = model.patch_embed, model.blocks[0]
     width, hidden = model.embed_dim, block.mlp.fc1.out_features
     if model.cls_token is None or model.reg_token is not None or model.no_embed_class or hidden % width:
@@ -139,7 +119,7 @@ def _refusal(config: BackboneConfig, why: str) -> str:
 
 
 def mmseg_model(settings: Mapping[str, Any]) -> nn.Module:
-    """MMSegmentation's backbone of `backbone_settings`, with random weights."""
+    """MMSegmentation's backbone of one of the settings above, with random weights."""
     import_mmseg()
     from mmseg.registry import MODELS
 

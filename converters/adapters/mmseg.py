@@ -12,10 +12,11 @@ from torch import Tensor
 from converters.adapters.base import Adapter, renamed, times_255
 from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import (
-    backbone_settings,
     dilate,
     mmseg_model,
-    mmseg_names,
+    resnet_settings,
+    vit_names,
+    vit_settings,
     wrapped_names,
     wrapped_settings,
 )
@@ -39,11 +40,18 @@ class MmsegFile(Adapter):
 
     def settings(self, backbone: Backbone) -> dict[str, Any]:
         """The `backbone` of a config. Raises `UserError`."""
-        return backbone_settings(backbone.config, backbone.model)
+        raise NotImplementedError
 
     def names(self, backbone: Backbone) -> dict[str, str]:
         """timm's name -> the file's. Raises `UserError`."""
-        return mmseg_names(backbone.config, backbone.model)
+        raise NotImplementedError
+
+    def takes(self, backbone: Backbone) -> bool:
+        """True if the class computes what timm's model does."""
+        try:
+            return self.fits(backbone) and bool(self.names(backbone))
+        except UserError:
+            return False
 
     def check(self, backbone: Backbone) -> None:
         self.names(backbone)
@@ -102,6 +110,13 @@ class ResNetFile(MmsegFile):
     def fits(self, backbone: Backbone) -> bool:
         return family_of(backbone.model).architecture == "resnet"
 
+    def settings(self, backbone: Backbone) -> dict[str, Any]:
+        return resnet_settings(backbone.config)
+
+    def names(self, backbone: Backbone) -> dict[str, str]:
+        self.settings(backbone)
+        return {name: name for name in backbone.model.state_dict()}
+
     def proof(self, backbone: Backbone, out: Path) -> tuple[str, str]:
         compared, found = super().proof(backbone, out)
         settings = self.settings(backbone)
@@ -119,6 +134,12 @@ class VitFile(MmsegFile):
 
     def fits(self, backbone: Backbone) -> bool:
         return family_of(backbone.model).architecture == "vit"
+
+    def settings(self, backbone: Backbone) -> dict[str, Any]:
+        return vit_settings(backbone.config, backbone.model)
+
+    def names(self, backbone: Backbone) -> dict[str, str]:
+        return vit_names(backbone.config, backbone.model)
 
 
 class WrappedFile(MmsegFile):

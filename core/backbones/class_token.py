@@ -17,7 +17,10 @@ def without_class_token(backbone: Backbone) -> Backbone:
     """
     model: Any = backbone.model
     if family_of(model).architecture != "vit":
-        raise UserError(f"{describe(backbone.config)} has no class token; set detector.class_token=true")
+        raise UserError(
+            f"the class token can be left out of timm's plain ViTs alone, not of {describe(backbone.config)}; set "
+            f"class_token to true"
+        )
     if model.cls_token is None:
         return backbone
     args = backbone.config.args | {"class_token": False, "global_pool": ""}

@@ -15,9 +15,10 @@ import torch
 import torchvision
 from torch import Tensor
 
+from converters.adapters.mmseg import ResNetFile, VitFile
 from converters.destinations import usage, write_for
 from converters.engines.openmmlab import import_mmseg
-from converters.mmseg_backbone import backbone_settings, dilate, mmseg_model, resize_positions
+from converters.mmseg_backbone import dilate, mmseg_model, resize_positions
 from converters.open import open_backbone, open_with_report
 from converters.verification.verify import verify
 from core.checkpoints import read_tensors
@@ -67,7 +68,7 @@ def test_a_resnets_maps_are_torchvisions_to_the_last_bit(tmp_path: Path, name: s
     account = write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert not account.renamed
     assert {name for name, _ in account.dropped} == {"fc.weight", "fc.bias"}
-    settings = backbone_settings(backbone.config, backbone.model)
+    settings = ResNetFile().settings(backbone)
     theirs = mmseg_model(dilate(settings) if dilated else settings)
     theirs.load_state_dict(read_tensors(tmp_path / "x.pth")["state_dict"], strict=True)
     theirs.eval()
@@ -83,7 +84,7 @@ def test_a_vits_maps_at_another_image_size(tmp_path: Path) -> None:
     torch.nn.init.normal_(backbone.model.pos_embed, std=0.5)  # type: ignore[arg-type]
     account = write_for(backbone, table, "mmseg", tmp_path / "x.pth")
     assert ("blocks.1.attn.qkv.weight", "layers.1.attn.attn.in_proj_weight") in account.renamed
-    theirs = mmseg_model(backbone_settings(backbone.config, backbone.model))
+    theirs = mmseg_model(VitFile().settings(backbone))
     theirs.load_state_dict(read_tensors(tmp_path / "x.pth")["state_dict"], strict=True)
     theirs.eval()
     images = torch.randn(1, 3, 320, 256, generator=torch.Generator().manual_seed(0))

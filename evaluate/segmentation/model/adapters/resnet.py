@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.mmseg_backbone import backbone_settings, can_be_native, mmseg_names
-from core.backbones import Backbone, family_of
+from converters.adapters.mmseg import ResNetFile
+from core.backbones import Backbone
 from core.coverage import load_completely
 from core.errors import UserError
 from evaluate.segmentation.model.adapters.base import Adapter
 from evaluate.segmentation.protocol import SegmentConfig
 
+_FILE = ResNetFile()
 _DILATION = {8: ([1, 2, 1, 1], [1, 1, 2, 4]), 16: ([1, 2, 2, 1], [1, 1, 1, 2]), 32: ([1, 2, 2, 2], [1, 1, 1, 1])}
 
 
@@ -20,10 +21,10 @@ class ResNetAdapter(Adapter):
     native = True
 
     def takes(self, backbone: Backbone) -> bool:
-        return family_of(backbone.model).architecture == "resnet" and can_be_native(backbone)
+        return _FILE.takes(backbone)
 
     def settings(self, config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
-        settings, network = backbone_settings(backbone.config, backbone.model), config.network
+        settings, network = _FILE.settings(backbone), config.network
         if settings["depth"] < 50 and network.output_stride < 32:
             raise UserError(
                 f"network.output_stride={network.output_stride} needs a ResNet with bottlenecks: MMSegmentation "
@@ -37,12 +38,12 @@ class ResNetAdapter(Adapter):
         }  # fmt: skip
 
     def widths(self, config: SegmentConfig, backbone: Backbone) -> list[int]:
-        settings = backbone_settings(backbone.config, backbone.model)
+        settings = _FILE.settings(backbone)
         expansion = 4 if settings["depth"] >= 50 else 1
         return [expansion * settings["base_channels"] * 2**stage for stage in range(4)]
 
     def load(self, module: Any, backbone: Backbone, config: SegmentConfig) -> str:
-        names = mmseg_names(backbone.config, backbone.model)
+        names = _FILE.names(backbone)
         tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
         coverage = load_completely(module, tensors, backbone.source)
         return f"{len(coverage.matched)} of {len(tensors)} tensors loaded"

@@ -6,11 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from converters.mmseg_backbone import FINAL_NORM, backbone_settings, can_be_native, mmseg_names, resize_positions
+from converters.adapters.mmseg import VitFile
+from converters.mmseg_backbone import FINAL_NORM, resize_positions
 from core.backbones import Backbone, family_of, positions
 from core.coverage import load_completely
 from evaluate.segmentation.model.adapters.base import Adapter
 from evaluate.segmentation.protocol import SegmentConfig
+
+_FILE = VitFile()
 
 
 class VitAdapter(Adapter):
@@ -20,10 +23,10 @@ class VitAdapter(Adapter):
     plain = True
 
     def takes(self, backbone: Backbone) -> bool:
-        return family_of(backbone.model).architecture == "vit" and can_be_native(backbone)
+        return _FILE.takes(backbone)
 
     def settings(self, config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
-        settings, network = backbone_settings(backbone.config, backbone.model), config.network
+        settings, network = _FILE.settings(backbone), config.network
         self.check_taps(config, backbone.config.name, settings["num_layers"])
         # Position embeddings are resized to the crops' grid once and trained at that size.
         patch = settings["patch_size"]
@@ -41,7 +44,7 @@ class VitAdapter(Adapter):
         return [family_of(backbone.model).channels(backbone.model)[tap] for tap in config.network.taps]
 
     def load(self, module: Any, backbone: Backbone, config: SegmentConfig) -> str:
-        names = mmseg_names(backbone.config, backbone.model)
+        names = _FILE.names(backbone)
         tensors = {names[name]: tensor for name, tensor in backbone.model.state_dict().items()}
         total, notes = len(tensors), []
         if not config.network.final_norm:
