@@ -88,7 +88,7 @@ def _recipe(given: str) -> Path:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Pre-train a self-supervised backbone: BYOL, SimSiam or MoCo v3 over several view types.",
+        description="Pre-train a self-supervised backbone: an objective over several view types, and auxiliary losses.",
         **help_end(
             "pretrain/run.py",
             "--config r50_byol_multitask --data folder:/data/imagenet --out runs/r50 optim.lr=0.3",

@@ -21,7 +21,7 @@ import pytest
 from tests.docs.small_places import make_all
 from tests.torchrun import ROOT, warm_python
 
-PAGES = ("checkpoints", "converting", "add_a_protocol", "add_a_view_transform", "cluster", "reproduce")
+PAGES = ("checkpoints", "converting", "add_a_protocol", "add_a_view_transform", "cluster", "losses", "reproduce")
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)( full)?\n(.*?)^```$", re.M | re.S)
 Blocks = list[tuple[str, str, str, str]]
 

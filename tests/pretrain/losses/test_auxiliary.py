@@ -13,7 +13,7 @@ from core.errors import UserError
 from pretrain.config import AuxiliaryConfig
 from pretrain.losses import jigsaw
 from pretrain.losses.base import Progress
-from tests.pretrain.losses.tiny_losses import RESNET, build, parameters_of, recipe, views_of
+from tests.pretrain.losses.tiny_losses import DINO, RESNET, VIT, build, parameters_of, recipe, views_of
 from tests.pretrain.tiny_run import recipe as run_recipe
 from tests.pretrain.tiny_run import run
 
@@ -39,10 +39,19 @@ def test_lambda_over_the_epochs() -> None:
     assert AuxiliaryConfig(weight=0.3, from_epoch=2).weight_at(2) == 0.3
 
 
-@pytest.mark.parametrize("objective", ["byol", "mocov3"])
-def test_they_train_backbone_and_own_head_only_and_add_to_the_objective(objective: str) -> None:
-    added = [*HEADS, f"objective.name={objective}", RESNET, PART, TURNED]
-    plain, config = recipe(*added[:-2]), recipe(*added, SPATIAL, ROTATION, JIGSAW)
+@pytest.mark.parametrize(
+    ("objective", "stem"),
+    [
+        ([*HEADS, "objective.name=mocov3", RESNET], "backbone.conv1.weight"),
+        ([*HEADS, "objective.name=simsiam", "target.kind=stop_gradient", RESNET], "backbone.conv1.weight"),
+        ([*HEADS, VIT], "backbone.patch_embed.proj.weight"),
+        ([*DINO, VIT], "backbone.patch_embed.proj.weight"),
+    ],
+    ids=["mocov3", "simsiam", "byol-vit", "dino-vit"],
+)
+def test_they_train_backbone_and_own_head_only_and_add_to_the_objective(objective: list[str], stem: str) -> None:
+    sized = [PART.replace("18", "24"), TURNED.replace("18", "24")]
+    plain, config = recipe(*objective), recipe(*objective, *sized, SPATIAL, ROTATION, JIGSAW)
     alone, method = build(plain), build(config)
     for name, tensor in alone.online.state_dict().items():
         assert torch.equal(tensor, method.online.state_dict()[name])  # heads are built last
@@ -60,10 +69,12 @@ def test_they_train_backbone_and_own_head_only_and_add_to_the_objective(objectiv
         other = dict(method.online.named_parameters())[name]
         if not torch.allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-12):
             changed.append(name)
-    assert "backbone.conv1.weight" in changed
+    assert stem in changed
     assert all(name.startswith("backbone.") for name in changed)
     assert all(p.grad is not None for n, p in method.online.named_parameters() if n.startswith("auxiliary."))
-    assert set(method.target.state_dict()) == set(alone.target.state_dict())
+    assert [set(network.state_dict()) for network in method.networks()[1:]] == [
+        set(network.state_dict()) for network in alone.networks()[1:]
+    ]
     assert {"rotation/accuracy", "jigsaw/accuracy", "spatial_prediction/r2_dx"} <= set(method.health())
 
 
