@@ -200,8 +200,8 @@ class PretrainConfig:
             raise ValueError(f"names of view types must not contain a dot: {list(self.views)}")
         if GLOBAL not in self.views:
             raise ValueError(f"views must include {GLOBAL!r}, whose views are the targets; it has {list(self.views)}")
-        self._check_objective()
         self._check_auxiliaries()
+        self._check_objective()
 
     def auxiliary_views(self) -> set[str]:
         """View types that belong to an auxiliary loss alone, and not to the objective."""
