@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import random
@@ -36,6 +37,7 @@ KINDS = {
 }
 
 
+@functools.cache
 def picture(number: int, ending: str = "png") -> bytes:
     """Encoded image of 9 × 8 pixels that depend on `number`."""
     pixels = np.random.default_rng(number).integers(0, 256, (8, 9, 3), dtype=np.uint8)
