@@ -212,6 +212,8 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
         return f"{key} {place}: {problem['input']} is now called {known[problem['input']]}; use the new name"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should be", "must be")
+    if problem["type"] in ("tuple_type", "list_type") and isinstance(problem["input"], str | int | float):
+        message = f"must be a list, e.g. {location[-1]}=[{problem['input']}]"
     given = "" if isinstance(problem["input"], dict) else f", not {json.dumps(problem['input'], default=str)[:200]}"
     return f"{key + ' ' if key else ''}{place}: {message}{given}"
 

@@ -16,6 +16,10 @@ INSTALLED = ROOT.name == "ssl_transfer" and (ROOT / "command.py").is_file()
 """True where the project runs from a wheel (setup.py), False in a checkout."""
 
 
+RESULT_FORMAT = "ssl-transfer/result/1"
+"""Value of `format` in result.json."""
+
+
 def command(script: str, *arguments: str) -> str:
     """Shell command that runs `script` (`evaluate/knn.py`) from the working directory in this Python."""
     python = _python()

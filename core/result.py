@@ -17,9 +17,8 @@ import torch
 from core.backbones import Backbone, describe
 from core.checkpoints import backbone_digest
 from core.files.atomic_file import write_atomically
-from core.project import ROOT
+from core.project import RESULT_FORMAT, ROOT
 
-FORMAT = "ssl-transfer/result/1"
 _LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn"),
     *("detectron2", "pycocotools", "faster-coco-eval"),
@@ -50,7 +49,7 @@ class Result:
 def write_result(path: Path, result: Result) -> dict[str, Any]:
     """Writes result.json atomically and returns its content."""
     document = {
-        "format": FORMAT,
+        "format": RESULT_FORMAT,
         "protocol": result.protocol,
         "protocol_version": result.settings["protocol_version"],
         "kind": result.settings["kind"],

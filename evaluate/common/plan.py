@@ -43,3 +43,13 @@ def runs_on(processes: Processes, *details: str) -> tuple[str, str]:
 
     where = f"{device_name(processes.device)}, {processes_text(processes.world_size)}"
     return "runs on", "; ".join([where, *filter(None, details)])
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

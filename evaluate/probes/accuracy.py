@@ -47,7 +47,7 @@ class TopKAccuracy:
 
         `images`: whether to count the images too; once per batch where its heads come in several calls.
         """
-        ranks = ranks_of_truth(logits, labels)
+        ranks = logit_ranks(logits, labels)
         heads = slice(first_head, first_head + logits.shape[2])
         self._first[:, heads] = self._first[:, heads].index_add(0, labels, (ranks < 1).long())
         self._fifth[heads] += (ranks < 5).sum(0)
@@ -67,7 +67,7 @@ class TopKAccuracy:
         )
 
 
-def ranks_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
+def logit_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """Number of classes that beat the true one, int64 [B, H]: higher logits, and equal ones of lower class number.
 
     logits [B, C, H], labels [B]. Where the true logit is not a number, all classes beat it.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from evaluate.common.plan import duration
 from evaluate.report.grouping import Measured
 
 
@@ -39,7 +40,7 @@ def provenance(measured: Measured, page_folder: Path) -> Provenance:
         "sha256 of the file": checkpoint.get("file_sha256"),
         **{f"data, {part}": _data(_mapping(facts)) for part, facts in _mapping(document.get("data")).items()},
         "date": document.get("date"),
-        "wall time": duration(document.get("wall_seconds")),
+        "wall time": duration(seconds) if isinstance(seconds := document.get("wall_seconds"), int | float) else None,
         "device": document.get("device"),
         "git revision": document.get("git_revision"),
         "libraries": _listed(_mapping(document.get("libraries"))),
@@ -77,13 +78,3 @@ def _data(facts: Mapping[str, Any]) -> str:
     if broken := facts.get("broken"):
         parts.append(f"{len(broken)} broken")
     return "; ".join([*filter(None, parts), f"digest {facts.get('digest', 'unknown')}"])
-
-
-def duration(seconds: Any) -> str | None:
-    """Human-readable duration; None if not a number."""
-    if not isinstance(seconds, int | float):
-        return None
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
+from evaluate.common.plan import duration
 from evaluate.suites.job import Job
 
 _EVERY = 60.0  # seconds between two lines where nothing can be overwritten
@@ -88,13 +89,3 @@ class Progress:
         self._printed = self._clock()
         self._out.write(("\r\x1b[K" if self._terminal else "") + text + "\n")
         self._out.flush()
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -7,18 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from core.config import read_yaml
 from core.errors import UserError
-from core.project import command
+from core.project import RESULT_FORMAT, command
 from evaluate.common.description import Description
 from evaluate.common.registry import find_description
 from evaluate.tables.older_results import kind_of, scaled_down, version_of
 
-RESULT_FORMAT = "ssl-transfer/result/1"
 NAMES_FILE = "names.yaml"
 
 
@@ -121,17 +120,25 @@ def row_of(document: dict[str, Any]) -> str:
     """
     checkpoint = document["checkpoint"]
     short = short_row_of(document)
-    if document["backbone"] == "pixels" or checkpoint.get("family") == "random" or "recipe_sha256" in checkpoint:
+    if baseline_of(document) or "recipe_sha256" in checkpoint:
         return short
     return f"{short}, weights {checkpoint['backbone_sha256'][:6]}"
+
+
+def baseline_of(document: dict[str, Any]) -> Literal["pixels", "random", ""]:
+    """Baseline that was measured: raw pixels, an untrained network, or none."""
+    if document["backbone"] == "pixels":
+        return "pixels"
+    return "random" if document["checkpoint"].get("family") == "random" else ""
 
 
 def short_row_of(document: dict[str, Any]) -> str:
     """`row_of` without the weights: enough to show where no other row is called the same."""
     checkpoint, backbone = document["checkpoint"], document["backbone"]
-    if backbone == "pixels":
+    baseline = baseline_of(document)
+    if baseline == "pixels":
         return "raw pixels"
-    if checkpoint.get("family") == "random":
+    if baseline == "random":
         return f"{backbone}, random initialisation"
     network = f", {checkpoint['network']} network" if checkpoint.get("network", "online") != "online" else ""
     if "recipe_sha256" in checkpoint:  # our own run: the recipe without its seed tells it from another of the method

@@ -13,7 +13,12 @@ from evaluate.common.metrics import Metric
 from evaluate.common.protocol import current_version, kind_of_protocol
 from evaluate.common.registry import descriptions, find_description
 from evaluate.tables.published import Published
-from evaluate.tables.results import StoredResult, data_of, row_of, run_of, short_row_of
+from evaluate.tables.results import StoredResult, baseline_of, data_of, row_of, run_of, short_row_of
+
+UNTRAINED = "random initialisation"
+"""Row of published numbers of an untrained network."""
+_BASELINES = ("pixels", "random", "")
+"""Order of our rows."""
 
 
 class _Key(NamedTuple):
@@ -158,10 +163,12 @@ def build_table(
     small: set[_Key] = set()
     backbones: dict[str, str] = {}
     short: dict[str, str] = {}
+    baselines: dict[str, str] = {}
     for result in results:
         document = result.document
         row = row_of(document)
         backbones[row], short[row] = document["backbone"], short_row_of(document)
+        baselines[row] = baseline_of(document)
         for metric, value in result.headline_metrics().items():
             column = _Key(result.kind, document["protocol"], result.version, metric, data_of(document))
             images[column] = _test_images(document)
@@ -181,9 +188,8 @@ def build_table(
     clear = {row: one if list(short.values()).count(one) == 1 else row for row, one in short.items()}
     keyed = {row: row if row in names else one for row, one in clear.items()}
     given = list(names)
-    own = sorted(
-        backbones, key=lambda row: (_rank(row), given.index(keyed[row]) if keyed[row] in names else len(given), row)
-    )
+    named = {row: given.index(key) if (key := keyed[row]) in names else len(given) for row in backbones}
+    own = sorted(backbones, key=lambda row: (_BASELINES.index(baselines[row]), named[row], row))
     theirs = list(dict.fromkeys((n.row, n.paper) for key in keys for n in known[key]))
 
     shown = [names.get(keyed[row], clear[row]) for row in own]
@@ -196,7 +202,7 @@ def build_table(
                     tuple(value for value, _ in found),
                     tuple(int(result.document["seed"]) for _, result in found),
                     tuple(result.path for _, result in found),
-                    _counterpart(shown[y], row, backbones[row], known[key]),
+                    _counterpart(shown[y], baselines[row] == "random", backbones[row], known[key]),
                     tuple(run_of(result.document)[0] for _, result in found),
                     any(_seed_matters(result) for _, result in found),
                 )
@@ -250,15 +256,11 @@ def _test_images(document: dict[str, Any]) -> int:
     return int(list(document["data"].values())[-1].get("images", 0)) if document["data"] else 0
 
 
-def _counterpart(name: str, row: str, backbone: str, numbers: Sequence[Published]) -> Published | None:
+def _counterpart(name: str, untrained: bool, backbone: str, numbers: Sequence[Published]) -> Published | None:
     """The published number of the same row: by name, or both untrained. None also where papers disagree."""
-    wanted = "random initialisation" if row.endswith(", random initialisation") else name
+    wanted = UNTRAINED if untrained else name
     found = [n for n in numbers if n.row == wanted and n.backbone == backbone and n.comparable]
     return found[0] if len({n.value for n in found}) == 1 else None
-
-
-def _rank(row: str) -> int:
-    return 0 if row == "raw pixels" else 1 if row.endswith(", random initialisation") else 2
 
 
 def _place(key: _Key) -> int:

@@ -42,7 +42,7 @@ def vote_accuracy(
         weights = _weights(cosines, temperature)
         for k in ks:
             for kind, votes in (("weighted", weights[:, :k]), ("majority", np.ones((len(cosines), k)))):
-                ranks = ranks_of_truth(labels[block, :k], votes, cosines[:, :k], truth[block], classes)
+                ranks = vote_ranks(labels[block, :k], votes, cosines[:, :k], truth[block], classes)
                 for n in (1, 5):
                     key = f"{kind}_top{n}_k{k}"
                     hits[key] = hits.get(key, 0) + int((ranks < n).sum())
@@ -61,7 +61,7 @@ def weighted_hits(
     hits = np.empty(len(truth), dtype=bool)
     for block in _blocks(len(truth)):
         cosines = similarities[block, :k].astype(np.float64)
-        ranks = ranks_of_truth(labels[block, :k], _weights(cosines, temperature), cosines, truth[block], classes)
+        ranks = vote_ranks(labels[block, :k], _weights(cosines, temperature), cosines, truth[block], classes)
         hits[block] = ranks < 1
     return hits
 
@@ -75,7 +75,7 @@ def _weights(cosines: NDArray[np.float64], temperature: float) -> NDArray[np.flo
     return np.exp((cosines - cosines[:, :1]) / temperature)
 
 
-def ranks_of_truth(
+def vote_ranks(
     labels: NDArray[np.integer[Any]],
     votes: NDArray[np.float64],
     cosines: NDArray[np.float64],

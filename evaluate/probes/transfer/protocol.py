@@ -18,7 +18,7 @@ from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.knn.search import Engine, nearest
-from evaluate.probes.knn.vote import check_vote, ranks_of_truth
+from evaluate.probes.knn.vote import check_vote, vote_ranks
 from evaluate.probes.linear.protocol import LinearConfig
 
 
@@ -106,7 +106,7 @@ def knn_scores(
     weights = np.exp((cosines - cosines[:, :1]) / config.temperature)
     found = []
     for k in ks:
-        right = ranks_of_truth(labels[:, :k], weights[:, :k], cosines[:, :k], val.labels, classes) == 0
+        right = vote_ranks(labels[:, :k], weights[:, :k], cosines[:, :k], val.labels, classes) == 0
         per_class = [right[val.labels == label].mean() for label in np.unique(val.labels)]
         found.append({"k": k, "top1": 100 * float(right.mean()), "mean_per_class": 100 * float(np.mean(per_class))})
     return found

@@ -17,6 +17,7 @@ from torch import nn
 
 from core.backbones import family_of
 from core.errors import UserError
+from evaluate.common.plan import duration
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -98,7 +99,7 @@ class ProgressHook(Hook):
             parts = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "loss" in name)
             print(
                 f"iteration {done:>{len(str(total))}}/{total}  {parts}  lr {values['lr']:.2e}  {seconds:.3f} s/it  "
-                f"ETA {_duration(seconds * (total - done))}",
+                f"ETA {duration(seconds * (total - done))}",
                 flush=True,
             )
             self.record(done, values)
@@ -107,13 +108,6 @@ class ProgressHook(Hook):
 
 def _interval(runner: Any) -> int:
     return next((hook.interval for hook in runner.hooks if type(hook).__name__ == "CheckpointHook"), -1)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class TestProgressHook(Hook):

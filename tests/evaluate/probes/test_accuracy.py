@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-from evaluate.probes.accuracy import TopKAccuracy, ranks_of_truth
+from evaluate.probes.accuracy import TopKAccuracy, logit_ranks
 
 CPU = torch.device("cpu")
 
@@ -40,5 +40,5 @@ def test_the_three_accuracies_equal_scikit_learns(classes: int) -> None:
 
 def test_ties_go_to_the_lower_class_and_nan_is_wrong() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 0.0]])[:, :, None]
-    assert [int(ranks_of_truth(logits, torch.tensor([label]))[0, 0]) for label in range(4)] == [2, 0, 1, 3]
-    assert ranks_of_truth(torch.full((1, 4, 2), torch.nan), torch.tensor([0])).tolist() == [[4, 4]]
+    assert [int(logit_ranks(logits, torch.tensor([label]))[0, 0]) for label in range(4)] == [2, 0, 1, 3]
+    assert logit_ranks(torch.full((1, 4, 2), torch.nan), torch.tensor([0])).tolist() == [[4, 4]]

@@ -100,7 +100,7 @@ def test_a_result_tells_where_it_comes_from(page: Element) -> None:
         "data, train": "t; 1,200 images; 1 broken; digest d1",
         "data, val": "v; 10 images; digest d2",
         "date": "2026-01-02T03:04:05Z",
-        "wall time": "5 min",
+        "wall time": "5 min 0 s",
         "device": "CPU (x86_64)",
         "git revision": "abcdef",
         "libraries": "python 3.11, torch 2.14",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.distributed import Processes
 from evaluate.probes.knn.protocol import class_accuracies, find_neighbours, knn_accuracy
 from evaluate.probes.knn.search import Neighbours
-from evaluate.probes.knn.vote import ranks_of_truth, vote_accuracy
+from evaluate.probes.knn.vote import vote_accuracy, vote_ranks
 from tests.evaluate.probes.knn.unit_features import features, unit_rows
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -48,7 +48,7 @@ def test_the_temperature_decides() -> None:
 def test_ties_go_to_the_closer_class_then_to_the_lower_number() -> None:
     def ranks(similarities: list[float], labels: list[int]) -> list[int]:
         cosines = np.array([similarities] * 4)
-        return ranks_of_truth(np.array([labels] * 4), np.ones(cosines.shape), cosines, np.arange(4), 4).tolist()
+        return vote_ranks(np.array([labels] * 4), np.ones(cosines.shape), cosines, np.arange(4), 4).tolist()
 
     assert ranks([0.9, 0.8, 0.7, 0.5], [2, 1, 1, 2]) == [3, 0, 1, 3]  # 1.5 against 1.4
     assert ranks([0.9, 0.8, 0.7, 0.7], [2, 1, 1, 2]) == [3, 1, 0, 3]  # 1.6 against 1.5
@@ -83,7 +83,7 @@ def test_weighted_vote_agrees_with_scikit_learn(k: int, temperature: float) -> N
     # The rank of every class, asked for as if it were the true one.
     ranks = np.stack(
         [
-            ranks_of_truth(neighbours.labels, np.exp(cosines / temperature), cosines, np.full(700, c), classes)
+            vote_ranks(neighbours.labels, np.exp(cosines / temperature), cosines, np.full(700, c), classes)
             for c in range(classes)
         ],
         axis=1,
