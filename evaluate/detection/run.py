@@ -8,6 +8,7 @@ from typing import Any
 
 from core.errors import UserError
 from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
+from evaluate.common.corrupted import add_corrupt, corruption_cells
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     config = load_config(DetectionConfig, file, arguments.overrides)
     check_detectron2()
 
+    from evaluate.detection.corrupted import measure_corrupted
     from evaluate.detection.metrics import inference
     from evaluate.detection.metrics.pictures import draw
     from evaluate.detection.outcome import count_metrics, data_part, excluded_text, metrics_table
@@ -76,6 +78,7 @@ def main() -> None:
     detections = inference.run_inference(setup.cfg, setup.detector, val, context, config.data.broken_share)
     metrics = count_metrics(config, val, detections)
     if detections is None:
+        measure_corrupted(setup, context, broken_train, arguments.corrupt)
         return
     for line in excluded_text(train, broken_train, val, detections.broken):
         print(line)
@@ -95,6 +98,7 @@ def main() -> None:
     if arguments.draw:
         paths = draw(folder / "pictures", val, detections, arguments.draw, context.seed)
         print(f"pictures: {len(paths)} in {folder / 'pictures'} (ground truth on the left, detections on the right)")
+    measure_corrupted(setup, context, broken_train, arguments.corrupt)
 
 
 def _no_log(_step: int, _values: dict[str, Any]) -> None:
@@ -113,7 +117,9 @@ def _arguments() -> argparse.Namespace:
     add_draw(parser, what="N images of ground truth and detections")
     add_frozen(parser, "detector")
     parser.add_argument("--restart", action="store_true", help="start over even if the folder holds a saved state")
+    add_corrupt(parser)
     arguments = parse(parser)
+    arguments.corrupt = corruption_cells(arguments.corrupt)
     if arguments.seed >= 2**63:
         raise UserError(f"--seed must be below 2^63, not {arguments.seed}; choose a smaller number")
     return arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
+from evaluate.common.corrupted import add_corrupt, corruption_cells
 
 DEFAULT_PROTOCOL = "scenes_fcn_r18_400it"
 
@@ -23,4 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     add_frozen(parser, "network")
     parser.add_argument("--batch", type=int, help="another global batch; learning rate and iterations are scaled")
     parser.add_argument("--restart", action="store_true", help="train again even if the folder holds a run")
-    return parse(parser)
+    add_corrupt(parser)
+    arguments = parse(parser)
+    arguments.corrupt = corruption_cells(arguments.corrupt)
+    return arguments

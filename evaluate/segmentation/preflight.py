@@ -68,7 +68,7 @@ def _check(setup: Setup, arguments: argparse.Namespace) -> Preflight:
     if refused := conflicting_result(result, setup.protocol, setup.digest, arguments.seed, digests, version):
         raise UserError(refused)
     if finished := None if arguments.restart else finished_result(setup.out, setup.measured):
-        skipped = {"val": _check_split(setup, "val").skipped} if arguments.draw else {}
+        skipped = {"val": _check_split(setup, "val").skipped} if arguments.draw or arguments.corrupt else {}
         return Preflight(facts, skipped, finished=finished)
     checked = {split: _check_split(setup, split) for split in ("train", "val")}
     for split, found in checked.items():

@@ -13,6 +13,7 @@ from converters.engines.openmmlab import import_mmseg
 from core.config import to_dict
 from core.result import Result, write_result
 from core.run_folder import RunFolder, drop_metrics_after
+from evaluate.segmentation.corrupted import measure_corrupted
 from evaluate.segmentation.engine.run_state import SEGMENTOR, broken_in_training, clear_run, load_trained
 from evaluate.segmentation.engine.training import train_and_test
 from evaluate.segmentation.pictures import draw_test_images
@@ -48,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     _write_result(setup, checked, metrics, started)
     if arguments.draw:
         draw_test_images(setup, checked.skipped["val"], trained, arguments.draw)
+    if arguments.corrupt:
+        measure_corrupted(setup, checked, trained, arguments.corrupt)
     clear_run(setup.out)  # last: until here the same command resumes a killed run
 
 
@@ -108,8 +111,13 @@ def _show_finished(setup: Setup, checked: Preflight, arguments: argparse.Namespa
     print(f"already finished on {checked.finished['date']}; --restart trains and tests again")
     print(result_table(checked.finished["metrics"]))
     print(f"result: {setup.out / 'result.json'}")
-    if arguments.draw and not arguments.dry_run:
-        if load_trained(setup.out, setup.model):
-            draw_test_images(setup, checked.skipped["val"], setup.model.to(setup.context.device), arguments.draw)
-        else:
-            print(f"no pictures: {setup.out / SEGMENTOR} is missing; --restart trains again")
+    if arguments.dry_run or not (arguments.draw or arguments.corrupt):
+        return
+    if not load_trained(setup.out, setup.model):
+        print(f"no pictures, no corruptions: {setup.out / SEGMENTOR} is missing; --restart trains again")
+        return
+    model = setup.model.to(setup.context.device)
+    if arguments.draw:
+        draw_test_images(setup, checked.skipped["val"], model, arguments.draw)
+    if arguments.corrupt:
+        measure_corrupted(setup, checked, model, arguments.corrupt)

@@ -19,6 +19,8 @@ from evaluate.common.registry import find_description
 from evaluate.tables.older_results import kind_of, scaled_down, version_of
 
 NAMES_FILE = "names.yaml"
+_COLOURS = ("mean", "std")
+"""Facts about a checkpoint that are numbers per channel; all others are texts."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,16 @@ def read_result(path: Path) -> StoredResult:
 def _check_types(document: dict[str, Any]) -> None:
     """Raises `ValueError` or `KeyError` where what the table and the page go by is of another type than written."""
     checkpoint, data, metrics = document["checkpoint"], document["data"], document["metrics"]
-    texts = [document["protocol"], document["backbone"], checkpoint["backbone_sha256"], *checkpoint.values()]
+    facts = [value for key, value in checkpoint.items() if key not in _COLOURS]
+    texts = [document["protocol"], document["backbone"], checkpoint["backbone_sha256"], *facts]
     texts += [part["digest"] for part in data.values()] + [metrics.get("metric", "")]
     counts = [document["seed"], *(part.get("images", 0) for part in data.values())]
     seconds = document.get("wall_seconds", 0)
     if not all(isinstance(text, str) for text in texts) or not isinstance(document.get("settings", {}), dict):
         raise ValueError("its protocol, backbone, checkpoint and data must be strings")
+    colours = [value for key in _COLOURS for value in checkpoint.get(key, [0.0])]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in colours):
+        raise ValueError("its checkpoint's mean and std must be numbers")
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
         raise ValueError("its seed and its numbers of images must be whole numbers")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken
 from evaluate.common.context import RunContext
+from evaluate.common.corrupted import Cell, corrupted_file
 from evaluate.detection.data.datasets import register
 from evaluate.detection.data.image_headers import read_pixels
 from evaluate.detection.data.records import DetectionSet
@@ -52,8 +53,13 @@ def training_batches(
     )
 
 
-def test_images(cfg: CfgNode, records: list[dict[str, Any]], workers: int) -> Any:
-    """This rank's test images: lists of one dictionary, with `broken` (the reason) in place of an undecodable image."""
+def test_images(cfg: CfgNode, records: list[dict[str, Any]], workers: int, cell: Cell | None) -> Any:
+    """This rank's test images: lists of one dictionary, with `broken` (the reason) in place of an undecodable image.
+
+    `cell`: corruption and severity under which they are seen.
+    """
+    if cell is not None:
+        records = [{**record, "corruption": cell} for record in records]
     images = _TestImages(records, _Mapper(cfg, False))
     return DataLoader(
         images, batch_size=1, sampler=InferenceSampler(len(images)), num_workers=workers, collate_fn=_uncollated
@@ -99,6 +105,8 @@ class _Mapper(DatasetMapper):
                 record["file_name"],
                 f"has {image.width}×{image.height} pixels, not {record['width']}×{record['height']} as listed",
             )
+        if (cell := record.pop("corruption", None)) is not None:
+            image = corrupted_file(image, record["file_name"], cell)
         inputs = T.AugInput(np.asarray(image))
         transforms = self.augmentations(inputs)
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))

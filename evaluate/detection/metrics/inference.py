@@ -14,6 +14,7 @@ from torch import nn
 
 from core.data.broken import BrokenImages
 from evaluate.common.context import RunContext
+from evaluate.common.corrupted import Cell
 from evaluate.detection.data.loaders import test_images
 from evaluate.detection.data.records import DetectionSet
 
@@ -32,13 +33,15 @@ class Detections:
 
 
 def run_inference(
-    cfg: CfgNode, detector: nn.Module, split: DetectionSet, context: RunContext, share: float
+    cfg: CfgNode, detector: nn.Module, split: DetectionSet, context: RunContext, share: float, cell: Cell | None = None
 ) -> Detections | None:
     """Runs the detector over the split; returns the detections of all ranks on the first, None on the others.
 
+    `cell`: corruption and severity of the images.
+
     Raises `UserError` if more than `share` of the images are broken.
     """
-    loader = test_images(cfg, split.records, context.workers)
+    loader = test_images(cfg, split.records, context.workers, cell)
     objects: list[dict[str, Any]] = []
     images, broken = [], []
     was_training = detector.training

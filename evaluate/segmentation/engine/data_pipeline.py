@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
@@ -14,6 +15,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken
+from evaluate.common.corrupted import corrupted_file
 from evaluate.segmentation.data.labels import read_label
 from evaluate.segmentation.data.layouts import Split, list_split
 from evaluate.segmentation.protocol import SegmentDataConfig
@@ -80,6 +82,22 @@ class ReadImage(BaseTransform):
         image = np.asarray(decode_rgb(Path(results["img_path"]), results["img_path"]))
         results["img"] = np.ascontiguousarray(image[..., ::-1])
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class CorruptImage(BaseTransform):
+    """Corrupts the image that was read; the labels stay."""
+
+    def __init__(self, cell: tuple[str, int]) -> None:
+        """`cell`: corruption and severity."""
+        self.cell = cell
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Changes `img` [H, W, 3] uint8 (BGR)."""
+        image = PIL.Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1]))
+        changed = np.asarray(corrupted_file(image, results["img_path"], self.cell))
+        results["img"] = np.ascontiguousarray(changed[..., ::-1])
         return results
 
 

@@ -11,6 +11,7 @@ import PIL.Image
 
 from evaluate.probes.base import Probe
 from evaluate.probes.main import probe_main
+from evaluate.tables.results import read_result
 
 SCENES = [
     "data.scenes.size=32", "data.scenes.objects=[1,2]", "data.scenes.radius=[0.2,0.4]", "data.scenes.train=16",
@@ -25,6 +26,7 @@ def measure(probe: Probe, out: Path, *arguments: str, ckpt: str = "pixels", prot
     probe_main(probe, ["--ckpt", ckpt, *named, "--out", str(out), "--device", "cpu", "--workers", "0", *arguments])
     document: dict[str, Any] = json.loads((out / "result.json").read_text())
     assert document["kind"] == probe.kind
+    assert read_result(out / "result.json").headline_metrics(), "it stands in the table"
     return document["metrics"]
 
 

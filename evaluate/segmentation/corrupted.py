@@ -1,0 +1,71 @@
+"""A trained segmentor on corrupted test images: one result for each corruption."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from core.config import to_dict
+from core.result import Result, write_result
+from evaluate.common.corrupted import Cell, corrupted_folder, corrupted_protocol
+from evaluate.segmentation.data.labels import read_label
+from evaluate.segmentation.plan import result_table
+
+if TYPE_CHECKING:
+    from evaluate.segmentation.preflight import Preflight
+    from evaluate.segmentation.setup import Setup
+
+
+def measure_corrupted(setup: Setup, checked: Preflight, model: Any, cells: list[Cell]) -> None:
+    """Measures the model under each corruption, prints and writes the results; on one process.
+
+    The clean result.json, which must be there, gives the facts about the data and the majority class.
+    """
+    from evaluate.segmentation.engine.data_pipeline import test_set
+    from evaluate.segmentation.engine.metric import confusion, scores
+
+    clean = json.loads((setup.out / "result.json").read_text(encoding="utf-8"))
+    majority = {key: value for key, value in clean["metrics"].items() if key.startswith("majority_")}
+    skipped = checked.skipped["val"]
+    pairs = [pair for position, pair in enumerate(setup.samples["val"].pairs) if position not in set(skipped)]
+    model.to(setup.context.device).eval()
+    for cell in cells:
+        started = time.time()
+        dataset = test_set(_with(setup.engine, cell), skipped)
+        matrix = np.zeros((len(setup.names),) * 2, np.int64)
+        for number, (_, label) in enumerate(pairs):
+            item = dataset[number]
+            with torch.inference_mode():
+                found = model.test_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})[0]
+            truth = torch.from_numpy(read_label(label, setup.config.data))
+            matrix += confusion(found.pred_sem_seg.data.squeeze(0).cpu(), truth, len(setup.names))
+        metrics = scores(matrix, setup.names) | majority
+        name = f"{cell[0]}:{cell[1]}"
+        result = Result(
+            protocol=corrupted_protocol(setup.protocol, cell),
+            metrics=metrics,
+            backbone=setup.backbone,
+            data=clean["data"],
+            seed=setup.context.seed,
+            settings=to_dict(setup.config) | {"corrupt": name, "loaded": setup.loaded},
+            started=started,
+            device=setup.context.device,
+        )
+        path = corrupted_folder(setup.out, cell) / "result.json"
+        write_result(path, result)
+        print(f"{name}\n{result_table(metrics)}\nresult: {path}")
+
+
+def _with(engine: dict[str, Any], cell: Cell) -> dict[str, Any]:
+    """Settings of the engine whose test images are corrupted once they are read."""
+    loader = engine["test_dataloader"]
+    steps = [
+        step
+        for each in loader["dataset"]["pipeline"]
+        for step in ([each, {"type": "CorruptImage", "cell": cell}] if each["type"] == "ReadImage" else [each])
+    ]
+    return {"test_dataloader": {**loader, "dataset": {**loader["dataset"], "pipeline": steps}}}
