@@ -67,7 +67,7 @@ def predict_image(job: Job, heads: PixelHeads, position: int) -> NDArray[np.uint
     """Class of each pixel by each head, [heads, H, W]. Raises `BrokenImage`."""
     config: SegmentLinearConfig = job.config
     image, model, device = job.data["val"].image(position), job.backbone.model, job.context.device
-    total: Tensor | None = None
+    views: list[Tensor] = []
     for scale in config.test.scales:
         side = round(config.features.size * scale)
         resized = _shorter_side(image, side)
@@ -76,11 +76,20 @@ def predict_image(job: Job, heads: PixelHeads, position: int) -> NDArray[np.uint
             with frozen(model), autocast(device, config.features.precision):
                 shown = pixels.flip(3) if mirrored else pixels
                 logits = window_logits(job.inputs, model, heads, shown, config.features.size, config.test)
-                logits = logits.flip(3) if mirrored else logits
-                found = functional.interpolate(logits.float(), image.size[::-1], mode="bilinear", align_corners=False)
-                total = found.softmax(1) if total is None else total + found.softmax(1)
+                views.append((logits.flip(3) if mirrored else logits).float())
+    return np.stack([_best([view[head] for view in views], image.height, image.width) for head in range(len(views[0]))])
+
+
+def _best(views: Sequence[Tensor], height: int, width: int) -> NDArray[np.uint8]:
+    """Class of each pixel [height, width] by the mean probability over logits [C, h, w]; one head at a time, as its
+    probabilities at the size of a large image fill gigabytes."""
+    total: Tensor | None = None
+    for view in views:
+        found = functional.interpolate(view[None], (height, width), mode="bilinear", align_corners=False)[0]
+        found = found.softmax(0) if len(views) > 1 else found
+        total = found if total is None else total + found
     assert total is not None
-    return total.argmax(1).to(torch.uint8).cpu().numpy()
+    return total.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def window_logits(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from core.data.order import GlobalBatches
 from core.distributed import sum_over_ranks
@@ -67,6 +68,8 @@ def train_labels(job: Job, maps: Maps) -> Tensor:
     return torch.from_numpy(read_semantics(job.data["train"], maps.positions, side))
 
 
+_LOGITS = 2**27
+"""Logits of all heads at the labels' size that are kept for the backward pass; more are computed again, by head."""
 Resize = Callable[[Tensor, int, int], Tensor]
 """(values [B, C, h, w], height, width) -> [B, C, height, width]."""
 
@@ -80,13 +83,17 @@ def cross_entropies(world: int, resize: Resize = plain_resize) -> Callable[[Tens
     """Loss of each head: the mean over all labelled pixels of the global batch, so that the mean over ranks is it."""
 
     def losses(outputs: Tensor, classes: Tensor, step: int) -> Tensor:
-        heads, images = outputs.shape[:2]
-        size = classes.shape[-2:]
-        logits = resize(outputs.flatten(0, 1), *size)
-        target = classes.long()[None].expand(heads, -1, -1, -1).flatten(0, 1)
-        each = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+        height, width = classes.shape[-2:]
         labelled = sum_over_ranks((classes != IGNORED).sum().float()).clamp(min=1)
-        return each.view(heads, images, *size).sum(dim=(1, 2, 3)) * (world / labelled)
+
+        def of_head(own: Tensor) -> Tensor:
+            logits = resize(own, height, width)
+            total = functional.cross_entropy(logits, classes.long(), ignore_index=IGNORED, reduction="sum")
+            return total * (world / labelled)
+
+        if outputs.shape[:3].numel() * height * width <= _LOGITS:
+            return torch.stack([of_head(own) for own in outputs])
+        return torch.stack([checkpoint(of_head, own, use_reentrant=False) for own in outputs])
 
     return losses
 

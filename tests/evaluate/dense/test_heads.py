@@ -95,3 +95,18 @@ def test_schedules_start_peak_and_end_where_they_should() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SweepConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_losses_computed_again_by_head_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    outputs, classes = torch.randn(2, 3, 4, 5, 6, requires_grad=True), torch.randint(0, 4, (3, 10, 12)).to(torch.uint8)
+    classes[0, :3] = 255
+    gradients = []
+    for limit in (2**27, 0):
+        monkeypatch.setattr("evaluate.dense.segment_linear.training._LOGITS", limit)
+        found = cross_entropies(1)(outputs, classes, 0)
+        gradients.append(torch.autograd.grad(found.sum(), outputs)[0])
+    torch.testing.assert_close(*gradients)
+    for head in range(2):
+        logits = nn.functional.interpolate(outputs[head], (10, 12), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(found[head], nn.functional.cross_entropy(logits, classes.long(), ignore_index=255))
