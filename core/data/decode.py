@@ -10,18 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.EpsImagePlugin
+import PIL.features
 import PIL.Image
 
 from core.data.to_rgb import conversions_to_rgb, to_rgb
 from core.errors import BrokenImage
 
+PIL.Image.init()
+_AVIF = "AVIF" in PIL.Image.OPEN and PIL.features.check("avif")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", *((".avif", ".avifs") if _AVIF else ())),
 )
 """Endings of image names, in any case: those that Pillow knows for `FORMATS`."""
-PIL.Image.init()
-FORMATS = tuple(kind for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in PIL.Image.OPEN)
+_KNOWN = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _AVIF else ()))
+FORMATS = tuple(kind for kind in _KNOWN if kind in PIL.Image.OPEN)
 """Formats that a file may have, whatever its ending. Pillow knows some fifty more: for EPS it starts Ghostscript, and
 few of the others were ever written with hostile files in mind."""
 MAX_PIXELS = 89_478_485

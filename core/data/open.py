@@ -34,7 +34,10 @@ class DataConfig:
             raise ValueError(f"source {self.source!r} holds a NUL character, which paths must not")
         kind, colon, rest = self.source.partition(":")
         if kind not in ("scenes", "fashion-mnist", "folder", "webdataset", *SETS) or (colon and not rest):
-            raise ValueError(f"source {self.source!r} must be one of: {SOURCES}")
+            path = user_path(self.source)
+            tar = path.suffix == ".tar" or "{" in self.source
+            meant = f"did you mean {'webdataset' if tar else 'folder'}:{self.source}? " if "/" in self.source else ""
+            raise ValueError(f"source {self.source!r} names no kind of data; {meant}it must be one of: {SOURCES}")
         if kind in ("folder", "webdataset", *SETS) and not rest:
             raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data{'' if kind in SETS else '/imagenet'}")
         if kind == "scenes" and rest:

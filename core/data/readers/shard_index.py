@@ -23,7 +23,7 @@ from core.files.atomic_file import write_atomically
 from core.files.cache_folder import cache_folder
 from core.untrusted.zip_archives import find_fault
 
-VERSION = 3
+VERSION = 4
 """Version of the cached files, raised with every change of their content."""
 INVALID = b"!"
 """First byte of a label that can't be used; the reason follows."""

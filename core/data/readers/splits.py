@@ -47,7 +47,7 @@ def split_folder(root: Path, split: Split) -> tuple[Path, tuple[str, ...]]:
             return root, (f"{root}: {chosen} taken as a class, as it lies beside {', '.join(others[:5])}",)
         rest = [name for name in others if name.lower() not in (*TRAIN, *VAL, *TEST)]
         unused = (f"{root}: only {chosen} is used, not {', '.join(rest[:5])}",) if rest else ()
-        return root / chosen, (*split_notes(split, chosen, str(root)), *unused)
+        return root / chosen, (*split_notes(split, chosen, str(root)), *unused, *_beside(root, chosen))
     if chosen is None:
         if not root.is_dir():
             return root, ()  # the reader says so
@@ -55,7 +55,14 @@ def split_folder(root: Path, split: Split) -> tuple[Path, tuple[str, ...]]:
     notes = split_notes(split, chosen, str(root))
     usual = VAL if split == "val" and chosen.lower() in VAL else TRAIN if split == "train" else ()
     also = [name for name in there if name.lower() in usual and name != chosen]
-    return root / chosen, (*notes, *((f"{root}: {chosen} is used, not {', '.join(also)}",) if also else ()))
+    unused = (f"{root}: {chosen} is used, not {', '.join(also)}",) if also else ()
+    return root / chosen, (*notes, *unused, *_beside(root, chosen))
+
+
+def _beside(root: Path, chosen: str) -> tuple[str, ...]:
+    """A note on images at the root, beside the folder of the split."""
+    images = sum(not is_hidden(entry.name) and entry.name.lower().endswith(EXTENSIONS) for entry in os.scandir(root))
+    return (f"{root}: {images:,} images beside {chosen} are not used",) if images else ()
 
 
 def _folders(root: Path) -> list[str]:
