@@ -18,7 +18,8 @@ Written by `python evaluate/study.py --write-findings` from the records of finis
 `±` is the standard deviation over seeds, whose number stands in brackets. A *difference* is the arm minus its baseline,
 seed by seed, with the 95 % bootstrap interval over seeds; *detectable* is the smallest true difference that so many
 seeds with this spread show in four of five studies (paired t test). Only a difference in bold is larger than that, with
-an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both.
+an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both. A study of
+one seed shows the commands, the scale and the order of magnitude; it ranks no arm.
 """
 
 

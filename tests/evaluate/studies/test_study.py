@@ -1,0 +1,130 @@
+"""evaluate/study.py on tiny data: plan, trainings, evaluations, record; what is finished isn't run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.project import ROOT
+from evaluate.studies import record as records
+from evaluate.studies.command import main
+from evaluate.studies.config import FOLDER, open_study
+from evaluate.studies.findings import PAGE, page, summary
+from evaluate.studies.record import read_record
+from tests.torchrun import warm_python
+
+STUDY = """
+question: Does a second predictor matter?
+recipe: demo_fashion_mnist
+settings:
+  - epochs=1
+  - batch=4
+  - "data.source='folder:{images}'"
+  - data.limit=null
+  - "backbone={{name: resnet18, args: {{channels: [8, 8, 8, 16]}}, stem: small}}"
+  - projector.widths=[16, 8]
+  - predictor.widths=[16, 8]
+seeds: 2
+factors:
+  objective: {{MoCo v3: []}}
+  predictors:
+    shared: [predictors=shared]
+    per view: [predictors=per_view]
+evaluations:
+  - {{run: knn, protocol: knn_fashion_mnist_32px, data: "folder:{images}", settings: ["ks=[3]"]}}
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["study.py", *arguments])
+    monkeypatch.setattr(sys, "executable", str(warm_python()))
+    main()
+    return capsys.readouterr().out
+
+
+def test_from_arms_to_a_record(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    study.write_text(STUDY.format(images=image_folder))
+    monkeypatch.setattr(records.write_record, "__defaults__", (tmp_path / "records",))
+    given = [str(study), "--out", str(out), "--device", "cpu", "--jobs", "2", "--record"]
+    plan = run(monkeypatch, capsys, *given, "--dry-run")
+    assert "MoCo v3 · per view (against MoCo v3 · shared): predictors=per_view" in plan
+    assert not out.exists()
+    first = run(monkeypatch, capsys, *given)
+    record = read_record(tmp_path / "records/tiny.json")
+    assert [(each.arm, each.seed) for each in record.trained] == [
+        ("MoCo v3 · shared", 0), ("MoCo v3 · per view", 0), ("MoCo v3 · shared", 1), ("MoCo v3 · per view", 1)
+    ]  # fmt: skip
+    (protocol,) = record.protocols()
+    assert len(record.measured) == 7  # two arms and the untrained network with two seeds, pixels once
+    for arm in (*record.baselines, "untrained"):
+        assert set(record.values(arm, protocol, "top1")) == {0, 1}
+    difference = record.difference("MoCo v3 · per view", protocol, "top1")
+    assert difference is not None
+    shared, separate = (record.values(arm, protocol, "top1") for arm in record.baselines)
+    assert difference.mean == pytest.approx(sum(separate[seed] - shared[seed] for seed in (0, 1)) / 2)
+    assert summary(record) in first
+
+    result = next((out / "results").rglob("result.json"))
+    result.unlink()
+    shutil.rmtree(out / "runs/moco-v3-shared-seed1")
+    again = run(monkeypatch, capsys, *given)
+    starts = [line for line in again.splitlines() if line.startswith("starts")]
+    assert len(starts) == 2
+    once_more = read_record(tmp_path / "records/tiny.json")
+    for before, after in zip(record.trained, once_more.trained, strict=True):
+        assert after.last["loss"] == before.last["loss"]  # a training run again gives the same bits
+    assert [each.metrics for each in once_more.measured] == [each.metrics for each in record.measured]
+    study.write_text(STUDY.format(images=image_folder).replace("epochs=1", "epochs=2"))
+    with pytest.raises(UserError, match=r"moco-v3-shared-seed0.*--out"):
+        run(monkeypatch, capsys, *given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("[predictors=shared]", "[shared]", "key=value"),
+        ("[predictors=shared]", "[seed=3]", "seed"),
+        ("per view:", "'shared!':", "shared"),
+        ("recipe: demo_fashion_mnist", "recipe: nowhere", "nowhere"),
+        ("ks=[3]", "kss=[3]", "kss"),
+        ("seeds: 2", "seeds: 0", "seeds"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(
+    old: str, new: str, key: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    study = tmp_path / "wrong.yaml"
+    study.write_text(STUDY.format(images=image_folder).replace(old, new))
+    with pytest.raises(UserError, match=key):
+        run(monkeypatch, capsys, str(study), "--out", str(tmp_path / "out"), "--device", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_of_different_data_ranks_nothing(tmp_path: Path) -> None:
+    file = next(iter(sorted((ROOT / "records").glob("*.json"))))
+    document = json.loads(file.read_text())
+    document["measured"][0]["data"] = "other"
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="different data"):
+        read_record(changed)
+
+
+def test_the_page_is_that_of_the_records() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
+def test_shipped_studies_open(name: str) -> None:
+    study = open_study(name)
+    assert study.recipe_file.is_file()
+    assert len(study.arms) > 1
