@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from converters.adapters.base import Adapter
+from converters.engines.plain_resnet import other_layers
 from converters.key_maps.base import KeyMap
 from converters.key_maps.fusing import split_qkv
 from converters.key_maps.huggingface_cnn import RESNET
 from converters.key_maps.huggingface_vit import DINOV2, DINOV2_SWIGLU, VIT
-from converters.plain_resnet import other_layers
 from converters.verification.proof import prove
 from core.backbones import Backbone, build_backbone, describe, family_of
 from core.checkpoints import read_safetensors

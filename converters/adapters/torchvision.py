@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from converters.adapters.base import Adapter, names_by, read_written, renamed, write_tensors
+from converters.engines.torchvision_model import convnext_model, resnet_model, swin_model, vit_model
 from converters.key_maps import convnext, swin, torchvision
 from converters.key_maps.base import KeyMap
-from converters.torchvision_model import convnext_model, resnet_model, swin_model, vit_model
 from converters.verification.proof import prove
 from core.backbones import Backbone, family_of
 from core.coverage import load_completely

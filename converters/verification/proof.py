@@ -88,7 +88,7 @@ class _Comparison:
             (float((a - b).abs().max()), float(a.abs().max()), place)
             for place, (a, b) in enumerate(zip(ours, theirs, strict=True))
         ]
-        # A difference that is no number is larger than any.
+        # NaN counts as larger than any difference.
         worst = max(found, key=lambda one: math.inf if math.isnan(one[0]) else one[0] / max(one[1], 1.0))
         self.difference, self.scale, self.place = worst
 

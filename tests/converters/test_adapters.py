@@ -113,7 +113,7 @@ def test_torchvisions_named_models_have_the_written_tensors(tmp_path: Path, name
     assert set(names) == set(backbone.model.state_dict())
 
 
-def test_rounding_is_told_from_a_difference(tmp_path: Path) -> None:
+def test_rounding_is_distinguished_from_a_difference(tmp_path: Path) -> None:
     """Attention sharpened until float32 rounds above the bound: float64 decides."""
     backbone, table = open_with_report("timm:vit_small_patch16_224(depth=4, img_size=64)")
     for name, tensor in backbone.model.state_dict().items():
@@ -129,14 +129,14 @@ def test_rounding_is_told_from_a_difference(tmp_path: Path) -> None:
         verify(backbone, "torchvision", tmp_path / "x.pth")
 
 
-def test_a_difference_that_is_no_number_is_one() -> None:
+def test_nan_counts_as_a_difference() -> None:
     good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
     assert not proof._Comparison([good, good], [bad, good]).within(1.0)
     assert not proof._Comparison([good, good], [good, bad]).within(1.0)
     assert proof._Comparison([good, good], [good, good]).within(0.0)
 
 
-def test_a_backbone_without_a_network_there_is_refused() -> None:
+def test_a_library_without_such_a_network_is_named() -> None:
     backbone, _ = open_with_report(EVA)
     with pytest.raises(UserError, match="--to timm"):
         adapter_for(backbone, "torchvision")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from converters.engines.plain_resnet import other_layers
 from converters.key_maps.detectron2 import RESNET
-from converters.plain_resnet import other_layers
 from core.backbones import Backbone, BackboneConfig, architecture_args, describe, family_of
 from core.errors import UserError
 from evaluate.detection.model.designs.base import PARTS, Design

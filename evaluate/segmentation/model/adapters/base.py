@@ -45,7 +45,7 @@ class Adapter(ABC):
         """
 
     def undecayed(self, backbone: Backbone) -> tuple[str, ...]:
-        """Names of parameters that are no vectors and that `optim.decay_embeddings: false` exempts."""
+        """Names of the parameters besides vectors that `optim.decay_embeddings: false` exempts."""
         return ("pos_embed", "cls_token")
 
     def freeze(self, module: Any) -> None:
