@@ -73,6 +73,18 @@ def test_two_ranks(tmp_path: Path) -> None:
         torch.testing.assert_close(rank["running_var"], norm.running_var, rtol=1e-12, atol=1e-12)
 
 
+def test_synchronised_norm_keeps_the_activation_that_timms_norm_holds() -> None:
+    from timm.layers import BatchNormAct2d
+
+    plain, other = (nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4)) for _ in range(2))
+    other.load_state_dict(plain.state_dict())
+    synchronised = synchronise_norms(other, torch.device("cpu"))
+    assert synchronised.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(plain(images), synchronised(images))
+    assert float(synchronised(images).detach().min()) == 0.0  # ReLU
+
+
 def test_synchronised_norm_alone_is_plain_batch_norm() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from core.checkpoints import read_tensors
-from core.config import rename_keys
+from core.config import rename_keys, to_dict
 from core.coverage import load_completely
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
@@ -82,6 +82,7 @@ def _same_run(work: Path, identity: dict[str, Any]) -> None:
     for key in mine:  # runs from before versions existed
         if key.rpartition(".")[2] == "protocol_version":
             known.setdefault(key, 1)
+    known = _defaults(mine, "settings.") | known
     if different := sorted(key for key in mine.keys() | known.keys() if mine.get(key) != known.get(key)):
         raise UserError(
             f"{work} holds another run (different: {', '.join(different)}); choose another --out, or discard that run "
@@ -145,7 +146,7 @@ def finished_result(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     mine = json.loads(json.dumps(settings))
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        theirs = {"protocol_version": 1} | _with_new_keys(flat(document["settings"]))
+        theirs = _defaults(mine) | {"protocol_version": 1} | _with_new_keys(flat(document["settings"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} is not a result of this project; choose another --out") from None
     if different := sorted(key for key in mine if theirs.get(key) != mine[key]):
@@ -187,6 +188,12 @@ def keep_segmentor(out: Path, iterations: int) -> None:
     document = read_tensors(out / ENGINE_FOLDER / f"iter_{iterations}.pth")
     kept = {key: document[key] for key in ("meta", "state_dict")}
     write_atomically(out / SEGMENTOR, lambda partial: torch.save(kept, partial))
+
+
+def _defaults(mine: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Default of each setting among the keys of `mine`: runs from before a setting was added had this value."""
+    values = json.loads(json.dumps(flat(to_dict(SegmentConfig()))))
+    return {prefix + key: value for key, value in values.items() if prefix + key in mine}
 
 
 def _with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:

@@ -182,6 +182,14 @@ def test_runs_under_former_keys_are_resumed_and_shown(out: Path, tmp_path: Path)
     assert settings.keys() != identity["settings"].keys()
     (out / "engine/identity.json").write_text(json.dumps(identity | {"settings": settings}))
     assert prepare_folder(out, identity).iteration == 6
+    # A setting that was added since then had its default.
+    before = {key: value for key, value in settings.items() if key != "network.map_norm"}
+    (out / "engine/identity.json").write_text(json.dumps(identity | {"settings": before}))
+    assert prepare_folder(out, identity).iteration == 6
+    changed = identity | {"settings": identity["settings"] | {"network.map_norm": True}}
+    with pytest.raises(UserError, match=r"network\.map_norm"):
+        prepare_folder(out, changed)
+    (out / "engine/identity.json").write_text(json.dumps(identity | {"settings": settings}))
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         section, _, last = key.rpartition(".")

@@ -156,6 +156,7 @@ def test_a_frozen_wrapped_backbone_stays_as_it_is(ckpt: str) -> None:
         (STAGES, ["network.final_norm=true"], r"network\.final_norm"),
         (STAGES, ["optim.layer_decay=0.9"], r"optim\.layer_decay"),
         (VIT14, ["network.backbone=resnet50"], r"network\.backbone=vit_tiny"),
+        ("timm:hiera_tiny_224", ["crop.size=224"], r"crop\.size=224 inference\.mode=slide"),
         (
             FOUR_CHANNELS,
             [],

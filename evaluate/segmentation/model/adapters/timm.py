@@ -55,7 +55,20 @@ class TimmAdapter(Adapter):
             raise UserError(f"network.map_norm=true is for hierarchical networks, not for {what}; set it to false")
         if network.final_norm and not self.plain:
             raise UserError(f"network.final_norm=true is for ViTs, not for {what}; set it to false")
+        if config.inference.mode == "whole":
+            self._check_any_size(backbone, what)
         measure_maps(backbone.model, what, size)
+
+    def _check_any_size(self, backbone: Backbone, what: str) -> None:
+        """Raises `UserError` for a network that takes images of one size alone, as whole test images differ in size."""
+        try:
+            measure_maps(backbone.model, what)
+        except UserError as error:
+            own = family_of(backbone.model).image_side(backbone.model)
+            raise UserError(
+                f"{error}, or train on crops and test in windows of its size: crop.size={own} inference.mode=slide "
+                f"inference.stride={own}"
+            ) from None
 
     def _taps(self, config: SegmentConfig, backbone: Backbone) -> list[int]:
         """Blocks of the protocol, or the last map of each of the four coarsest strides from 4 on."""
