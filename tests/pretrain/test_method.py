@@ -6,6 +6,7 @@ import copy
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,26 @@ def test_loss_and_gradients_are_the_formula(objective: str, predictors: str) -> 
         torch.testing.assert_close(ours_p.grad, reference_p.grad, rtol=1e-4, atol=1e-6, msg=name)
     if ours.target is not None:
         assert all(parameter.grad is None for parameter in ours.target.parameters())
+
+
+def test_a_loss_sees_how_its_views_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config(compute=ComputeConfig(channels_last=False, backward="packed"))
+    method, seen = build(cfg), []
+    forward = method.objective.forward
+    recording = lambda outputs, *rest: seen.append(outputs) or forward(outputs, *rest)  # noqa: E731
+    monkeypatch.setattr(method.objective, "forward", recording)
+    parameters = {
+        name: [{"box": np.full((4, 4), number), "flip": np.full(4, number > 0)} for number in range(count)]
+        for name, count in COUNTS.items()
+    }
+    method.backward(some_views(), None, parameters)
+    groups = [[(view.view, view.index) for view in outputs] for outputs in seen]
+    assert groups == [[("global", 0), ("global", 1), ("cutout", 0)], [("local", 0), ("local", 1)]]
+    for view in (view for outputs in seen for view in outputs):
+        assert view.encoded.vector.shape == (4, 16)
+        assert view["projection"].shape == view["prediction"].shape == (4, 8)
+        assert (view.box == view.index).all()
+        assert (view.flip == (view.index > 0)).all()
 
 
 def test_predictors_are_one_per_view_type_or_one() -> None:
