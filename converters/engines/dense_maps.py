@@ -103,9 +103,17 @@ def freeze_unused(network: nn.Module, taps: Sequence[int]) -> tuple[str, ...]:
     They get no gradient: DistributedDataParallel would raise, and weight decay would still shrink them.
     """
     named = dict(network.named_parameters())
+    family = family_of(network)
+    network.eval()
     with torch.enable_grad():
-        total = sum(x.float().sum() for _, x in family_of(network).maps(network.eval(), _small_image(network), taps))
-        assert isinstance(total, Tensor)
+        try:
+            maps = family.maps(network, _small_image(network), taps)
+        except (AssertionError, RuntimeError, ValueError):  # images of one size alone
+            side = family.image_side(network)
+            if side is None:
+                raise
+            maps = family.maps(network, _image(network, (side, side)), taps)
+        total = torch.stack([x.float().sum() for _, x in maps]).sum()
         found = torch.autograd.grad(total, [p for p in named.values() if p.requires_grad], allow_unused=True)
     trained = [name for name, parameter in named.items() if parameter.requires_grad]
     unused = tuple(name for name, gradient in zip(trained, found, strict=True) if gradient is None)
