@@ -13,8 +13,10 @@ from core.data.base import ImageSet
 from core.distributed import Processes
 from core.errors import UserError
 from core.shapes import shapes_only
+from pretrain import losses
 from pretrain.build_losses import build_auxiliaries, build_objective
 from pretrain.config import AuxiliaryConfig, PretrainConfig
+from pretrain.losses.base import Auxiliary
 from pretrain.views.config import GLOBAL, pairs
 
 
@@ -67,7 +69,7 @@ def plan(
         + f"; target: {target}"
         + (f"; predictors: {config.predictors}" if "predictors" in loss.USES else ""),
         *(f"            {line}" for line in _options(config.objective.options)),
-        *(f"auxiliary   {name}: {_auxiliary(auxiliary)}" for name, auxiliary in config.auxiliary.items()),
+        *(f"auxiliary   {name}: {_auxiliary(name, auxiliary)}" for name, auxiliary in config.auxiliary.items()),
         f"data        {images.name}: {len(images)} images",
         *(f"            {line}" for line in account_of(images).lines()),
     ]
@@ -96,13 +98,14 @@ def plan(
     return "\n".join(lines)
 
 
-def _auxiliary(auxiliary: AuxiliaryConfig) -> str:
-    """Weight, schedule, views and options of an auxiliary loss."""
+def _auxiliary(name: str, auxiliary: AuxiliaryConfig) -> str:
+    """Weight, schedule, views, options and caveat of an auxiliary loss."""
     text = f"weight {auxiliary.weight:g}"
     text += f" from epoch {auxiliary.from_epoch:g}" if auxiliary.from_epoch else ""
     text += f", rising over {auxiliary.ramp_epochs:g} epochs" if auxiliary.ramp_epochs else ""
     text += f", on {auxiliary.view} views"
-    return "; ".join([text, *_options(auxiliary.options)])
+    note = losses.find(name, Auxiliary).LOSS.NOTE
+    return "; ".join([text, *_options(auxiliary.options), *[note] * bool(note)])
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:

@@ -153,6 +153,8 @@ class Context:
 class Loss(nn.Module):
     """Common part: heads that are trained, and buffers (centres, queues) that the training state keeps."""
 
+    NOTE: ClassVar[str] = ""
+    """Caveat that is shown with the loss in the plan of a run, e.g. that its definition is our own."""
     heads: nn.ModuleDict
     """Heads by name; they become parts of the networks."""
 
