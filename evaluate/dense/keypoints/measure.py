@@ -43,7 +43,7 @@ def matches(source: Tensor, target: Tensor, size: float) -> NDArray[np.float64]:
     """Centre of the target's nearest cell by cosine, for each source feature [K, D]: (x, y) in pixels, [K, 2]."""
     cells = functional.normalize(target.flatten(1).T, dim=1)
     nearest = (functional.normalize(source, dim=1) @ cells.T).argmax(1).numpy()
-    return cell_centres(*target.shape[1:], size)[nearest]
+    return cell_centres(target.shape[1], target.shape[2], size)[nearest]
 
 
 def within(found: NDArray[np.float64], truth: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
@@ -121,7 +121,7 @@ def _of_scenes(job: Job) -> tuple[list[Row], tuple[str, ...]]:
         position = int(maps[0].positions[number])
         first, second = (view.warp(position) for view in views)
         source, target = (one.read([number])[0] for one in maps)
-        centres = cell_centres(*source.shape[1:], size)
+        centres = cell_centres(source.shape[1], source.shape[2], size)
         in_scene = first.to_scene(centres)
         truth = second.from_scene(in_scene)
         seen = ((truth >= 0) & (truth <= size)).all(1)
@@ -156,7 +156,7 @@ def _of_spair(job: Job, images: SpairImages) -> tuple[list[Row], tuple[str, ...]
         box = pair.box
         radius = config.tolerance * max(box[2] - box[0], box[3] - box[1]) * scales[1]
         found = matches(sampled(source, points, size), target, size)
-        centres = cell_centres(*target.shape[1:], size)
+        centres = cell_centres(target.shape[1], target.shape[2], size)
         row = (within(found, truth, radius), chance_of(truth, centres, radius), within(points, truth, radius))
         rows.append((pair.category, pair.viewpoint, *row))
     return rows, maps.cached.broken
@@ -173,7 +173,7 @@ def _draw(job: Job, metrics: dict[str, Any]) -> None:
     for number in evenly(job.arguments.draw, len(maps[0])):
         position = int(maps[0].positions[number])
         source, target = (one.read([number])[0] for one in maps)
-        centres = cell_centres(*source.shape[1:], size)
+        centres = cell_centres(source.shape[1], source.shape[2], size)
         truth = views[1].warp(position).from_scene(views[0].warp(position).to_scene(centres))
         seen = np.flatnonzero(((truth >= 0) & (truth <= size)).all(1))
         chosen = seen[evenly(8, len(seen))]

@@ -74,9 +74,9 @@ class SpairImages:
                 raise UserError(f"no image {image}, which {file.name} names; complete the data set")
             places.append(self._images.setdefault(image, len(self._images)))
         points = [np.array(content[key], np.float64).reshape(-1, 2) for key in ("src_kps", "trg_kps")]
-        return SpairPair(
-            *places, *points, tuple(content["trg_bndbox"]), category, content["viewpoint_variation"]
-        )  # fmt: skip
+        left, top, right, bottom = (float(side) for side in content["trg_bndbox"])
+        box, viewpoint = (left, top, right, bottom), int(content["viewpoint_variation"])
+        return SpairPair(places[0], places[1], points[0], points[1], box, category, viewpoint)
 
     def __len__(self) -> int:
         return len(self._images)

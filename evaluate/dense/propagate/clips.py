@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,7 +141,7 @@ def _render(config: ClipsConfig, rng: np.random.Generator) -> tuple[NDArray[np.u
     return frames, indices
 
 
-def _piece(pieces: list[PIL.Image.Image], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _piece(pieces: Sequence[PIL.Image.Image], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     tile = pieces[int(rng.integers(len(pieces)))]
     extent = min(tile.size)
     left, top = (float(rng.uniform(0, length - extent)) if length > extent else 0.0 for length in tile.size)
