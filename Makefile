@@ -10,7 +10,7 @@ FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-c
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-avx2 test-slow test-gpu bench soak fuzz load lint clean
+.PHONY: help install demo demo-seeds test test-avx2 test-slow test-gpu bench soak fuzz kinds load lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -93,6 +93,10 @@ soak: install ## kill runs at many points, resume them and compare (about 15 min
 
 fuzz: install ## open 28,800 damaged or odd inputs, different ones each time (about 6 minutes)
 	@$(PY) tests/fuzz/fuzz.py
+
+kinds: install ## open a small checkpoint of every kind and compare its features with its own code's (about three minutes)
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[kinds]'
+	@$(PY) tests/kinds/kinds.py --write
 
 load: install ## measure memory and time for large inputs
 	@$(PY) tests/reliability/load.py

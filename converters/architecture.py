@@ -30,6 +30,7 @@ _RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
     (True, (3, 4, 6, 3), 32, 4): "resnext50_32x4d",
     (True, (3, 4, 23, 3), 32, 8): "resnext101_32x8d",
 }
+_PLAIN = "no anti-aliasing (resnetaa50, resnetblur50) and no SAME padding assumed, the weights don't show them"
 _CHANNELS = [64, 128, 256, 512]
 
 
@@ -133,7 +134,7 @@ def _infer_resnet(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> t
     if stem.shape[1] != 3:
         args["in_chans"] = stem.shape[1]
     if stem.shape[2] == 7:
-        return any_channels(name, args), ""
+        return any_channels(name, args), _PLAIN
     kind, border = ("small_padded", 2) if hints.padded_stem else ("small", 1)
     note = f"3×3 stem: stride 1, border {border}, no max pooling assumed"
     return any_channels(name, args, kind), note

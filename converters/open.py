@@ -20,13 +20,12 @@ from converters.hub_folder import is_index, read_shards, weights_in
 from converters.key_table import KeyTable
 from converters.recognise import recognise
 from converters.resolve import ASSUMED, resolve
-from converters.settings.given import NOTHING, Given
+from converters.settings.given import NOTHING, Given, with_given
 from converters.settings.side_files import read_side_files
 from core.backbones import Backbone, BackboneConfig, build_backbone, check_weights, describe, fixed_backbone
 from core.backbones.own_network import load
 from core.checkpoints import (
     EXPORTS,
-    GIVEN,
     is_exported,
     is_training_state,
     load_exported,
@@ -68,7 +67,9 @@ def open_with_report(
     ckpt: str, network: Network = "online", arch: str | None = None, seed: int = 0, given: Given = NOTHING
 ) -> tuple[Backbone, KeyTable]:
     """The backbone as from `open_backbone`, and the fate of every tensor in the file."""
-    backbone, table = _open(ckpt, network, arch, seed, given)
+    inner = given if given.in_chans is None else Given(pos_resize=given.pos_resize)
+    backbone, table = _open(ckpt, network, arch, seed, inner)
+    backbone = with_given(backbone, given)
     backbone.model.eval()
     return backbone, table or KeyTable(tuple(backbone.model.state_dict()), (), ())
 
@@ -79,11 +80,11 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
             raise UserError(f"{ckpt} is not a network, so --arch {arch} does not apply; drop it")
         return fixed, None
     if ckpt.startswith("module:"):
-        return _with_given(_own(ckpt, arch), given), None
+        return with_given(_own(ckpt, arch), given), None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
         check_consistent(backbone.config, arch, ckpt)
-        return _with_given(backbone, given), None
+        return with_given(backbone, given), None
     if ckpt.startswith("random:"):
         like = open_backbone(ckpt.removeprefix("random:"), network, arch, given=given)
         if like.config.name == "module":
@@ -102,29 +103,14 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
     if path.suffix == ".safetensors":
         tensors, header = read_safetensors(path)
         if is_exported(header):
-            return _with_given(_exported(path, network, arch), given), None
+            return with_given(_exported(path, network, arch), given), None
         return _foreign(path, tensors, network, arch, given)
     if path.suffix == ".pkl":
         return _foreign(path, read_detectron2(path), network, arch, given)
     document = read_tensors(path, STAND_INS, foreign=True)
     if is_training_state(document):
-        return _with_given(_training_state(path, document, network, arch), given), None
+        return with_given(_training_state(path, document, network, arch), given), None
     return _foreign(path, document, network, arch, given)
-
-
-def _with_given(backbone: Backbone, given: Given) -> Backbone:
-    """The backbone with values from the command line, which replace those of its header or of timm."""
-    config = given.apply(backbone.config)
-    if config == backbone.config:
-        return backbone
-    model = backbone.model
-    if config.pos_resize != backbone.config.pos_resize:
-        model = build_backbone(config)
-        model.load_state_dict(backbone.model.state_dict())
-    origin = backbone.origin | ({"normalisation": GIVEN} if given.mean is not None else {})
-    changed = [f"--{key}" for key, value in vars(given).items() if value is not None]
-    source = f"{backbone.source} with {', '.join(changed).replace('_', '-')}"
-    return dataclasses.replace(backbone, config=config, model=model, source=source, origin=origin)
 
 
 def _in_folder(folder: Path, network: Network) -> Path:

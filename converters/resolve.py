@@ -64,7 +64,7 @@ def resolve(
     others = other_networks(inferred, tensors) if inferred is not None and not decided else []
     if arch is not None:
         config, note = _asked(tensors, arch, source, inferred, note, bool(others))
-    elif side.architecture is not None and (inferred is None or side.architecture != inferred.name or others):
+    elif side.architecture is not None:
         config = BackboneConfig(side.architecture, dict(side.args))
         coverage = compare(sketch(config), tensors)
         if not coverage.complete:
@@ -72,7 +72,7 @@ def resolve(
                 f"{source} does not fit {describe(config)} of the config.json beside it: {coverage.summary()}; correct "
                 f"it, or give --arch"
             )
-        if inferred is not None and same(sketch(config), sketch(inferred)):
+        if inferred is not None and not side.args and same(sketch(config), sketch(inferred)):
             config = inferred
         else:
             note = f"{describe(config)} by config.json"

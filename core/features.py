@@ -20,6 +20,7 @@ from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from core.backbones import BackboneConfig, Pooling, input_channels, pooled_features
+from core.data.bands import BandImage
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.crop import Interpolation
@@ -92,14 +93,21 @@ class Features:
     """File and reason for each broken image of the whole set (all ranks)."""
 
 
-def eval_crop(image: PIL.Image.Image, config: EvalTransformConfig) -> NDArray[np.uint8]:
-    """Resize (shorter side) and central crop of an RGB image: uint8 [crop, crop, 3]."""
+def eval_crop(image: PIL.Image.Image | BandImage, config: EvalTransformConfig) -> NDArray[np.uint8]:
+    """Resize (shorter side) and central crop of an image: uint8 [crop, crop, C], one channel each of a `BandImage`."""
+    if isinstance(image, BandImage):
+        return np.stack([eval_crop(band, config) for band in image.bands], axis=-1)
     resized = transforms.resize(image, [config.resize], InterpolationMode(config.interpolation))
     return np.asarray(transforms.center_crop(resized, [config.crop]))
 
 
 def normalised(pixels: Tensor, backbone: BackboneConfig) -> Tensor:
     """uint8 [B, H, W, C] -> float32 [B, C, H, W] with the backbone's mean and std, in channels-last memory."""
+    if pixels.shape[-1] != backbone.in_chans:
+        raise UserError(
+            f"the backbone takes {backbone.in_chans} channels and the images have {pixels.shape[-1]}; set "
+            f"data.channels, or adapt RGB weights with --in-chans"
+        )
     mean = torch.tensor(backbone.mean, device=pixels.device).view(1, -1, 1, 1)
     std = torch.tensor(backbone.std, device=pixels.device).view(1, -1, 1, 1)
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)

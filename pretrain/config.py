@@ -184,6 +184,7 @@ class PretrainConfig:
     """Destination of metrics in addition to metrics.jsonl."""
 
     def __post_init__(self) -> None:
+        self._check_channels()
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0 … 2³² − 1, not {self.seed}")
         if self.epochs < 1 or self.batch < 2:
@@ -202,6 +203,17 @@ class PretrainConfig:
             raise ValueError(f"views must include {GLOBAL!r}, whose views are the targets; it has {list(self.views)}")
         self._check_auxiliaries()
         self._check_objective()
+
+    def _check_channels(self) -> None:
+        """`ValueError` where data and backbone differ in channels, and for colours of images that aren't RGB."""
+        if self.init or self.data.channels == self.backbone.in_chans == 3:
+            return
+        if self.data.channels != self.backbone.in_chans:
+            raise ValueError(
+                f"data.channels {self.data.channels} must be backbone.args.in_chans {self.backbone.in_chans}; set both"
+            )
+        if any(recipe.jitter_p or recipe.grey_p for view in self.views.values() for recipe in view.photometric):
+            raise ValueError("views.*.photometric: colours need RGB images; set jitter_p and grey_p to 0")
 
     def auxiliary_views(self) -> set[str]:
         """View types that belong to an auxiliary loss alone, and not to the objective."""

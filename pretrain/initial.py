@@ -23,7 +23,10 @@ def open_initial(config: PretrainConfig, network: str) -> tuple[PretrainConfig, 
     from core.distributed import rank_zero_first
     from evaluate.common.opening import open_named
 
-    named = argparse.Namespace(ckpt=config.init, network=network, arch=None, mean=None, std=None, pos_resize=None)
+    named = argparse.Namespace(
+        ckpt=config.init, network=network, arch=None, mean=None, std=None, pos_resize=None,
+        in_chans=None,
+    )  # fmt: skip
     with rank_zero_first():
         start = open_named(named, config.seed)
     check_weights(start, "train")

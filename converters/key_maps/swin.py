@@ -90,7 +90,12 @@ TORCHVISION = KeyMap(
             for row in (
                 (f"layers.{stage}.blocks.{{}}.mlp.fc1.{{}}", f"features.{2 * stage + 1}.{{}}.mlp.0.{{}}"),
                 (f"layers.{stage}.blocks.{{}}.mlp.fc2.{{}}", f"features.{2 * stage + 1}.{{}}.mlp.3.{{}}"),
-                (f"layers.{stage}.blocks.{{*}}", f"features.{2 * stage + 1}.{{*}}"),
+                (f"layers.{stage}.blocks.{{}}.norm{{}}.{{}}", f"features.{2 * stage + 1}.{{}}.norm{{}}.{{}}"),
+                (f"layers.{stage}.blocks.{{}}.attn.{{}}.{{}}", f"features.{2 * stage + 1}.{{}}.attn.{{}}.{{}}"),
+                (
+                    f"layers.{stage}.blocks.{{}}.attn.relative_position_bias_table",
+                    f"features.{2 * stage + 1}.{{}}.attn.relative_position_bias_table",
+                ),
                 (f"layers.{stage}.downsample.{{}}.{{}}", f"features.{2 * stage}.{{}}.{{}}"),
             )
         ),

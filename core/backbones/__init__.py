@@ -32,8 +32,8 @@ from core.errors import UserError
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "Backbone", "BackboneConfig", "Dense", "Family", "LayerGroups", "Pooling",
-    "Tokens", "architecture_args", "build_backbone", "check_weights", "describe", "families", "family_named",
-    "family_of", "feature_width", "fixed_backbone", "input_channels", "pooled_features", "to_metadata",
+    "Tokens", "architecture_args", "build_backbone", "check_rgb", "check_weights", "describe", "families",
+    "family_named", "family_of", "feature_width", "fixed_backbone", "input_channels", "pooled_features", "to_metadata",
 ]  # fmt: skip
 
 
@@ -92,6 +92,14 @@ def check_weights(backbone: Backbone, purpose: str) -> None:
     """Raises `UserError` for a fixed function; `purpose` completes "has no weights to …"."""
     if not family_of(backbone.model).trainable:
         raise UserError(f"{describe(backbone.config)} has no weights to {purpose}; pass a checkpoint or timm:NAME")
+
+
+def check_rgb(backbone: Backbone) -> None:
+    """Raises `UserError` for a backbone of other images than RGB, which engines of dense tasks can't read."""
+    if backbone.config.in_chans != 3:
+        raise UserError(
+            f"{describe(backbone.config)} takes {backbone.config.in_chans} channels, and this task is for RGB"
+        )
 
 
 def feature_width(model: nn.Module, pooling: Pooling = "auto", side: int | None = None) -> int:

@@ -20,7 +20,8 @@ _UNDECAYED = frozenset({"cls_token", "pos_embed", "reg_token"})
 class TimmVit(Family):
     """Class token, mean patch token (through `fc_norm`, where the network has it) or both; one map per block.
 
-    Networks that end in attention pooling (SigLIP) have its output by default. Images may have any size that the patch
+    Networks that end in attention pooling (SigLIP) have its output by default, distilled ones (DeiT) the mean of class
+    and distillation token, as in timm. Images may have any size that the patch
     size divides: position embeddings are interpolated (core/backbones/positions.py).
     """
 
@@ -55,6 +56,8 @@ class TimmVit(Family):
         pooled: tuple[Pooling, ...] = () if model.attn_pool is None else ("map",)
         if model.cls_token is None:
             return (*pooled, "patches")
+        if hasattr(model, "dist_token"):
+            return ("avg", "cls", "patches", "cls+patches")
         if pooled:
             return ("map", "cls", "patches", "cls+patches")
         # The head of a network with `fc_norm` sees the mean patch token, as a fine-tuned MAE's does.
@@ -65,6 +68,8 @@ class TimmVit(Family):
 
     def vector(self, model: Any, images: Tensor, pooling: Pooling) -> Tensor:
         pooling = self.resolve_pooling(model, pooling)
+        if pooling == "avg":
+            return model.forward_head(model.forward_features(images), pre_logits=True)
         if pooling == "map":
             return model.fc_norm(model.attn_pool(model.forward_features(images)))
         return self.head_vector(model, images, int(pooling != "patches"), pooling != "cls")

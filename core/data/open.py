@@ -26,6 +26,9 @@ class DataConfig:
     validation); or one of torchvision's sets in its root, e.g. `cifar10:/data`. Paths are taken literally."""
     limit: int | None = None
     """Use a seeded sample of this many images of each split; none, or a split of fewer images: all of them."""
+    channels: int = 3
+    """Channels of each image, 1 … 16, for `folder:` alone. Other numbers than 3 (RGB) are read from TIFFs of several
+    pages or bands and from NumPy arrays [H, W, C] (core/data/bands.py)."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Appearance of the built-in scenes; ignored by the other sources."""
 
@@ -42,6 +45,10 @@ class DataConfig:
             raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data{'' if kind in SETS else '/imagenet'}")
         if kind == "scenes" and rest:
             raise ValueError("source scenes takes no place; set scenes.* instead")
+        if not 1 <= self.channels <= 16:
+            raise ValueError(f"channels must be 1 … 16, not {self.channels}")
+        if self.channels != 3 and kind != "folder":
+            raise ValueError(f"channels={self.channels} needs source folder:…; {kind} has RGB images")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be positive or null, not {self.limit}")
 
@@ -77,7 +84,10 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
         return FashionMNIST("test" if split == "val" else "train", user_path(place) if place else None)
     if kind == "folder":
         root, notes = split_folder(user_path(place), split)
-        folder = Folder(root, f"folder:{root}", labelled=split != "pretrain", may_lack=split == "val")
+        folder = Folder(
+            root, f"folder:{root}", labelled=split != "pretrain", may_lack=split == "val",
+            channels=config.channels,
+        )  # fmt: skip
         return noted(folder, *notes)
     if kind in SETS:
         return TorchvisionSet(kind, user_path(place), split)

@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import nn
 
-from core.backbones import Backbone
+from core.backbones import Backbone, check_rgb
 from core.backbones.class_token import without_class_token
 from core.checkpoints import backbone_digest
 from core.coverage import Coverage
@@ -67,6 +67,7 @@ def prepare(arguments: argparse.Namespace, config: DetectionConfig, file: Path, 
     loop.check_hardware(config, processes)
     with rank_zero_first():
         backbone = open_named(arguments, context.seed)
+        check_rgb(backbone)
         check_fit(config, backbone)
         train, val = open_splits(config)
     built = backbone if config.detector.class_token else without_class_token(backbone)

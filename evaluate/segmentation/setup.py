@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones import Backbone, check_weights
+from core.backbones import Backbone, check_rgb, check_weights
 from core.checkpoints import backbone_digest
 from core.config import load_config, to_dict
 from core.distributed import init_distributed, rank_zero_first
@@ -75,6 +75,7 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
     with rank_zero_first():
         backbone = open_named(arguments, arguments.seed)
         check_weights(backbone, "build a segmentor on")
+        check_rgb(backbone)
         root = find_root(config.data)
     samples = {split: list_split(root, config.data.layout, split) for split in ("train", "val")}
     names = class_names(root, config.data)

@@ -34,7 +34,7 @@ def augment(
 ) -> torch.Tensor:
     """Augmented and normalised views of a batch.
 
-    images: uint8 [B, 3, S, S] on any device, left unchanged. parameters: arrays [B, …] on the CPU, as `collate` gives
+    images: uint8 [B, C, S, S] on any device, left unchanged. parameters: arrays [B, …] on the CPU, as `collate` gives
     them; they are complete (each sample has its sigma, threshold, …), so views of one type may be concatenated.
     mean, std: of the three channels, for images in 0…1. Returns float32 [B, 3, S, S] on the same device.
     The blur is a matrix product: with TF32 allowed it is exact to about 5e-4 instead of 1e-6.
@@ -42,7 +42,7 @@ def augment(
     assert images.dtype == torch.uint8, images.dtype
     group = len(images) if images.is_cuda else max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
     centre, scale = (
-        torch.tensor(values, dtype=torch.float32).view(3, 1, 1).to(images.device, non_blocking=True)
+        torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(images.device, non_blocking=True)
         for values in (mean, std)
     )
     done = torch.empty(images.shape, device=images.device)

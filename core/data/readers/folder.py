@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.account import Account, merged_endings
+from core.data.bands import ARRAY, decode_bands
 from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
 from core.data.digests import files_digest
 from core.errors import BrokenImage, UserError
@@ -24,14 +25,16 @@ class Folder:
     folders are followed.
     """
 
-    def __init__(self, root: Path, name: str, labelled: bool = True, may_lack: bool = False) -> None:
+    def __init__(self, root: Path, name: str, labelled: bool = True, may_lack: bool = False, channels: int = 3) -> None:
         """`labelled`: False where labels are not needed: then images may lie beside folders, and folders be empty.
-        `may_lack`: class folders may be empty (validation). Raises `UserError` for a folder that can't be used so.
+        `may_lack`: class folders may be empty (validation). `channels`: 3 for RGB; images of other numbers may be
+        arrays too (core/data/bands.py). Raises `UserError` for a folder that can't be used so.
         """
         self.name = name
         self.root = root
         entries = _entries(root)
-        scan = _Scan(root)
+        self.channels = channels
+        scan = _Scan(root, EXTENSIONS if channels == 3 else (*EXTENSIONS, ARRAY))
         subfolders = [entry.name for entry in entries if _is_folder(entry) and not is_hidden(entry.name)]
         flat = scan.files_of("", entries)
         if flat and subfolders and labelled:
@@ -68,6 +71,8 @@ class Folder:
 
     def image(self, index: int) -> PIL.Image.Image:
         where = self.describe(index)
+        if self.channels != 3:
+            return decode_bands(Path(where), self.channels)  # type: ignore[return-value]
         return decode_rgb(Path(where), where)
 
     def label(self, index: int) -> int:
@@ -89,6 +94,8 @@ class Folder:
     def conversions(self, index: int) -> tuple[str, ...]:
         """Reasons why image `index` is not used as it is stored; none for a broken one."""
         where = self.describe(index)
+        if self.channels != 3:
+            return ()
         try:
             return conversions_of(Path(where), where)
         except BrokenImage:
@@ -98,8 +105,8 @@ class Folder:
 class _Scan:
     """One walk over a folder: images in order, and counts of all other entries."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, extensions: tuple[str, ...]) -> None:
+        self.root, self.extensions = root, extensions
         self.skipped: Counter[str] = Counter()
         self.links = 0
 
@@ -127,7 +134,7 @@ class _Scan:
                     self.skipped[f"in hidden folders {entry.name}"] += count
             elif is_hidden(entry.name):
                 self.skipped["hidden files"] += 1
-            elif not entry.name.lower().endswith(EXTENSIONS):
+            elif not entry.name.lower().endswith(self.extensions):
                 self.skipped[other_ending(entry.name)] += 1
             else:
                 found.append(os.path.join(relative, entry.name))
