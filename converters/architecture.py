@@ -13,7 +13,7 @@ from torch import Tensor
 from converters.inference import INFERENCES
 from converters.inference.base import any_channels
 from converters.inference.hints import NO_HINTS, Hints
-from converters.inference.vit import infer_vit
+from converters.inference.vit import CONV_STEM, infer_vit
 from core.backbones import BackboneConfig, describe
 from core.config import from_dict
 from core.errors import UserError
@@ -87,7 +87,7 @@ def _by_shapes(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tupl
     found = next((inference for inference in INFERENCES if inference.matches(tensors)), None)
     if found is not None:
         return found.config(tensors, hints)
-    if "patch_embed.proj.weight" in tensors:
+    if "patch_embed.proj.weight" in tensors or CONV_STEM in tensors:
         return infer_vit(tensors, source, hints)
     return _infer_resnet(tensors, source, hints)
 

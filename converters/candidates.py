@@ -32,6 +32,8 @@ def other_networks(config: BackboneConfig, tensors: Mapping[str, Tensor]) -> lis
         words = ("_gap_", "_rpn_")
     else:
         return []
+    if "patch_embed.proj.weight" not in tensors:
+        return []
     patch, side = tensors["patch_embed.proj.weight"].shape[-1], config.args.get("img_size", 224)
     names = [
         name

@@ -39,6 +39,7 @@ class _Entry:
     mlp_ratio: float = 4.0
 
 
+CONV_STEM = "patch_embed.proj.0.weight"
 _SMALL = _Entry("vit_small_patch16_224", 384, 12, 6, 16)
 _DISTILLED = _Entry("deit_small_distilled_patch16_224", 384, 12, 6, 16)
 _SWIGLU = _Entry("vit_giant_patch14_dinov2", 1536, 40, 24, 14, 518, 2 * 2.66667)
@@ -49,7 +50,8 @@ _MOCO_V3_HEADS = {192: 12, 384: 12}
 
 def infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tuple[BackboneConfig, str]:
     """The architecture of a plain ViT, and a note on what is assumed. Raises `UserError` where shapes don't show it."""
-    patches = tensors["patch_embed.proj.weight"]
+    convolved = CONV_STEM in tensors
+    patches = tensors["patch_embed.proj.weight"] if not convolved else _as_projection(tensors)
     if patches.ndim != 4 or patches.shape[2] != patches.shape[3]:
         raise UserError(f"{source} holds a ViT with patches of shape {list(patches.shape)}; known are square ones")
     width, patch = patches.shape[0], patches.shape[2]
@@ -90,9 +92,17 @@ def infer_vit(tensors: Mapping[str, Tensor], source: str, hints: Hints) -> tuple
         args["num_heads"] = heads
     if hidden != int(entry.mlp_ratio * width):
         args["mlp_ratio"] = hidden / width
+    if convolved:
+        args["conv_stem"] = True
     if patches.shape[1] != 3:
         args["in_chans"] = patches.shape[1]
     return any_channels(entry.name, args | _vit_options(tensors)), note
+
+
+def _as_projection(tensors: Mapping[str, Tensor]) -> Tensor:
+    """An empty projection of patches of 16 pixels, of the sizes of MoCo v3's stem of convolutions."""
+    width, channels = tensors["norm.weight"].shape[0], tensors[CONV_STEM].shape[1]
+    return torch.empty(width, channels, 16, 16, device="meta")
 
 
 def _is_gated(tensors: Mapping[str, Tensor]) -> bool:

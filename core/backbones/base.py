@@ -28,8 +28,8 @@ class BackboneConfig:
     """timm's name of a model with feature maps, without a weights tag."""
     args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm's model, e.g. `channels: [16, 32, 64, 128]` for a quarter-width ResNet, or `in_chans`,
-    1 … 16 channels of the images (3: RGB). `norm_eps` (ours): ε of all layer norms; `stem_channels` (ours, ResNets
-    with one convolution as stem): filters of the stem."""
+    1 … 16 channels of the images (3: RGB). Ours are `norm_eps`: ε of all layer norms; for ViTs `conv_stem: true`: MoCo
+    v3's stem of convolutions; for ResNets with one convolution as stem `stem_channels`: its filters."""
     stem: Literal["imagenet", "small", "small_padded"] = "imagenet"
     """ResNet only. `small`: 3×3 convolution of stride 1 without max pooling, for images of about 32 px;
     `small_padded`: the same with a border of 2 instead of 1 pixels, as solo-learn trains it."""

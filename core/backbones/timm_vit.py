@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,12 @@ class TimmVit(Family):
     def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
         from timm.models.vision_transformer import VisionTransformer
 
-        model = timm_models.create(config, drop_path, VisionTransformer, dynamic_img_size=True)
+        args = dict(config.args)
+        convolutions = args.pop("conv_stem", False)
+        plain = dataclasses.replace(config, args=args)
+        model = timm_models.create(plain, drop_path, VisionTransformer, dynamic_img_size=True)
+        if convolutions:
+            _convolve(model, config.in_chans)
         if config.stem != "imagenet":
             raise UserError(f"backbone.stem={config.stem} is for ResNets; {config.name} has patches")
         set_rule(model, config.pos_resize)
@@ -128,6 +134,19 @@ class TimmVit(Family):
 
     def image_side(self, model: Any) -> int | None:
         return int(model.patch_embed.img_size[0])
+
+
+def _convolve(vit: Any, channels: int) -> None:
+    """Replaces the patch projection by four convolutions of stride 2 and one of 1×1 (MoCo v3; arXiv 2106.14881)."""
+    width = int(vit.embed_dim)
+    if int(vit.patch_embed.patch_size[0]) != 16 or width % 8:
+        raise UserError("backbone.args.conv_stem is for patches of 16 pixels and widths that 8 divides; leave it out")
+    layers: list[nn.Module] = []
+    for stage in range(4):
+        into = channels if stage == 0 else width // 8 * 2 ** (stage - 1)
+        out = width // 8 * 2**stage
+        layers += [nn.Conv2d(into, out, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+    vit.patch_embed.proj = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
 
 
 def _layer(name: str, top: int) -> int:

@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     chosen = [kind for kind in KINDS if not arguments.words or any(word in kind.name for word in arguments.words)]
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = [measure(kind, Path(folder) / str(number)) for number, kind in enumerate(chosen)]
+        outcomes = []
+        for number, kind in enumerate(chosen):
+            outcomes.append(measure(kind, Path(folder) / str(number)))
+            print(f"{number + 1}/{len(chosen)} {kind.name}: {outcomes[-1].difference}", file=sys.stderr, flush=True)
     table = table_of(outcomes)
     print(table)
     if arguments.write:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.kinds.base import IMAGES, SMALL, Kind, Made, build
+from tests.kinds.base import IMAGES, SMALL, Kind, Made, build, randomised
 
 State = dict[str, Tensor]
 VIT = {"embed_dim": 64, "depth": 2, "num_heads": 1, "img_size": 32, "patch_size": 8}
@@ -132,6 +132,19 @@ def _detectron2(state: State) -> State:
     )  # type: ignore[arg-type]  # fmt: skip
 
 
+def _conv_stem(folder: Path) -> Made:
+    """timm's ViT with the stem written out here; 64 wide, so that the heads are those of any width / 64."""
+    model = build("vit_small_patch16_224", **VIT | {"patch_size": 16, "img_size": 64})
+    parts: list[Any] = []
+    for into, out in ((3, 8), (8, 16), (16, 32), (32, 64)):
+        parts += [torch.nn.Conv2d(into, out, 3, 2, 1, bias=False), torch.nn.BatchNorm2d(out), torch.nn.ReLU()]
+    model.patch_embed.proj = torch.nn.Sequential(*parts, torch.nn.Conv2d(64, 64, 1))
+    model = randomised(model)
+    torch.save({"state_dict": below("module.base_encoder.", model.state_dict())}, folder / "weights.pth")
+    with torch.inference_mode():
+        return Made(str(folder / "weights.pth"), model(LARGE), images=LARGE)
+
+
 _V, _R = ("vit_small_patch16_224", VIT), ("resnet18", RESNET)
 _V2 = ("vit_small_patch16_224", VIT | {"init_values": 0.1})
 _REG = ("vit_small_patch14_reg4_dinov2", VIT)
@@ -193,6 +206,7 @@ KINDS = (
         | head("module.predictor")}),
     _layout("MoCo v3: ViT, momentum", _V, lambda s, o: {
         "state_dict": below("module.base_encoder.", o) | below("module.momentum_encoder.", s)}, "target"),
+    Kind("MoCo v3: ViT with a stem of convolutions", "timm and torch", _conv_stem),
     _layout("MoCo v3: ResNet", _R, lambda s, o: {
         "state_dict": below("module.base_encoder.", s) | below("module.momentum_encoder.", o)}),
     _layout("MoCo v2: query encoder", _R, lambda s, o: {

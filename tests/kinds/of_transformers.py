@@ -124,8 +124,9 @@ KINDS = (
     _row("ResNet", "ResNetModel", "ResNetConfig", _RESNET, _pooled),
     _row("ResNet of basic blocks", "ResNetModel", "ResNetConfig", _RESNET | {
         "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32]}, _pooled),
-    _row("RegNet", "RegNetModel", "RegNetConfig", {
-        "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "groups_width": 8}, _pooled),
+    _row("RegNetY", "RegNetModel", "RegNetConfig", {
+        "embedding_size": 32, "hidden_sizes": [48, 104, 208, 440], "depths": [1, 3, 6, 6], "groups_width": 8,
+        "layer_type": "y"}, _pooled),
     _row("data2vec", "Data2VecVisionModel", "Data2VecVisionConfig",
         _VIT | {"use_relative_position_bias": True, "layer_scale_init_value": 0.1}, _tokens, "tokens"),
     _row("ViT in shards", "ViTModel", "ViTConfig", _VIT, _tokens, "tokens", max_shard_size="60KB"),
