@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -102,18 +103,18 @@ def finetune(
     if processes.world_size > 1 and config.sync_norm:
         synchronise_norms(backbone.model, processes.device)
     broken = BrokenImages(len(train), config.features.broken_share)
-    done: list[list[Accuracies]] = [[]]  # by learning rate, by epoch
-    left_out: tuple[str, ...] = ()
+    shared = _Shared(backbone, train, val, config, context, unfinished, broken)
     state = unfinished.load()
     if state:
         with unfinished.restoring():
-            done = [[scores_of(epoch, 1) for epoch in rate] for rate in state["history"]]
+            shared.done = done = [[scores_of(epoch, 1) for epoch in rate] for rate in state["history"]]
             if not 1 <= len(done) <= len(rates) or max(map(len, done)) > config.epochs:
                 raise ValueError("scores of other learning rates or epochs")
             broken.add(map(str, state["broken"]))
-            left_out = tuple(map(str, state.get("left_out", ())))
+            shared.left_out = tuple(map(str, state.get("left_out", ())))
         if processes.is_main:
             print(f"resuming after epoch {len(done[-1])} of learning rate {rate_text(rates[len(done) - 1])}")
+    done = shared.done
     per_epoch = batches_per_epoch(len(train), config.batch, config.last_batch, processes.world_size)
     bar = tqdm(
         total=len(rates) * config.epochs * per_epoch, initial=sum(map(len, done)) * per_epoch,
@@ -127,9 +128,7 @@ def finetune(
                 with unfinished.restoring():
                     network.restore(state["network"])
                 state = None
-            left_out = _train_one(
-                network, backbone, train, val, config, context, unfinished, broken, done, bar, left_out
-            )
+            _train_one(network, shared, bar)
             if len(done) == len(rates):
                 break
             done.append([])
@@ -138,7 +137,25 @@ def finetune(
         Accuracies(*(tuple(value for scores in rates for value in getattr(scores, field)) for field in _FIELDS))
         for rates in zip(*done, strict=True)
     ]
-    return epochs, list(broken.names), left_out
+    return epochs, list(broken.names), shared.left_out
+
+
+@dataclass
+class _Shared:
+    """State that the trainings with all learning rates share."""
+
+    backbone: Backbone
+    train: ImageSet
+    val: ImageSet
+    config: FinetuneConfig
+    context: RunContext
+    unfinished: ProbeState
+    broken: BrokenImages
+    """Training images that were replaced."""
+    done: list[list[Accuracies]] = field(default_factory=lambda: [[]])
+    """Scores by learning rate and epoch."""
+    left_out: tuple[str, ...] = ()
+    """Broken validation images of the last validation."""
 
 
 _FIELDS = ("top1", "top5", "mean_per_class")
@@ -149,15 +166,10 @@ def rate_text(rates: tuple[float, float]) -> str:
     return f"{rates[0]:g}" + (f" (head {rates[1]:g})" if rates[1] != rates[0] else "")
 
 
-def _train_one(
-    network: Network, backbone: Backbone, train: ImageSet, val: ImageSet, config: FinetuneConfig, context: RunContext,
-    unfinished: ProbeState, broken: BrokenImages, done: list[list[Accuracies]], bar: Any, left_out: tuple[str, ...],
-) -> tuple[str, ...]:  # fmt: skip
-    """All (remaining) epochs of the last learning rate in `done`; validates and saves after each.
-
-    Returns the broken validation images; those of `left_out` if no epoch remains.
-    """
-    processes, device = context.processes, context.device
+def _train_one(network: Network, shared: _Shared, bar: Any) -> None:
+    """All (remaining) epochs of the last learning rate in `shared.done`; validates and saves after each."""
+    backbone, train, config, context = shared.backbone, shared.train, shared.config, shared.context
+    broken, done, processes, device = shared.broken, shared.done, context.processes, context.device
     per_epoch = batches_per_epoch(len(train), config.batch, config.last_batch, processes.world_size)
     step, rate = len(done[-1]) * per_epoch, rate_text(config.rates()[len(done) - 1])
     order = GlobalBatches(
@@ -188,14 +200,14 @@ def _train_one(
             if not config.sync_norm:
                 broadcast_weights(network.model)  # the statistics of the first process
             broken.add([name for found in gather_objects(list(broken.names)) for name in found])
-            scores, left_out = _validate(network, backbone, val, len(train.classes), config, context)
+            scores, shared.left_out = _validate(network, backbone, shared.val, len(train.classes), config, context)
             done[-1].append(scores)
             bar.set_postfix_str(f"lr {rate}: {done[-1][-1].top1[0]:.2f} %", refresh=False)
             history = [[[list(getattr(s, field)) for field in _FIELDS] for s in rate] for rate in done]
-            unfinished.save(
-                {"history": history, "broken": broken.names, "left_out": list(left_out), "network": network.state()}
+            left_out = list(shared.left_out)
+            shared.unfinished.save(
+                {"history": history, "broken": broken.names, "left_out": left_out, "network": network.state()}
             )
-    return left_out
 
 
 def _validate(
