@@ -26,8 +26,8 @@ TINY = {
     "scaling": (("--backbone", "resnet18", "--batch", "2", "--sizes", "64", "32", "--steps", "1"), 3),
     "gpu": (
         (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1",
-         "--parts", "parity", "step, bf16", "augmentation", "k-NN"),
-        5,
+         "--parts", "parity", "augmentation", "k-NN"),
+        4,
     ),
 }  # fmt: skip
 

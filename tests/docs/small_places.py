@@ -20,7 +20,7 @@ from core.data.scenes.render import ScenesConfig
 
 def make_all(root: Path, photographs: Path) -> None:
     """`photographs`: a folder of two classes below train and val."""
-    make_imagenet(root / "data/imagenet", photographs, train=51_200, val=8)  # 1 % of it is a batch of 1,024
+    make_imagenet(root / "data/imagenet", photographs, train=2_100, val=8)  # more than any batch
     make_imagenet(root / "data/birds", photographs, train=6, val=4)
     make_coco(root / "data/coco")
     make_ade20k(root / "data/ADEChallengeData2016")
