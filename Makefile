@@ -5,8 +5,8 @@ PY := $(VENV)/bin/python
 # The first Python >= 3.11 that runs; set PYTHON=/path/to/python to choose another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# With a working NVIDIA driver, nearest neighbours are searched on the GPU.
-FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo faiss-gpu || echo faiss-cpu)
+# Which FAISS: faiss-cpu, or faiss-gpu beside a CUDA 12 torch; without the latter torch searches on a GPU.
+FAISS ?= faiss-cpu
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
