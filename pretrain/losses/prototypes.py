@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from core.distributed import sum_over_ranks
 
-COLLAPSED = 1e-4
-"""Information in nats below which the targets of different images count as equal."""
+COLLAPSED = 0.02
+"""Information in nats below which the targets of different images count as equal; fresh networks and healthy runs lie
+above 0.3, a small ResNet that collapsed came to 0.02 within 100 steps."""
 
 
 @dataclass(frozen=True)
