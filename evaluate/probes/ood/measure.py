@@ -14,6 +14,7 @@ from core.data.base import ImageSet
 from core.data.corruptions import CORRUPTIONS, Corrupted
 from core.data.digests import part_digest
 from core.distributed import sum_over_ranks
+from core.errors import BrokenImage
 from core.features import EvalTransformConfig, FeatureConfig, eval_crop, extract_features
 from core.files.user_path import user_path
 from evaluate.common.resumable import ProbeState
@@ -32,6 +33,9 @@ from evaluate.probes.ood.shifts import (
     open_objectnet,
 )
 
+_KEPT_BYTES = 2**26
+_FEW = 500
+"""Images for which starting loader processes takes longer than reading them."""
 Cell = tuple[str, Shift, EvalTransformConfig]
 """Name of one test set, its images, and the transform under which they are seen."""
 
@@ -40,13 +44,26 @@ class Cropped:
     """The evaluation transform's crops of `whole` as images: corruptions are applied to what the backbone sees."""
 
     def __init__(self, whole: ImageSet, config: EvalTransformConfig) -> None:
+        """Crops that together take little memory are made once, for all corruptions."""
         self.whole, self.name, self.classes, self._config = whole, whole.name, whole.classes, config
+        self._kept: dict[int, PIL.Image.Image | BrokenImage] = {}
+        if 3 * config.crop**2 * len(whole) <= _KEPT_BYTES:
+            self._kept = {index: self._crop(index) for index in range(len(whole))}
+
+    def _crop(self, index: int) -> PIL.Image.Image | BrokenImage:
+        try:
+            return PIL.Image.fromarray(eval_crop(self.whole.image(index), self._config))
+        except BrokenImage as error:
+            return error
 
     def __len__(self) -> int:
         return len(self.whole)
 
     def image(self, index: int) -> PIL.Image.Image:
-        return PIL.Image.fromarray(eval_crop(self.whole.image(index), self._config))
+        found = self._kept[index] if self._kept else self._crop(index)
+        if isinstance(found, BrokenImage):
+            raise found
+        return found
 
     def label(self, index: int) -> int:
         return self.whole.label(index)
@@ -147,8 +164,9 @@ def _accuracies(
     base = job.config.features
     config = FeatureConfig(transform, base.pooling, base.batch, base.precision, base.storage, base.broken_share)
     inputs = job.inputs[0]
+    workers = job.context.workers if len(shift.images) > _FEW else 0
     found = extract_features(
-        job.backbone.model, job.backbone.config, shift.images, config, job.context.processes, job.context.workers,
+        job.backbone.model, job.backbone.config, shift.images, config, job.context.processes, workers,
         pool=inputs,
     )  # fmt: skip
     features = found.values.astype(np.float32)
