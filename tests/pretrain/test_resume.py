@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.checkpoints import load_training_state, training_states
+from core.checkpoints import load_training_state, save_training_state, training_states
 from core.config import save_config
 from core.errors import UserError
 from pretrain.method import Method
@@ -83,6 +83,31 @@ def test_every_kind_of_state_resumes_exactly(
         run(config, tmp_path / "killed")
     monkeypatch.undo()
     assert_equal_bits(run(config, tmp_path / "killed"), whole)
+
+
+def test_a_run_from_before_losses_had_options_resumes_exactly(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[dict[str, Any], str]
+) -> None:
+    backward, done = Method.backward, []
+
+    def dying(self: Method, *arguments: Any) -> Any:
+        if len(done) == 5:
+            raise Killed
+        done.append(1)
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(Method, "backward", dying)
+    with pytest.raises(Killed):
+        run(recipe(image_folder), tmp_path)
+    monkeypatch.undo()
+    state = load_training_state(training_states(tmp_path / "checkpoints")[-1])
+    del state["losses"], state["config"]["auxiliary"], state["config"]["objective"]["options"]
+    for key in ("decay_end", "clip_mode", "freeze"):
+        del state["config"]["optim"][key]
+    for view in state["config"]["views"].values():
+        del view["placement"]
+    save_training_state(tmp_path / "checkpoints", state["step"], state)
+    assert_equal_bits(run(recipe(image_folder), tmp_path), uninterrupted[0])
 
 
 def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None:
