@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from converters.engines.activations import is_gelu
 from converters.engines.openmmlab import import_mmseg
 from converters.key_maps.mmseg import VIT
 from core.backbones import BackboneConfig, architecture_args, describe, family_of
@@ -59,7 +60,7 @@ def vit_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
     left = [name for name in model.state_dict() if VIT.from_timm(name) is None]
     if left:
         raise UserError(_refusal(config, f"its ViT has no place for {left[0]}"))
-    if type(block.mlp.act) is not nn.GELU:
+    if not is_gelu(block.mlp.act):
         raise UserError(_refusal(config, f"its ViT has GELU, not {type(block.mlp.act).__name__}"))
     if block.attn.qkv.bias is None or patches.proj.bias is None or not isinstance(model.norm, nn.LayerNorm):
         raise UserError(_refusal(config, "its ViT has biases everywhere and a final norm"))

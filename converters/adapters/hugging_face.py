@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from converters.adapters.base import Adapter
+from converters.engines.activations import is_gelu
 from converters.engines.plain_resnet import other_layers
 from converters.key_maps.base import KeyMap
 from converters.key_maps.fusing import split_qkv
@@ -196,7 +197,7 @@ class VitFolder(HuggingFaceFolder):
             (not isinstance(model.norm_pre, nn.Identity), "a norm before the first block"),
             (patches.patch_size[0] != patches.patch_size[1] or patches.grid_size[0] != patches.grid_size[1],
              "patches or images that are not square"),
-            (not gated and type(block.mlp.act) is not nn.GELU, f"the activation {type(block.mlp.act).__name__}"),
+            (not gated and not is_gelu(block.mlp.act), f"the activation {type(block.mlp.act).__name__}"),
             (block.attn.proj.bias is None or patches.proj.bias is None, "layers without a bias"),
         ):  # fmt: skip
             if found:

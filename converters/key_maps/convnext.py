@@ -60,6 +60,7 @@ TRANSFORMERS = KeyMap(
         ("stem.0.{}", "embeddings.patch_embeddings.{}"),
         ("stem.1.{}", "embeddings.layernorm.{}"),
         ("stages.{}.downsample.{}.{}", "encoder.stages.{}.downsampling_layer.{}.{}"),
+        ("stages.{}.blocks.{}.norm.{}", "encoder.stages.{}.layers.{}.layernorm.{}"),
         *_blocks("encoder.stages.{}.layers.{}."),
         ("head.norm.{}", "layernorm.{}"),
     ),

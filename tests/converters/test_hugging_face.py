@@ -39,6 +39,7 @@ def with_values(ckpt: str) -> tuple[Any, Any]:
     [
         ("timm:resnet18(channels=[8,16,24,32])", "ResNetModel"),
         ("timm:resnet50(channels=[8,16,24,32], layers=[1,2,1,1])", "ResNetModel"),
+        ("timm:convnext_tiny(dims=[8,16,24,32], depths=[1,1,2,1])", "ConvNextModel"),
         (VIT, "ViTModel"),
         (DINOV2, "Dinov2Model"),
         (REGISTERS, "Dinov2WithRegistersModel"),
@@ -57,7 +58,7 @@ def test_transformers_opens_the_folder_and_computes_the_same(tmp_path: Path, ckp
     again = open_backbone(str(tmp_path / "x"))
     model = transformers.AutoModel.from_pretrained(str(tmp_path / "x"), local_files_only=True).eval()
     assert type(model).__name__ == kind
-    side = {"ResNetModel": 96, "ViTModel": 64}.get(kind, 56)
+    side = {"ResNetModel": 96, "ConvNextModel": 96, "ViTModel": 64}.get(kind, 56)
     images = torch.randn(1, 3, side, side)
     with torch.inference_mode():
         ours, theirs = backbone.model.eval().forward_features(images), model(images).last_hidden_state
@@ -115,7 +116,8 @@ def test_without_transformers_the_tensors_are_compared(
         ("timm:resnetaa50", "anti-aliasing"),
         ("timm:vit_tiny_patch16_224(depth=1, reg_tokens=4)", "registers"),
         ("timm:vit_tiny_patch16_224(depth=1, class_token=false, global_pool=avg)", "class token"),
-        ("timm:convnext_atto", "convnext_atto"),
+        ("timm:convnextv2_atto", "response"),
+        ("timm:swin_tiny_patch4_window7_224", "swin_tiny"),
     ],
 )
 def test_what_transformers_lacks_is_refused(tmp_path: Path, ckpt: str, message: str) -> None:
