@@ -9,9 +9,9 @@ from typing import Any
 from core.config import to_dict
 from core.result import Result, write_result
 from evaluate.common.context import RunContext
-from evaluate.common.corrupted import Cell, corrupted_folder, corrupted_protocol
 from evaluate.detection.metrics.inference import run_inference
 from evaluate.detection.outcome import count_metrics, data_part, metrics_table
+from evaluate.probes.ood.corrupted import Cell, corrupted_folder, corrupted_protocol
 
 
 def measure_corrupted(setup: Any, context: RunContext, broken_train: list[str], cells: Sequence[Cell]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.errors import UserError
 from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
-from evaluate.common.corrupted import add_corrupt, corruption_cells
+from evaluate.probes.ood.corrupted import add_corrupt, corruption_cells
 
 
 def main() -> None:

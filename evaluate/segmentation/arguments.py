@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evaluate.common.cli import add_data, add_draw, add_frozen, evaluation_parser, parse
-from evaluate.common.corrupted import add_corrupt, corruption_cells
+from evaluate.probes.ood.corrupted import add_corrupt, corruption_cells
 
 DEFAULT_PROTOCOL = "scenes_fcn_r18_400it"
 

@@ -11,7 +11,7 @@ import torch
 
 from core.config import to_dict
 from core.result import Result, write_result
-from evaluate.common.corrupted import Cell, corrupted_folder, corrupted_protocol
+from evaluate.probes.ood.corrupted import Cell, corrupted_folder, corrupted_protocol
 from evaluate.segmentation.data.labels import read_label
 from evaluate.segmentation.plan import result_table
 

@@ -58,7 +58,7 @@ _LAYOUTS = {
 
 
 class DepthScenes(Scenes):
-    """Built-in scenes with depth maps; `objects` tells objects from the background."""
+    """Built-in scenes with depth maps; `objects` separates objects from the background."""
 
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth of each pixel in metres, [H, W]."""

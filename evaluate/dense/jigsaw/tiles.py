@@ -96,7 +96,7 @@ def decoded(scores: NDArray[np.floating], shuffles: NDArray[np.int64]) -> NDArra
     """Place given to each tile by the assignment of the largest summed score, [images, tiles].
 
     scores [images, tiles, places] of tiles in their true order; the tiles come in the order of `shuffles`, so that
-    equal scores tell nothing about it.
+    equal scores reveal nothing about it.
     """
     found = np.empty(scores.shape[:2], np.int64)
     for own, shuffle, row in zip(scores, shuffles, found, strict=True):

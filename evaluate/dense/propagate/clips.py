@@ -164,7 +164,7 @@ class Davis(_Frames):
         sequences = []
         for name in dict.fromkeys(line.strip() for line in lines if line.strip()):
             if "/" in name or name.startswith("."):
-                raise UserError(f"{root}/ImageSets/2017/val.txt names {name!r}, which is no sequence; restore it")
+                raise UserError(f"{root}/ImageSets/2017/val.txt names {name!r}, not a sequence; restore it")
             images = sorted((root / "JPEGImages/480p" / name).glob("*.jpg"))
             masks = sorted((root / "Annotations/480p" / name).glob("*.png"))
             if [file.stem for file in images] != [file.stem for file in masks] or not images:

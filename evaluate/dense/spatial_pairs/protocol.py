@@ -22,7 +22,7 @@ class PairConfig:
     tries: int = 10
     """Pairs drawn until two crops don't overlap; then the pair of least overlap counts."""
     equalised: int = 24
-    """Side in pixels to which crops are reduced first in the equalised variant, so that sharpness tells nothing."""
+    """Side in pixels to which crops are reduced first in the equalised variant, so that sharpness gives no clue."""
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:

@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken
 from evaluate.common.context import RunContext
-from evaluate.common.corrupted import Cell, corrupted_file
 from evaluate.detection.data.datasets import register
 from evaluate.detection.data.image_headers import read_pixels
 from evaluate.detection.data.records import DetectionSet
 from evaluate.detection.settings import DetectionDataConfig
+from evaluate.probes.ood.corrupted import Cell, corrupted_file
 
 
 def training_batches(

@@ -14,9 +14,9 @@ from torch import nn
 
 from core.data.broken import BrokenImages
 from evaluate.common.context import RunContext
-from evaluate.common.corrupted import Cell
 from evaluate.detection.data.loaders import test_images
 from evaluate.detection.data.records import DetectionSet
+from evaluate.probes.ood.corrupted import Cell
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def open_objectnet(folder: Path, classes: Sequence[str], restricted: bool) -> Sh
             positions.append(index)
             labels.append(answers.index(label))
     groups = [shared[label] for label in answers]
-    if not restricted:  # every class that is no answer is a wrong one of its own
+    if not restricted:  # each class outside the answers is a wrong answer of its own
         known = {own for group in groups for own in group}
         groups += [(own,) for own in range(len(classes)) if own not in known]
     return Shift(Relabelled(images, positions, labels, answers, _BORDER), tuple(groups))

@@ -15,7 +15,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
 from evaluate.common.broken_file import note_broken
-from evaluate.common.corrupted import corrupted_file
+from evaluate.probes.ood.corrupted import corrupted_file
 from evaluate.segmentation.data.labels import read_label
 from evaluate.segmentation.data.layouts import Split, list_split
 from evaluate.segmentation.protocol import SegmentDataConfig

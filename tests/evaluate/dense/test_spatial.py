@@ -106,7 +106,7 @@ def test_chance_levels_of_puzzles(grid: int) -> None:
     assert puzzle_scores(np.arange(grid**2)[None], grid) == {"place": 100.0, "whole": 100.0, "neighbours": 100.0}
 
 
-def test_orders_are_decoded_one_to_one_and_equal_scores_tell_nothing() -> None:
+def test_orders_are_decoded_one_to_one_and_equal_scores_reveal_nothing() -> None:
     scores_ = RNG.normal(size=(50, 4, 4))
     shuffles = permutations(50, 4, 1)
     assert (np.sort(decoded(scores_, shuffles), axis=1) == np.arange(4)).all()

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mmseg", reason="needs MMSegmentation", exc_type=ImportError)
 
 from core.errors import UserError
-from evaluate.common.corrupted import corrupted_file, corrupted_protocol, corruption_cells
+from evaluate.probes.ood.corrupted import corrupted_file, corrupted_protocol, corruption_cells
 from tests.evaluate.segmentation.tiny_segmentation import arguments, result, run, small_place
 
 
