@@ -149,7 +149,7 @@ def test_mean_and_std_come_from_what_lies_beside_the_file(
         small_file.with_name(file).write_text(json.dumps(values))
     backbone = open_backbone(str(small_file))
     assert backbone.origin["normalisation"] == (file or ASSUMED)
-    assert ("assumed" in backbone.source) == (file is None)
+    assert ("std assumed" in backbone.source) == (file is None)
     assert backbone.config.mean == ((0.5, 0.5, 0.5) if file else BackboneConfig().mean)
     assert backbone.config.std == ((0.25, 0.25, 0.25) if file else BackboneConfig().std)
 
