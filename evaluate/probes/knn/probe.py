@@ -111,16 +111,19 @@ class KnnProbe(Probe):
         return KnnInputs(engine, feature_size(job.backbone.model, job.config.features, processes.device))
 
     def plan(self, job: Job) -> list[tuple[str, str]]:
+        from core.backbones import family_of
+
         features = job.config.features
         bank, queries = job.data["bank"], job.data["queries"]
+        pooled = family_of(job.backbone.model).resolve_pooling(job.backbone.model, features.pooling)
+        named = features.pooling if pooled == features.pooling else f"{features.pooling}: {pooled}"
         size, world = job.inputs.size, job.context.processes.world_size
         storage = (4 if features.storage == "fp32" else 2) * size * len(bank) / 2**20 / world
         return [
             ("weights", job.backbone.origin.get("coverage", "none loaded")),
             (
                 "features",
-                f"{size} per image ({features.pooling}), {features.storage}; {features.transform}; "
-                f"{features.precision}",
+                f"{size} per image ({named}), {features.storage}; {features.transform}; {features.precision}",
             ),
             (
                 "bank",

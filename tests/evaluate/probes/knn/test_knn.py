@@ -70,7 +70,7 @@ def test_a_run_alone_and_a_run_of_two_processes_write_the_same(
     assert plan[0] == "protocol  own"
     assert BACKBONE in plan[1]
     assert "none" in plan[2]  # a random baseline
-    assert all(part in plan[3] for part in ("24 ", "(auto)", "fp32", "resize 36, crop 32"))
+    assert all(part in plan[3] for part in ("24 ", "(auto: avg)", "fp32", "resize 36, crop 32"))
     assert plan[4].startswith(f"bank      folder:{image_folder}/train: 12 images, 2 classes")
     result = json.loads((out / "result.json").read_text())
     assert result["protocol"] == "own"
