@@ -49,6 +49,15 @@ def test_the_tolerance_is_a_disc_of_scikit_image() -> None:
     assert contour_accuracy(truth, found) == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-12)
 
 
+def test_the_public_evaluation_gives_the_same_numbers() -> None:
+    theirs = pytest.importorskip("davis2017.metrics", reason="needs davis2017-evaluation")
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth, found = (square(96, *rng.integers(0, 40, 2), int(rng.integers(5, 50))) for _ in range(2))
+        assert region_similarity(truth, found) == pytest.approx(float(theirs.db_eval_iou(truth, found)), abs=1e-12)
+        assert contour_accuracy(truth, found) == pytest.approx(float(theirs.f_measure(found, truth)), abs=1e-12)
+
+
 def test_statistics_of_frames() -> None:
     found = statistics(np.array([1.0, 1.0, 0.0, 0.0]))
     assert (found["mean"], found["recall"], found["decay"]) == (0.5, 0.5, 1.0)
