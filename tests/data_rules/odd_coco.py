@@ -93,8 +93,9 @@ def _mask(rng: random.Random, left: int, top: int, width: int, height: int, crow
             value = pixel
         counts[-1] += 1
     text = {"size": [HEIGHT, WIDTH], "counts": runs["counts"].decode()}
+    points = [[*pair] for pair in zip(polygon[::2], polygon[1::2], strict=True)]
     return rng.choice((
-        ([polygon], True), ([polygon], True), ([[*map(float, polygon)]], True), (None, False),
+        ([polygon], True), (polygon, True), (points, True), ([[*map(float, polygon)]], True), (None, False),
         ({"size": [HEIGHT, WIDTH], "counts": counts}, crowd), (text, crowd),
     ))  # fmt: skip
 

@@ -11,6 +11,7 @@ from core.errors import UserError
 
 NUMBERS = "values: whole numbers written as text or with a decimal point"
 NAMES = "categories: names written as numbers or with blanks around them"
+POINTS = "objects: polygons written as points or as one flat list"
 TEXT_IDS = "{}: ids that are text, so all are renumbered from 1 in their order"
 
 _WHOLE = {
@@ -18,6 +19,7 @@ _WHOLE = {
     "categories": ("id",),
     "annotations": ("id", "image_id", "category_id", "iscrowd"),
 }
+_DECIMAL = re.compile(r"\s*\d{1,15}(?:\.\d*)?\s*")
 _NUMBER = re.compile(r"\s*(-?\d{1,18})(?:\.0*)?\s*")
 
 
@@ -37,6 +39,14 @@ def normalise(document: dict[str, Any]) -> Counter[str]:
                 if number is not None:
                     entry[field] = number
                     changed[NUMBERS] += type(value) is not bool
+    for entry in _entries(document, "annotations"):
+        if isinstance(entry.get("area"), str) and _DECIMAL.fullmatch(entry["area"]):
+            entry["area"] = float(entry["area"])
+            changed[NUMBERS] += 1
+        polygons = _polygons(entry.get("segmentation"))
+        if polygons is not None:
+            entry["segmentation"] = polygons
+            changed[POINTS] += 1
     for entry in _entries(document, "categories"):
         name = entry.get("name")
         if type(name) in (int, float) or (isinstance(name, str) and name != name.strip()):
@@ -63,6 +73,26 @@ def _renumber_text_ids(document: dict[str, Any], key: str, reference: str) -> Co
         if isinstance(given, str | int):
             annotation[reference] = new[given]
     return Counter({TEXT_IDS.format(key): len(ids)})
+
+
+def _polygons(segmentation: Any) -> list[list[Any]] | None:
+    """COCO's list of polygons [x1, y1, x2, …] for one flat polygon, one of points [[x, y], …] or several of points.
+
+    None for anything else, COCO's own form included.
+    """
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    if len(segmentation) >= 6 and not any(isinstance(value, list) for value in segmentation):
+        return [segmentation]
+    if len(segmentation) >= 3 and all(map(_is_point, segmentation)):
+        return [[value for point in segmentation for value in point]]
+    if all(isinstance(one, list) and len(one) >= 3 and all(map(_is_point, one)) for one in segmentation):
+        return [[value for point in polygon for value in point] for polygon in segmentation]
+    return None
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and not any(isinstance(one, list) for one in value)
 
 
 def _entries(document: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:

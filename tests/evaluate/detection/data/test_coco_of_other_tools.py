@@ -228,6 +228,21 @@ def test_a_missing_box_is_that_of_the_mask(tmp_path: Path) -> None:
         opened(write(tmp_path / "none", small(), document))
 
 
+SQUARE = [1, 2, 11, 2, 11, 12, 1, 12]
+POINTS = [[1, 2], [11, 2], [11, 12], [1, 12]]
+
+
+@pytest.mark.parametrize("form", [SQUARE, POINTS, [POINTS], [SQUARE]])
+def test_polygons_as_flat_lists_and_points(tmp_path: Path, form: list[Any]) -> None:
+    document = changed(lambda d: d["annotations"][0].update(segmentation=form, area="100.0"))
+    found = opened(write(tmp_path, small(), document), masks=True)
+    assert found.records[0]["annotations"][0]["segmentation"] == [SQUARE]
+    assert COCO_of(found).annToMask(found.truth["annotations"][0]).sum() == 100
+    assert (found.account.converted.get("objects: polygons written as points or as one flat list") == 1) == (
+        form != [SQUARE]
+    )
+
+
 def test_boxes_as_shares_of_the_image_are_refused(tmp_path: Path) -> None:
     def share(document: Document) -> None:
         for one in document["annotations"]:
