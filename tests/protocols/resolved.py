@@ -9,7 +9,7 @@ from evaluate.common.protocol import kind_of_protocol
 from evaluate.tables.facts import FactSheet
 from tests.protocols import resolved_dense, resolved_detection, resolved_probes, resolved_segmentation
 
-DENSE = ("depth", "propagate", "segment_linear")
+PROBES = ("knn", "linear", "logreg", "finetune", "transfer")
 
 
 def resolve(name: str, sheet: FactSheet, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -20,6 +20,6 @@ def resolve(name: str, sheet: FactSheet, overrides: Sequence[str] = ()) -> dict[
         return resolved_detection.resolve(name, sheet, steps, overrides)
     if kind == "segmentation":
         return resolved_segmentation.resolve(name, sheet, steps, overrides)
-    if kind in DENSE:
-        return resolved_dense.resolve(name, kind, steps, overrides)
-    return resolved_probes.resolve(name, kind, sheet, steps, overrides)
+    if kind in PROBES:
+        return resolved_probes.resolve(name, kind, sheet, steps, overrides)
+    return resolved_dense.resolve(name, kind, steps, overrides)
