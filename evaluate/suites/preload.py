@@ -14,7 +14,7 @@ import torchvision.transforms.functional  # noqa: F401
 import evaluate.probes.features.cache
 import evaluate.probes.measurement  # noqa: F401
 
-for _optional in ("faiss", "scipy.optimize", "scipy.ndimage", "sklearn.linear_model"):
+for _optional in ("faiss", "scipy.optimize", "scipy.ndimage"):
     try:
         importlib.import_module(_optional)
     except ImportError:
