@@ -99,7 +99,7 @@ def test_a_dry_run_tells_what_is_loaded_before_it_looks_at_the_data(
     assert said.index("126 of 126 tensors") < said.index("majority")
     backbone = open_backbone(BACKBONE)
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
-    monkeypatch.setattr("evaluate.segmentation.setup.open_backbone", lambda *_: backbone)
+    monkeypatch.setattr("evaluate.segmentation.setup.open_named", lambda *_: backbone)
     monkeypatch.setattr("evaluate.segmentation.preflight.check_split", None)
     with pytest.raises(UserError, match="121 matched, 5 missing"):
         run(*arguments(place, tmp_path / "out", "--dry-run"))

@@ -125,10 +125,10 @@ def _logits(model: Any, image: torch.Tensor, window: int | None, stride: int) ->
 
 def confusion(
     model: Any, pairs: Sequence[tuple[Path, Path]], classes: int, *, reduce_zero_label: bool, window: int | None = None,
-    stride: int = 0,
+    stride: int = 0, statistics: Sequence[Sequence[float]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 ) -> np.ndarray[Any, Any]:  # fmt: skip
-    """scikit-learn's matrix over the pixels that have a label, from files, ImageNet's mean and deviation, the model."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    """scikit-learn's matrix over the pixels that have a label, from files, mean and deviation, and the model."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in statistics)
     truths, predictions = [], []
     for image, label in pairs:
         pixels = torch.tensor(np.array(PIL.Image.open(image).convert("RGB"))).permute(2, 0, 1)[None].float()
