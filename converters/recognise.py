@@ -20,7 +20,7 @@ from converters.key_table import KeyTable
 from converters.timm_filter import convert
 from core.backbones import BackboneConfig
 from core.coverage import check_plain, compare
-from core.errors import UserError
+from core.errors import UserError, first_line
 
 # Wrappers of DataParallel, DDP and torch.compile stand anywhere in a name, containers of a state dict at its beginning.
 _WRAPPERS = {"module", "_orig_mod"}
@@ -96,7 +96,12 @@ def recognise(document: Any, source: str, network: Network, named: BackboneConfi
     adapted = ""
     if key_map.adapt is not None:
         check_plain(state, source)  # what is computed must be as large as it says
-        adapted = key_map.adapt(state)
+        try:
+            adapted = key_map.adapt(state)
+        except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError) as error:  # odd dimensions
+            raise UserError(
+                f"{source} holds tensors whose shapes {key_map.name} doesn't have ({first_line(error)}); is it damaged?"
+            ) from None
     if named is not None and networks and not compare(sketch(named), state).complete:
         below = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         with contextlib.suppress(UserError):  # then the comparison with the model reports what doesn't fit

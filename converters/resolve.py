@@ -52,8 +52,9 @@ def resolve(
     """
     side = side or SideSettings()
     facts = side.facts
-    if facts is not None and facts.heads is not None and "patch_embed.proj.weight" in tensors:
-        hints = dataclasses.replace(hints, heads={tensors["patch_embed.proj.weight"].shape[0]: facts.heads})
+    projection = tensors.get("patch_embed.proj.weight")
+    if facts is not None and facts.heads is not None and projection is not None and projection.ndim:
+        hints = dataclasses.replace(hints, heads={projection.shape[0]: facts.heads})
         hints = dataclasses.replace(hints, family=facts.file)
     if facts is not None:
         hints = dataclasses.replace(hints, args={**hints.args, **dict(facts.args)})

@@ -107,3 +107,12 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors"):
         open_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"])
+@pytest.mark.parametrize("shape", [(), (3,), (24, 24, 1)])
+def test_odd_shapes_are_one_sentence(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    folder(tmp_path)
+    save_file(clip_tensors() | {name: torch.ones(shape)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        open_backbone(str(tmp_path))
