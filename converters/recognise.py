@@ -102,6 +102,8 @@ def recognise(document: Any, source: str, network: Network, named: BackboneConfi
             raise UserError(
                 f"{source} holds tensors whose shapes {key_map.name} doesn't have ({first_line(error)}); is it damaged?"
             ) from None
+    if lacking := [name for name in key_map.needs if name not in state]:
+        raise UserError(f"{source} lacks {lacking[0]} (timm's name), which {key_map.name} has; is it complete?")
     if named is not None and networks and not compare(sketch(named), state).complete:
         below = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         with contextlib.suppress(UserError):  # then the comparison with the model reports what doesn't fit

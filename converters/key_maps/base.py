@@ -61,6 +61,8 @@ class KeyMap:
     """Mean and standard deviation (RGB, 0 … 1) with which the project trains all of these networks; None: they vary."""
     positions: PosResize = "timm"
     """Rule by which the library resizes position embeddings; with register tokens `dinov2` is `dinov2_antialias`."""
+    needs: tuple[str, ...] = ()
+    """timm's names of tensors that all these networks have and other networks may lack: without them it is damaged."""
     refusal: str = ""
     """Why such networks cannot be converted; empty where they can."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from converters.key_maps.base import ON_TOP, KeyMap
+from converters.key_maps.base import KeyMap
 from converters.key_maps.fusing import batched, fuse_qkv
 
 CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -50,8 +50,9 @@ CLIP = KeyMap(
         ("blocks.{}.mlp.fc1.{}", _BLOCK + "mlp.c_fc.{}"),
         ("blocks.{}.mlp.fc2.{}", _BLOCK + "mlp.c_proj.{}"),
     ),
-    heads={**ON_TOP, **_PROJECTION},
+    heads=_PROJECTION,
     adapt=_clip,
+    needs=("pos_embed", "cls_token", "norm_pre.weight"),
     args={"norm_eps": 1e-5},
     statistics=CLIP_STATISTICS,
 )
@@ -74,10 +75,23 @@ TOWER = KeyMap(
     "encoder.layers.0.self_attn.q_proj.weight",
     "embeddings.patch_embedding.",
     templates=_COMMON,
-    heads={**ON_TOP, **_IDS, **_PROJECTION},
+    heads={**_IDS, **_PROJECTION},
     adapt=_tower,
+    needs=("pos_embed", "cls_token", "norm_pre.weight"),
     args={"norm_eps": 1e-5},
     statistics=CLIP_STATISTICS,
+)
+
+SIGLIP_WITHOUT_HEAD = KeyMap(
+    "transformers' SigLIP without a head",
+    "embeddings.patch_embedding.bias",
+    "encoder.layers.0.self_attn.",
+    templates=_COMMON,
+    heads=_IDS,
+    adapt=_tower,
+    args={"act_layer": "gelu_tanh"},
+    statistics=_HALVES,
+    needs=("pos_embed",),
 )
 
 SIGLIP = KeyMap(
@@ -96,6 +110,7 @@ SIGLIP = KeyMap(
     adapt=_tower,
     args={"act_layer": "gelu_tanh"},
     statistics=_HALVES,
+    needs=("pos_embed",),
 )
 
-KEY_MAPS = (CLIP, TOWER, SIGLIP)
+KEY_MAPS = (CLIP, TOWER, SIGLIP_WITHOUT_HEAD, SIGLIP)

@@ -57,6 +57,7 @@ VIT = KeyMap(
     heads=_OUTSIDE,
     adapt=fuse_qkv,
     args={"norm_eps": 1e-12},
+    needs=("pos_embed",),
 )
 
 DINOV2 = KeyMap(
@@ -67,6 +68,7 @@ DINOV2 = KeyMap(
     heads=_OUTSIDE,
     adapt=_dinov2,
     positions="dinov2",
+    needs=("pos_embed", "cls_token"),
 )
 
 DINOV2_SWIGLU = dataclasses.replace(DINOV2, templates=(*_DINOV2, *_SWIGLU, *_COMMON))
@@ -109,6 +111,7 @@ DINOV3 = KeyMap(
     heads={**ON_TOP, r"embeddings\.mask_token": "embedding of masked patches"},
     adapt=lambda tensors: _dinov3(tensors),
     args={"global_pool": "token"},
+    needs=("cls_token",),
 )
 
 

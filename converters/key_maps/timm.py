@@ -29,7 +29,13 @@ def fold_class_position(tensors: dict[str, Tensor]) -> str:
 VIT = KeyMap("timm's ViT", "blocks.0.attn.qkv.weight", "patch_embed.proj.", heads=_OUTSIDE)
 
 DINOV2 = KeyMap(
-    "DINOv2's ViT", "blocks.0.ls1.gamma", "mask_token", heads=_OUTSIDE, adapt=fold_class_position, positions="dinov2"
+    "DINOv2's ViT",
+    "blocks.0.ls1.gamma",
+    "mask_token",
+    heads=_OUTSIDE,
+    adapt=fold_class_position,
+    positions="dinov2",
+    needs=("pos_embed", "cls_token"),
 )
 
 DINOV2_REGISTERS = KeyMap(
@@ -40,6 +46,7 @@ DINOV2_REGISTERS = KeyMap(
     heads=_OUTSIDE,
     adapt=fold_class_position,
     positions="dinov2",
+    needs=("pos_embed", "cls_token"),
 )
 
 DINOV2_SWIGLU = KeyMap(
@@ -55,6 +62,7 @@ DINOV2_SWIGLU = KeyMap(
     heads=_OUTSIDE,
     adapt=fold_class_position,
     positions="dinov2",
+    needs=("pos_embed", "cls_token"),
 )
 
 DINOV2_CHUNKS = KeyMap(
@@ -71,6 +79,7 @@ DINOV2_CHUNKS = KeyMap(
     heads=_OUTSIDE,
     adapt=fold_class_position,
     positions="dinov2",
+    needs=("pos_embed", "cls_token"),
 )
 
 KEY_MAPS = (VIT, DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, DINOV2_CHUNKS)

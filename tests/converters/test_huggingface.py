@@ -116,3 +116,11 @@ def test_odd_shapes_are_one_sentence(tmp_path: Path, name: str, shape: tuple[int
     save_file(clip_tensors() | {name: torch.ones(shape)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=str(tmp_path)):
         open_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["embeddings.position_embedding.weight", "embeddings.class_embedding"])
+def test_a_missing_embedding_is_not_taken_for_another_network(tmp_path: Path, name: str) -> None:
+    folder(tmp_path)
+    save_file({key: tensor for key, tensor in clip_tensors().items() if key != name}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"pos_embed|cls_token"):
+        open_backbone(str(tmp_path))
