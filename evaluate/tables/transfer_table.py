@@ -188,7 +188,7 @@ def build_table(
     clear = {row: one if list(short.values()).count(one) == 1 else row for row, one in short.items()}
     keyed = {row: row if row in names else one for row, one in clear.items()}
     given = list(names)
-    named = {row: given.index(key) if (key := keyed[row]) in names else len(given) for row in backbones}
+    named = {row: given.index(keyed[row]) if keyed[row] in names else len(given) for row in backbones}
     own = sorted(backbones, key=lambda row: (_BASELINES.index(baselines[row]), named[row], row))
     theirs = list(dict.fromkeys((n.row, n.paper) for key in keys for n in known[key]))
 

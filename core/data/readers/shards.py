@@ -187,11 +187,11 @@ def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple
 def _shards_of(pattern: str) -> list[str]:
     """Names that a pattern stands for: its ranges `{000..127}` and, unless the folder is called so, lists `{a,b}`."""
     texts = [pattern]
-    while not os.path.isdir(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0]):
-        found = _LIST.search(texts[0])
-        if found is None:
-            break
-        texts = [_LIST.sub(lambda _, word=word: word, text, count=1) for text in texts for word in found[1].split(",")]
+    while _LIST.search(texts[0]) and (
+        not os.path.isdir(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0])
+    ):
+        parts = [_LIST.split(text, maxsplit=1) for text in texts]
+        texts = [before + word + after for before, words, after in parts for word in words.split(",")]
     return [name for text in texts for name in _expand(text)]
 
 

@@ -132,7 +132,8 @@ def read_stored(file: Path, config: SegmentDataConfig) -> NDArray[np.uint8]:
 
 def _raw(picture: PIL.Image.Image) -> str:
     """Pillow's name of the pixels that a file stores; empty if it is the mode of the picture."""
-    arguments = picture.tile[0][3] if getattr(picture, "tile", None) else ""
+    tiles: Any = getattr(picture, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return raw if isinstance(raw, str) and raw != picture.mode else ""
 

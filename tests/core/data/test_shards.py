@@ -214,6 +214,13 @@ def test_labels_and_names_with_dots(tmp_path: Path, members: dict[str, bytes], l
     assert {images.describe(i).partition("::")[2]: images.label(i) for i in range(len(images))} == labels
 
 
+def test_lists_of_words_of_other_lengths(tmp_path: Path) -> None:
+    names = [f"p{first}-{second}.tar" for first in ("1", "10") for second in ("a", "bbb")]
+    for name in names:
+        write_tar(tmp_path / name, {"a.png": png(1)})
+    assert [path.name for path in find_shards(f"{tmp_path}/p{{1,10}}-{{a,bbb}}.tar")[0]] == names
+
+
 def test_class_names_in_json(tmp_path: Path) -> None:
     members = {}
     for number, name in enumerate(("cow", "!x", "ant", "cow")):
