@@ -83,7 +83,9 @@ def wrapped_settings(config: BackboneConfig, model: Any) -> dict[str, Any]:
 
     Raises `UserError` for a network that `timm.create_model(config.name, …)` does not build.
     """
-    if config.stem != "imagenet" or config.pos_resize != "timm":
+    import timm
+
+    if not timm.is_model(config.name) or config.stem != "imagenet" or config.pos_resize != "timm":
         raise UserError(_refusal(config, "its TIMMBackbone builds timm's networks without changes to them"))
     family = family_of(model)
     any_size = {}

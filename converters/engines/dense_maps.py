@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.backbones import family_of, input_channels
+from core.backbones import Backbone, describe, family_named, family_of, input_channels
 from core.errors import UserError
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -137,11 +137,15 @@ def freeze(networks: Sequence[nn.Module], inside: nn.Module) -> None:
     inside.register_forward_pre_hook(to_eval)
 
 
-def check_rgb(network: nn.Module, what: str) -> None:
-    """Raises `UserError` for a network of other than three channels; `what` names it."""
-    channels = input_channels(network)
-    if channels != 3:
-        raise UserError(f"{what} takes images of {channels} channels, and the data is RGB; take a backbone for RGB")
+def check_named(backbone: Backbone) -> None:
+    """Raises `UserError` for a network that no name builds again, as engines do."""
+    try:
+        family_named(backbone.config.name)
+    except UserError:
+        raise UserError(
+            f"{describe(backbone.config)} is a network of your own, and detectors and segmentors build theirs by name; "
+            f"measure it with frozen probes or fine-tuning"
+        ) from None
 
 
 def _small_image(network: nn.Module) -> Tensor:

@@ -25,6 +25,7 @@ from converters.engines.openmmlab import import_mmseg
 from core.backbones import Backbone, BackboneConfig, Family, LayerGroups, Pooling, build_backbone, families
 from core.config import load_config
 from core.distributed import Processes
+from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.common.protocol import protocol_file
 from evaluate.detection.model.detector import build_detector, detectron2_config
@@ -120,6 +121,8 @@ def test_a_segmentor_and_files_for_libraries(tower: Backbone, tmp_path: Path) ->
     assert "8 of 8 tensors loaded" in report
     with torch.inference_mode():
         assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 150, 16, 16)
+    with pytest.raises(UserError, match="TIMMBackbone"):
+        adapter_for(tower, "mmseg")
     for library, name in (("timm", "x.safetensors"), ("detectron2", "x.pkl")):
         adapter = adapter_for(tower, library)
         adapter.write(tower, tmp_path / name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from converters.engines.dense_maps import check_rgb
-from core.backbones import Backbone, check_weights, describe, family_of
+from converters.engines.dense_maps import check_named
+from core.backbones import Backbone, check_rgb, check_weights, describe, family_of
 from core.errors import UserError
 from evaluate.detection.model.designs import design_for, design_named
 from evaluate.detection.settings import DetectionConfig
@@ -13,7 +13,8 @@ def check_fit(config: DetectionConfig, backbone: Backbone) -> None:
     """Raises `UserError` if the protocol's design can't use the backbone."""
     check_weights(backbone, "build a detector on")
     design, what, family = design_named(config.detector.design), describe(backbone.config), family_of(backbone.model)
-    check_rgb(backbone.model, what)
+    check_named(backbone)
+    check_rgb(backbone)
     if not design.fits(backbone):
         other = design_for(family.dense)
         way_out = f"; set detector.design={other}" if other else ", which has no maps; take another backbone"

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from converters.engines.dense_maps import check_rgb
-from core.backbones import Backbone, BackboneConfig, build_backbone, describe
+from converters.engines.dense_maps import check_named
+from core.backbones import Backbone, BackboneConfig, build_backbone, check_rgb
 from core.errors import UserError
 from evaluate.segmentation.data.labels import IGNORED
 from evaluate.segmentation.model.adapters import adapter_for
@@ -19,7 +19,8 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
 
     Raises `UserError` if the backbone is not the protocol's, or MMSegmentation has no such network.
     """
-    check_rgb(backbone.model, describe(backbone.config))
+    check_named(backbone)
+    check_rgb(backbone)
     if not _same_network(config.network.backbone, backbone):
         raise UserError(
             f"{config.name} expects a {config.network.backbone}, {backbone.source} is a {backbone.config.name}; "
