@@ -21,8 +21,10 @@ import sys
 import threading
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.v2", "timm", "sklearn.linear_model",
            "faiss", "safetensors.torch", "matplotlib.pyplot")  # fmt: skip
 ENGINES = {"coco": ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval"), "segment": ("mmseg.apis",)}
@@ -30,16 +32,13 @@ ENGINES = {"coco": ("detectron2.engine", "detectron2.model_zoo", "pycocotools.co
 
 
 def preload(names: tuple[str, ...]) -> None:
-    """Imports what is installed of `names`; Detectron2 with the name that Pillow has dropped."""
-    import PIL.Image
-
-    PIL.Image.LINEAR = PIL.Image.Resampling.BILINEAR  # type: ignore[attr-defined]
+    """Imports what is installed of `names`; Detectron2 with the names and modules that it needs and libraries lack."""
+    os.environ["DETECTRON2_ENV_MODULE"] = str(ROOT / "converters/engines/detectron2_compat.py")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in names:
             with contextlib.suppress(ImportError):
                 __import__(name)
-    del PIL.Image.LINEAR  # type: ignore[attr-defined]
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy the pages of all imported objects
 
