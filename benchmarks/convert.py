@@ -74,10 +74,10 @@ def _convert(ckpt: str, to: str, out: str) -> dict[str, float]:
 
     before, started = reset_peak(), time.perf_counter()
     backbone, table = open_with_report(ckpt, "online", None)
-    write_for(backbone, table, to, Path(out))  # type: ignore[arg-type]
+    write_for(backbone, table, to, Path(out))
     taken, most = time.perf_counter() - started, peak() - before
     started = time.perf_counter()
-    verify(backbone, to, Path(out))  # type: ignore[arg-type]
+    verify(backbone, to, Path(out))
     return {"conversion": taken, "peak": most, "proof": time.perf_counter() - started}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ class PlainStep:
         assert config.objective.name == "byol"
         assert config.optim.name == "lars"
         self.config, self.device = config, method.device
-        self.online, self.target = copy.deepcopy(method.online), copy.deepcopy(method.target)
+        self.online: Any = copy.deepcopy(method.online)
+        self.target: Any = copy.deepcopy(method.target)
         for network in (self.online, self.target):
             network.to(memory_format=torch.contiguous_format)
         self.velocities: dict[nn.Parameter, Tensor] = {}

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import run_entry_point
-from evaluate.tables.protocols_page import main
+from evaluate.tables.protocols_command import main
 
 if __name__ == "__main__":
     run_entry_point(main)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from core.errors import UserError
-from core.files.atomic_file import write_atomically
 from evaluate.common.protocol import current_version, kind_of_protocol, list_protocols
 from evaluate.common.registry import descriptions
 from evaluate.tables.facts import FOLDER, OUR_CHOICE, FactSheet, read_facts
@@ -22,25 +18,6 @@ that of the source named beside it; `here` shows ours where it departs. The fact
 `tests/protocols` compares them with the resolved settings: Detectron2's and MMEngine's config, optimizer groups as
 built, transforms as composed, schedules. Published rows are compared with ours only where nothing departs.
 """
-
-
-def main() -> None:
-    """Prints the facts of the named protocols, or writes the page of all."""
-    parser = argparse.ArgumentParser(description="Facts about named protocols: values, sources, departures.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="protocols to show; none: all")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page of all protocols to FILE")
-    arguments = parser.parse_args()
-    known = names_with_facts()
-    if unknown := sorted(set(arguments.names) - set(known)):
-        raise UserError(f"no facts about a protocol {unknown[0]!r}; available: {', '.join(known)}")
-    text = protocols_page(arguments.names or known)
-    if arguments.write is None:
-        print(text)
-        return
-    if arguments.names:
-        raise UserError("--write writes all protocols; leave out the names")
-    write_atomically(arguments.write, lambda partial: partial.write_text(text, encoding="utf-8"))
-    print(f"page: {arguments.write}")
 
 
 def names_with_facts() -> list[str]:

@@ -13,7 +13,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from core.data.account import Account
-from core.data.decode import decode_rgb
+from core.data.decode import decode_rgb, opened_image
 from core.data.digests import files_digest
 from core.errors import UserError
 from evaluate.common.labelled import SAMPLE_SEED
@@ -91,7 +91,7 @@ class SpairImages:
 
     def side(self, index: int) -> int:
         """Side of the square in pixels; reads the header alone."""
-        with PIL.Image.open(self._order[index]) as image:
+        with opened_image(self._order[index], str(self._order[index])) as image:
             return max(image.size)
 
     def label(self, index: int) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, run_entry_point
-from evaluate.tables.protocols_page import main, names_with_facts, protocols_page
+from evaluate.tables.protocols_command import main
+from evaluate.tables.protocols_page import names_with_facts, protocols_page
 from tests.torchrun import ROOT
 
 
