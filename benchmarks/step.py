@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
 from benchmarks.plain_step import PlainStep
 from core.backbones import BackboneConfig
-from core.malloc import disable_trimming
+from core.compute.malloc import disable_trimming
 from core.schedules import momentum
 from pretrain.config import ComputeConfig, PretrainConfig
 from pretrain.heads import HeadConfig

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.backbones import BackboneConfig, build_backbone
+from core.compute.shapes import shapes_only
 from core.coverage import compare
-from core.shapes import shapes_only
 
 _NO_PART = ("Dropout", "DropPath", "Identity", "LayerScale")
 _CLIP = ("vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224")

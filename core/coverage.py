@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import BackboneConfig, build_backbone
+from core.compute.shapes import shapes_only
 from core.errors import UserError
-from core.shapes import shapes_only
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from core.backbones import BackboneConfig, Pooling, input_channels, pooled_features
+from core.compute.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 from core.data.bands import BandImage
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.crop import Interpolation
 from core.distributed import Processes, gather_objects, gather_rows
 from core.errors import BrokenImage, UserError, first_line
-from core.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 
 _GATHERED_ROWS = 8192
 _LARGEST_SIDE = 4096

@@ -16,11 +16,11 @@ def main() -> None:
     """Pre-trains a backbone, resuming the run in `--out` if one exists."""
     arguments = _arguments()
 
+    from core.compute.malloc import disable_trimming
     from core.config import Setting, load_config
     from core.data.open import open_images
     from core.data.order import check_batch
     from core.distributed import init_distributed
-    from core.malloc import disable_trimming
     from pretrain.config import PretrainConfig
     from pretrain.initial import open_initial
     from pretrain.monitor import open_monitor

@@ -84,7 +84,7 @@ class ComputeConfig:
     """Arithmetic of the networks; fp16 scales the loss. Losses, norms in the optimiser and weights stay fp32."""
     channels_last: bool = True
     """Channels-last memory for convolutional networks: faster on GPUs and CPUs, same arithmetic. Networks with strided
-    1×1 convolutions of fewer than 8 channels stay contiguous on CPUs (core/memory_layout.py)."""
+    1×1 convolutions of fewer than 8 channels stay contiguous on CPUs (core/compute/memory_layout.py)."""
     compile: bool = False
     """Compile backbone and projector with torch.compile; needs a C++ compiler, and the first step of each view size
     then takes a minute or more."""

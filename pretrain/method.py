@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from core.backbones import build_backbone
 from core.backbones.vit_start import build_started
-from core.memory_layout import training_layout
-from core.sync_norm import synchronise_norms
+from core.compute.memory_layout import training_layout
+from core.compute.sync_norm import synchronise_norms
 from pretrain import losses
 from pretrain.build_losses import build_auxiliaries, build_objective
 from pretrain.config import PretrainConfig

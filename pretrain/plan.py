@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from core.backbones import Backbone, build_backbone, describe, pooled_features
+from core.compute.shapes import shapes_only
 from core.data.account import account_of
 from core.data.base import ImageSet
 from core.distributed import Processes
 from core.errors import UserError
-from core.shapes import shapes_only
 from pretrain import losses
 from pretrain.build_losses import build_auxiliaries, build_objective
 from pretrain.config import AuxiliaryConfig, PretrainConfig

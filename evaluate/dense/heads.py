@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.compute.sync_norm import synchronise_norms
 from core.distributed import average_gradients
-from core.sync_norm import synchronise_norms
 from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState, copy_exactly
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.backbones import Backbone, family_of
+from core.compute.precision import OLD_NAMES, Precision
 from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.digests import part_digest
 from core.dense import PIXEL_CELL, check_blocks, concatenated_features, stage_of_stride
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, frozen
-from core.precision import OLD_NAMES, Precision
 from evaluate.common.context import RunContext
 from evaluate.probes.features.cache import CachedFeatures, cached_features
 

@@ -18,7 +18,7 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
     """Parses, prints the plan, measures and writes the result; with --dry-run it stops after the plan."""
     started, arguments = time.time(), _arguments(probe, argv)
 
-    from core.malloc import disable_trimming
+    from core.compute.malloc import disable_trimming
     from evaluate.common.labelled import account_lines
     from evaluate.common.plan import Plan, runs_on
 

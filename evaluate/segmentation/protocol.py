@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from core.compute.precision import OLD_NAMES, Precision
 from core.data.scenes.render import ScenesConfig
-from core.precision import OLD_NAMES, Precision
 from evaluate.common.protocol import check_name, check_version
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}

@@ -87,8 +87,8 @@ def run_door(words: list[str], log: str, environment: dict[str, str]) -> None:
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), _text(1), _text(2)
     sys.argv = words
 
+    from core.compute.malloc import disable_trimming
     from core.errors import run_entry_point
-    from core.malloc import disable_trimming
 
     if not environment.get("CUDA_VISIBLE_DEVICES"):
         disable_trimming()  # on the CPU a step needs the memory of the one before it

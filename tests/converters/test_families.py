@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from converters.architecture import infer
 from converters.open import open_backbone, open_with_report
 from core.backbones import BackboneConfig
+from core.compute.shapes import shapes_only
 from core.errors import UserError
-from core.shapes import shapes_only
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
 

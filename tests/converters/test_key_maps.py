@@ -11,7 +11,7 @@ from converters.key_maps import KEY_MAPS, detectron2, mmseg
 from converters.key_maps import timm as timm_names
 from converters.key_maps import torchvision as torchvision_names
 from converters.key_maps.base import KeyMap
-from core.shapes import shapes_only
+from core.compute.shapes import shapes_only
 
 _MAPS = [key_map for key_map in KEY_MAPS if not key_map.refusal]
 # Files are written with these, too; the names of the others are only read.

@@ -19,8 +19,8 @@ from converters.open import open_backbone
 from converters.resolve import ASSUMED, resolve
 from converters.settings.side_files import SideSettings, read_side_files
 from core.backbones import BackboneConfig
+from core.compute.shapes import shapes_only
 from core.errors import UserError
-from core.shapes import shapes_only
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
 

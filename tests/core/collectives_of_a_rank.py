@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import nn
 
+from core.compute.sync_norm import synchronise_norms
 from core.distributed import (
     average_gradients,
     broadcast_weights,
@@ -21,7 +22,6 @@ from core.distributed import (
     sum_over_ranks,
 )
 from core.errors import UserError
-from core.sync_norm import synchronise_norms
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])

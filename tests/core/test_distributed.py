@@ -1,4 +1,4 @@
-"""core/distributed.py and core/sync_norm.py: alone they change nothing, together they equal one process."""
+"""core/distributed.py and core/compute/sync_norm.py: alone they change nothing, together they equal one process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from core.compute.sync_norm import GlooBatchNorm, synchronise_norms
 from core.distributed import (
     average_gradients,
     gather_objects,
@@ -17,7 +18,6 @@ from core.distributed import (
     sum_over_ranks,
 )
 from core.errors import UserError
-from core.sync_norm import GlooBatchNorm, synchronise_norms
 from tests.torchrun import torchrun
 
 

@@ -7,7 +7,7 @@ from tests.torchrun import fresh_python
 SCRIPT = """
 import resource, sys
 import torch
-from core.malloc import disable_trimming
+from core.compute.malloc import disable_trimming
 if sys.argv[1] == "keep":
     assert disable_trimming()
 def faults(tensors):

@@ -1,4 +1,4 @@
-"""core/memory_layout.py: narrow strided 1×1 convolutions train in contiguous memory on CPUs, all else channels_last."""
+"""Memory layout: narrow strided 1×1 convolutions train in contiguous memory on CPUs, others in channels_last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from core.backbones import BackboneConfig, build_backbone
-from core.memory_layout import training_layout
+from core.compute.memory_layout import training_layout
 from tests.torchrun import ROOT
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ EMBEDDINGS = ("pos_embed", "cls_token", "reg_token")
 def meta_backbone(name: str) -> Any:
     """Backbone of timm's name on the meta device: shapes without values."""
     from core.backbones import Backbone, BackboneConfig, build_backbone
-    from core.shapes import shapes_only
+    from core.compute.shapes import shapes_only
 
     config = BackboneConfig(name)
     with shapes_only():

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from core.compute.shapes import shapes_only
 from core.config import load_config
 from core.distributed import Processes
-from core.shapes import shapes_only
 from evaluate.tables.facts import FactSheet
 from tests.protocols.parameters import flat, group_values, meta_backbone, steps_described
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from core.checkpoints import training_states
+from core.compute.sync_norm import synchronise_norms
 from core.errors import UserError
-from core.sync_norm import synchronise_norms
 from pretrain.losses.latent import COLLAPSED, spread
 from pretrain.method import Method
 from pretrain.metrics import CollapseWatch

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 from torch import Tensor
 
+from core.compute.precision import autocast
 from core.data.broken import BrokenImages
 from core.distributed import gather_objects
 from core.errors import BrokenImage, UserError
 from core.features import frozen, normalised
-from core.precision import autocast
 from evaluate.dense.corloc.data import boxes_of
 from evaluate.dense.corloc.discovery import Cells, centred_square, located, lost, tokencut
 from evaluate.dense.corloc.protocol import CorlocConfig

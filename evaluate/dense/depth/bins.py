@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.sync_norm import sum_with_gradient
+from core.compute.sync_norm import sum_with_gradient
 from evaluate.dense.depth.protocol import BinsConfig
 
 _EPSILON = 0.001

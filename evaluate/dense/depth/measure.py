@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from core.compute.precision import autocast
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
 from core.distributed import gather_objects
 from core.errors import BrokenImage, UserError
 from core.features import frozen, normalised
-from core.precision import autocast
 from evaluate.common.resumable import ProbeState
 from evaluate.dense.depth.bins import depth_losses, to_depths
 from evaluate.dense.depth.crops import depth_batches, lower_middle

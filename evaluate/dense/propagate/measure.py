@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.backbones import family_of
+from core.compute.precision import autocast
 from core.distributed import gather_objects
 from core.errors import UserError
 from core.features import frozen, normalised
-from core.precision import autocast
 from evaluate.common.resumable import ProbeState
 from evaluate.dense.pictures import evenly, save_panels
 from evaluate.dense.propagate.clips import Clip, object_count

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from core.compute.precision import autocast
 from core.data.broken import BrokenImages
 from core.distributed import gather_objects
 from core.errors import BrokenImage
 from core.features import frozen, normalised
-from core.precision import autocast
 from evaluate.dense.confusion import confusion, over_ranks
 from evaluate.dense.data import names_of, semantic_of
 from evaluate.dense.heads import PixelHeads

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from core.compute.precision import autocast
 from core.data.order import GlobalBatches
 from core.distributed import sum_over_ranks
 from core.features import frozen, normalised
-from core.precision import autocast
 from evaluate.common.context import RunContext
 from evaluate.dense.data import IGNORED, read_semantics
 from evaluate.dense.heads import Batch

@@ -21,8 +21,8 @@ from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from core.data.broken_file import note_broken
 from core.errors import BrokenImage, UserError
-from evaluate.common.broken_file import note_broken
 from evaluate.common.context import RunContext
 from evaluate.detection.data.datasets import register
 from evaluate.detection.data.image_headers import read_pixels

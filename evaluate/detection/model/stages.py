@@ -18,7 +18,7 @@ from converters.engines.dense_maps import (
     pyramid_taps,
 )
 from core.backbones import family_of
-from core.sync_norm import synchronise_norms
+from core.compute.sync_norm import synchronise_norms
 from evaluate.detection.model.designs.base import PARTS, build_described
 from evaluate.detection.model.detectron2_layers import norm_of
 

@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.data.broken import BrokenImages
+from core.data.broken_file import BROKEN_FILE, read_lines
 from core.distributed import Processes, broadcast_weights, wait_for_all
 from core.errors import UserError
-from evaluate.common.broken_file import BROKEN_FILE, read_lines
 from evaluate.common.context import RunContext
 from evaluate.detection.data.loaders import training_batches
 from evaluate.detection.data.records import DetectionSet

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.backbones import Backbone, to_metadata
 from core.checkpoints import tensors_digest
+from core.compute.precision import dtype_name
 from core.config import to_dict
 from core.data.base import ImageSet
 from core.distributed import gather_objects, raise_on_all_ranks, wait_for_all
@@ -26,7 +27,6 @@ from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
 from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
-from core.precision import dtype_name
 from core.result import library_versions
 from core.untrusted.zip_archives import find_fault
 from evaluate.common.context import RunContext

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.backbones import Backbone, feature_width, pooled_features
+from core.compute.memory_layout import training_layout
+from core.compute.precision import autocast
+from core.compute.sync_norm import synchronise_norms
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, batches_per_epoch
 from core.distributed import average_gradients, broadcast_weights, gather_objects
 from core.errors import UserError
 from core.features import extract_features, normalised
-from core.memory_layout import training_layout
-from core.precision import autocast
 from core.schedules import learning_rate_factor
-from core.sync_norm import synchronise_norms
 from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import Accuracies, TopKAccuracy, scores_of

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from core.compute.precision import DTYPES
 from core.data.base import ImageSet
 from core.features import Features, extract_features
-from core.precision import DTYPES
 from evaluate.probes.base import Job
 from evaluate.probes.features.cache import CachedFeatures, cached_features
 from evaluate.probes.features.head_inputs import plan_head_inputs

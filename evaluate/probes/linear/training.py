@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.backbones import Backbone
+from core.compute.precision import autocast
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, batches_per_epoch, check_batch
 from core.distributed import Processes, gather_objects
 from core.features import frozen, normalised
-from core.precision import autocast
 from core.schedules import learning_rate_factor
 from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState

@@ -12,9 +12,9 @@ from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from core.data.broken_file import note_broken
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
-from evaluate.common.broken_file import note_broken
 from evaluate.probes.ood.corrupted import corrupted_file
 from evaluate.segmentation.data.labels import read_label
 from evaluate.segmentation.data.layouts import Split, list_split

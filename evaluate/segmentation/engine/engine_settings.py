@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from core.backbones import Backbone
+from core.compute.precision import dtype_name
+from core.data.broken_file import BROKEN_FILE
 from core.errors import UserError
-from core.precision import dtype_name
-from evaluate.common.broken_file import BROKEN_FILE
 from evaluate.common.context import RunContext
 from evaluate.segmentation.data.layouts import Split
 from evaluate.segmentation.engine.scaling import batch_per_process
@@ -28,7 +28,7 @@ def engine_settings(
     """Settings for `mmengine.Config`. `root`: folder of the data; `names`: class names; `work_dir`: engine's folder.
 
     Batch norms are SyncBN if the protocol asks for it and several GPUs run; on the CPU the model's norms are replaced
-    later (`core.sync_norm`). Raises `UserError` for settings that do not fit each other or the backbone.
+    later (`core.compute.sync_norm`). Raises `UserError` for settings that do not fit each other or the backbone.
     """
     several = context.processes.world_size > 1
     on_gpu = context.device.type == "cuda"

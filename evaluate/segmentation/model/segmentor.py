@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import evaluate.segmentation.model.timm_network  # noqa: F401, registers TimmNetwork
 from core.backbones import Backbone
-from core.sync_norm import synchronise_norms
+from core.compute.sync_norm import synchronise_norms
 from evaluate.common.context import RunContext
 from evaluate.segmentation.model.adapters import Adapter, adapter_for
 from evaluate.segmentation.protocol import SegmentConfig

@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from core.data.broken_file import note_broken, read_lines
 from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
-from evaluate.common.broken_file import note_broken, read_lines
 from evaluate.segmentation.data.checks import check_apart, check_split, spread
 from evaluate.segmentation.data.class_names import check_class_list
 from evaluate.segmentation.data.labels import majority_baseline, read_label

@@ -1,0 +1,1 @@
+"""How tensors are computed: memory, layout, precision, statistics across processes, and networks without values."""
