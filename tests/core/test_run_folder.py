@@ -92,6 +92,9 @@ def test_a_result_says_everything_needed_to_compare_it(tmp_path: Path) -> None:
     assert written["checkpoint"] == {
         "given": "somewhere",
         "backbone_sha256": tensors_digest(backbone.model.state_dict()),
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "pos_resize": "timm",
         "family": "test",
         "epoch": "3",
     }

@@ -90,7 +90,7 @@ def test_a_new_family_is_one_file_and_no_list(tmp_path: Path, monkeypatch: pytes
 
 def test_files_without_a_family_are_helpers() -> None:
     assert sorted(family.architecture for family in families()) == [
-        "pixels", "resnet", "scattering", "stages", "tokens", "vit"
+        "own", "pixels", "resnet", "scattering", "stages", "tokens", "vit"
     ]  # fmt: skip
 
 
