@@ -12,33 +12,23 @@ import yaml
 
 from converters.architecture import parse_architecture
 from core.config import from_dict, load_config, to_dict
-from evaluate.detection.settings import DetectionConfig
-from evaluate.probes.finetune.protocol import FinetuneConfig
-from evaluate.probes.knn.protocol import KnnConfig
-from evaluate.probes.linear.protocol import LinearConfig
-from evaluate.probes.logreg.protocol import LogregConfig
-from evaluate.probes.transfer.protocol import TransferConfig
-from evaluate.segmentation.protocol import SegmentConfig
+from evaluate.common.protocol import list_protocols
+from evaluate.common.registry import descriptions
+from evaluate.studies.config import StudyConfig
 from evaluate.suites.config import SuiteConfig
 from pretrain.config import PretrainConfig
 from tests.fuzz.mutations import NASTY, changed, damaged, near
 from tests.fuzz.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
-_OF_NAME = {
-    "knn": KnnConfig, "linear": LinearConfig, "logreg": LogregConfig, "finetune": FinetuneConfig,
-    "transfer": TransferConfig, "coco": DetectionConfig, "ade20k": SegmentConfig, "cityscapes": SegmentConfig,
-}  # fmt: skip
 
 
 def _config_files() -> list[tuple[type, Path]]:
     files = [(PretrainConfig, file) for file in sorted((ROOT / "configs/pretrain").glob("*.yaml"))]
     files += [(SuiteConfig, file) for file in sorted((ROOT / "configs/suites").glob("*.yaml"))]
-    for file in sorted((ROOT / "configs/evaluate").glob("*.yaml")):
-        kind: Any = _OF_NAME.get(file.stem.split("_")[0])
-        if kind is None:
-            kind = DetectionConfig if "rcnn" in file.stem else SegmentConfig
-        files.append((kind, file))
+    files += [(StudyConfig, file) for file in sorted((ROOT / "configs/studies").glob("*.yaml"))]
+    for kind, description in descriptions().items():
+        files += [(description.config_class(), file) for file in list_protocols(kind)]
     return files
 
 
