@@ -13,10 +13,11 @@ from evaluate.tables.published import Published, read_published
 
 _HEAD = """# Protocols
 
-Written by `python evaluate/protocols.py --write docs/protocols.md`; a test fails if it isn't current. Each value is
-that of the source named beside it; `here` shows ours where it departs. The facts are in `configs/evaluate/facts`, and
-`tests/protocols` compares them with the resolved settings: Detectron2's and MMEngine's config, optimizer groups as
-built, transforms as composed, schedules. Published rows are compared with ours only where nothing departs.
+Written by `python -m evaluate.tables.protocol_facts --write docs/protocols.md`; a test fails if it isn't current. Each
+value is that of the source named beside it; `here` shows ours where it departs. The facts are in
+`configs/evaluate/facts`, and `tests/protocols` compares them with the resolved settings: Detectron2's and MMEngine's
+config, optimizer groups as built, transforms as composed, schedules. Published rows are compared with ours only where
+nothing departs.
 """
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, run_entry_point
-from evaluate.tables.protocols_command import main
+from evaluate.tables.protocol_facts import main
 from evaluate.tables.protocols_page import names_with_facts, protocols_page
 from tests.torchrun import ROOT
 
 
 def test_the_page_is_current() -> None:
-    """If not: python evaluate/protocols.py --write docs/protocols.md"""
+    """If not: python -m evaluate.tables.protocol_facts --write docs/protocols.md"""
     assert (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8") == protocols_page(names_with_facts())
 
 
