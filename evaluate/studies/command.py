@@ -15,8 +15,6 @@ from evaluate.studies.config import FOLDER, StudyConfig, open_study
 
 if TYPE_CHECKING:
     from evaluate.studies.trainings import Training
-    from evaluate.suites.job import Job
-    from evaluate.suites.runner import Failure
 
 
 def main() -> None:
@@ -45,20 +43,25 @@ def main() -> None:
     if arguments.emit:
         for training in waiting:
             print(shlex.join(["python", "pretrain/run.py", *training.arguments()]))
-        print(f"# when all have ended: {command('evaluate/study.py', *sys.argv[1:]).replace(' --emit', '')}")
+        again = [word for word in sys.argv[1:] if word != "--emit"]
+        print(f"# when all have ended: {command('evaluate/study.py', *again)}")
         return
     for training in trainings:
         training.claim()
-    _stop_for(_run(waiting, arguments))
 
     from evaluate.studies.findings import summary
     from evaluate.studies.measurements import evaluations_of, record_of
+    from evaluate.suites.runner import end_for, make_slots, run_stoppably
 
-    failures = _run([run for run in evaluations_of(study, out, seeds) if not run.complete], arguments)
-    record = record_of(name if not arguments.tag else f"{name}-{arguments.tag}", study, trainings,
-                       [run for run in evaluations_of(study, out, seeds) if run.complete])  # fmt: skip
-    print(f"\n{summary(record)}")
-    _stop_for(failures)
+    slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
+    end_for(run_stoppably(waiting, slots, {}, warm=False))
+    runs = evaluations_of(study, out, seeds)
+    failures = run_stoppably([run for run in runs if not run.complete], slots, {})
+    failed = [failure.run for failure in failures]
+    if measured := [run for run in runs if run not in failed]:
+        record = record_of(f"{name}-{arguments.tag}" if arguments.tag else name, study, trainings, measured)
+        print(f"\n{summary(record)}")
+    end_for(failures)
     if arguments.record:
         from evaluate.studies.record import write_record
 
@@ -96,24 +99,6 @@ def _hours(trainings: Sequence[Training], waiting: Sequence[Training]) -> str:
     if not known:
         return "unknown until the first training has ended"
     return f"about {sum(known) / len(known) * len(waiting) / 3600:.1f} h of trainings left, one after another"
-
-
-def _run(jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Failure]:
-    if not jobs:
-        return []
-    from evaluate.suites.progress import Progress
-    from evaluate.suites.runner import make_slots, run_all
-
-    slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
-    return run_all(jobs, slots, Progress(jobs, arguments.jobs, {}))
-
-
-def _stop_for(failures: Sequence[Failure]) -> None:
-    for failure in failures:
-        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} failed; the same command runs only those again", file=sys.stderr)
-        sys.exit(1)
 
 
 def _arguments() -> argparse.Namespace:

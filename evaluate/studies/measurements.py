@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.files.atomic_file import file_digest
 from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
-from evaluate.studies.record import Measured, Record, Trained, recipe_name
+from evaluate.studies.record import Measured, Record, Trained
 from evaluate.studies.trainings import Training, last_metrics, mean_speed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs
         for each in trainings
     ]
     return Record(
-        name, study.question, recipe_name(study), file_digest(study.recipe_file), study.settings,
+        name, study.question, study.recipe_file.stem, file_digest(study.recipe_file), study.settings,
         {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()),
         documents[0]["libraries"], documents[0]["git_revision"], documents[0]["device"], tuple(trained),
         tuple(measured),

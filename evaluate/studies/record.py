@@ -12,7 +12,7 @@ from typing import Any
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
-from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
+from evaluate.studies.config import PIXELS, UNTRAINED
 from evaluate.studies.statistics import Difference, paired_difference, spread
 
 FORMAT = "ssl-transfer/record/1"
@@ -148,8 +148,3 @@ def read_record(file: Path) -> Record:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not a record of a study ({error}); move it away") from None
     return from_dict(Record, document, str(file))
-
-
-def recipe_name(study: StudyConfig) -> str:
-    """Name of the recipe without folder and ending."""
-    return study.recipe_file.stem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evaluate.suites.plan import Run
-    from evaluate.suites.runner import Failure
     from evaluate.tables.results import StoredResult
 
 
@@ -57,7 +55,11 @@ def main() -> None:
     print(_plan(runs), flush=True)
     if arguments.dry_run:
         return
-    failures = _run(todo, stored, arguments)
+
+    from evaluate.suites.runner import end_for, make_slots, run_stoppably
+
+    known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
+    failures = run_stoppably(todo, make_slots(arguments.jobs, arguments.device), known)
     stored, now_unreadable = read_usable(results)
     if measured := [each for each in stored if _belongs(each, runs)]:
         from evaluate.tables.published import read_published
@@ -67,31 +69,7 @@ def main() -> None:
         print(f"\n{markdown(build_table(measured, read_published(), read_names(results)), Path())}")
     for sentence in now_unreadable:
         print(f"not in the table: {sentence}", file=sys.stderr)
-    for failure in failures:
-        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} failed; the same command runs only those again", file=sys.stderr)
-        sys.exit(1)
-
-
-def _run(todo: Sequence[Run], stored: Sequence[StoredResult], arguments: argparse.Namespace) -> list[Failure]:
-    from evaluate.suites.progress import Progress
-    from evaluate.suites.runner import make_slots, run_all
-    from evaluate.suites.warm import WarmStart
-
-    slots = make_slots(arguments.jobs, arguments.device)
-    threads = {name: value for name, value in slots[0].environment.items() if name != "CUDA_VISIBLE_DEVICES"}
-    warm = WarmStart(threads) if todo else None
-    known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
-    progress = Progress(todo, arguments.jobs, known)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
-    try:
-        return run_all(todo, slots, progress, warm)
-    except KeyboardInterrupt:
-        print(f"\nstopped at {progress.overall()}; the same command resumes", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    end_for(failures)
 
 
 def _arguments() -> argparse.Namespace:

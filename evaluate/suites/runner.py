@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,37 @@ def run_all(
     finally:
         _stop([process for _, _, process in running])
     return failures
+
+
+def run_stoppably(
+    jobs: Sequence[Job], slots: Sequence[Slot], known: Mapping[str, float], warm: bool = True
+) -> list[Failure]:
+    """`run_all` with progress printed; Ctrl-C and SIGTERM stop all runs and say that the same command resumes.
+
+    `known`: seconds of a run by protocol. `warm`: the runs are evaluations, which start with their imports done.
+    """
+    if not jobs:
+        return []
+    threads = {name: value for name, value in slots[0].environment.items() if name != "CUDA_VISIBLE_DEVICES"}
+    server = WarmStart(threads) if warm else None
+    progress = Progress(jobs, len(slots), known)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
+    try:
+        return run_all(jobs, slots, progress, server)
+    except KeyboardInterrupt:
+        print(f"\nstopped at {progress.overall()}; the same command resumes", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_for(failures: Sequence[Failure]) -> None:
+    """Reports the failed runs and ends with exit code 1; returns where none failed."""
+    for failure in failures:
+        print(f"failed: {failure.run.title}: {failure.sentence} (log: {failure.run.log})", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} failed; the same command runs only those again", file=sys.stderr)
+        sys.exit(1)
 
 
 def last_line(log: Path) -> str:

@@ -15,7 +15,6 @@ import pytest
 from core.errors import run_entry_point
 from evaluate.suite import main
 from evaluate.tables.results import read_names
-from tests.torchrun import warm_python
 
 ONE, TWO = ("timm:resnet18(channels=[8,8,16,16],stem=small)", "timm:resnet18(channels=[8,8,8,16],stem=small)")
 SMALL = "features.transform.resize=36, features.transform.crop=32"
@@ -42,7 +41,6 @@ class Command:
 
     def __call__(self, *arguments: str) -> Done:
         self._monkeypatch.setattr(sys, "argv", ["suite.py", *arguments])
-        self._monkeypatch.setattr(sys, "executable", str(warm_python()))
         code = 0
         try:
             run_entry_point(main)
