@@ -275,3 +275,11 @@ def _without_none(kind: Any) -> Any:
     """X of `X | None`; anything else unchanged."""
     options = typing.get_args(kind)
     return next(option for option in options if option is not type(None)) if type(None) in options else kind
+
+
+def check_at_least_one(config: object, *keys: str) -> None:
+    """`ValueError` naming the first of these settings that is below 1; None passes."""
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise ValueError(f"{key} must be at least 1, not {value}")

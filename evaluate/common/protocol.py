@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"name must be 1 … 100 letters, digits, '_', '-' and '.', and must not start with '.', not {name!r}"
         )
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """Settings of every protocol; the config of a kind of evaluation adds its own, and defaults of the first two."""
+
+    name: str = ""
+    """The protocol's name, under which results are compared."""
+    kind: str = ""
+    """Kind of evaluation."""
+    scaled_down: bool = False
+    """True if it is made for small machines: no paper has numbers of it."""
+    protocol_version: int = 1
+    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_version(self.protocol_version)
 
 
 def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.compute.sync_norm import synchronise_norms
+from core.config import check_at_least_one
 from core.distributed import average_gradients
 from evaluate.common.context import RunContext
 from evaluate.common.resumable import ProbeState, copy_exactly
@@ -57,9 +58,7 @@ class SweepConfig:
                 raise ValueError(f"{key} must be different numbers of at least 0, at least one, not {list(values)}")
         if min(self.lrs) <= 0:
             raise ValueError(f"lrs must be positive, not {list(self.lrs)}")
-        for key in ("batch", "iterations"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "batch", "iterations")
         if not 0 <= self.warmup < self.iterations:
             raise ValueError(f"warmup must be 0 … iterations ({self.iterations}), not {self.warmup}")
         if not 0 <= self.dropout < 1:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from core.config import check_at_least_one
+
 
 @dataclass(frozen=True)
 class MlpConfig:
@@ -21,9 +23,7 @@ class MlpConfig:
     """Rows per step; all, where there are fewer."""
 
     def __post_init__(self) -> None:
-        for key in ("width", "epochs", "batch"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "width", "epochs", "batch")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
 

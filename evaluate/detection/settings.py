@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.config import check_at_least_one
 from core.data.scenes.render import ScenesConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.detection.model.designs import design_named
 
 Norm = Literal["", "BN", "SyncBN", "naiveSyncBN", "LN"]
@@ -155,9 +156,7 @@ class SolverConfig:
     """Steps between two progress lines."""
 
     def __post_init__(self) -> None:
-        for key in ("batch", "processes", "iterations", "checkpoint_every", "log_every"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "batch", "processes", "iterations", "checkpoint_every", "log_every")
         if self.batch % self.processes:
             raise ValueError(f"batch {self.batch} can't be shared evenly among processes {self.processes}; set both")
         if self.global_batch is not None and self.global_batch < 1:
@@ -176,15 +175,11 @@ class SolverConfig:
 
 
 @dataclass(frozen=True)
-class DetectionConfig:
+class DetectionConfig(ProtocolConfig):
     name: str = "coco_maskrcnn_r50_fpn_1x_mulan"
     """Protocol name under which results are compared."""
     kind: Literal["detection"] = "detection"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
     """Images and boxes."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -193,8 +188,7 @@ class DetectionConfig:
     """Training; everything is trained except what `freeze_at` or `frozen` names."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
+        super().__post_init__()
         if self.data.source.startswith("voc") and self.detector.masks:
             raise ValueError("detector.masks must be false with data.source voc:…, which has boxes only")
         if self.solver.layer_decay != 1 and self.solver.optimiser != "adamw":

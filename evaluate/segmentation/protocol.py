@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from core.compute.precision import OLD_NAMES, Precision
+from core.config import check_at_least_one
 from core.data.scenes.render import ScenesConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 
 CLASSES = {"scenes": 9, "voc12aug": 21, "cityscapes": 19}
 """Number of classes of the layouts that fix it."""
@@ -104,9 +105,7 @@ class HeadConfig:
     """Aligns the centres of the corner pixels when maps are resized."""
 
     def __post_init__(self) -> None:
-        for key in ("channels", "convs", "dilation"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "channels", "convs", "dilation")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be 0 … 1, not {self.dropout}")
         if self.auxiliary < 0:
@@ -205,22 +204,16 @@ class InferenceConfig:
     """Images per forward pass and process; 1 is used if the images differ in size."""
 
     def __post_init__(self) -> None:
-        for key in ("stride", "batch"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "stride", "batch")
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
+class SegmentConfig(ProtocolConfig):
     RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {"precision": OLD_NAMES}
     name: str = "ade20k_upernet_r50_160k"
     """Name of the protocol, under which results are compared."""
     kind: Literal["segmentation"] = "segmentation"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True for a protocol made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: SegmentDataConfig = field(default_factory=SegmentDataConfig)
     """Images and labels."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -247,11 +240,8 @@ class SegmentConfig:
     """Iterations between two checkpoints, from which a killed run resumes."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("batch", "log_every", "checkpoint_every"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        super().__post_init__()
+        check_at_least_one(self, "batch", "log_every", "checkpoint_every")
         if self.batch % self.schedule.processes:
             shared = f"among schedule.processes {self.schedule.processes}"
             raise ValueError(f"batch {self.batch} can't be shared evenly {shared}; set both")

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.maps import MapConfig
 
 
 @dataclass(frozen=True)
-class CorlocConfig:
+class CorlocConfig(ProtocolConfig):
     name: str = "corloc_voc07"
     """The protocol's name, under which results are compared."""
     kind: Literal["corloc"] = "corloc"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("voc07:data/VOCdevkit"))
     """Images with boxes; nothing is trained."""
     val_limit: int | None = None
@@ -37,11 +34,7 @@ class CorlocConfig:
     """TokenCut: cosines from which two patches are connected; the best one counts, and all are reported."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("val_limit", "lowest"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "val_limit", "lowest")
         if not self.thresholds or not all(-1 <= value < 1 for value in self.thresholds):
             raise ValueError(f"thresholds must be cosines of at least -1 and below 1, not {list(self.thresholds)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.maps import MapConfig
 
@@ -24,9 +25,7 @@ class MemoryConfig:
     """Augmentation: range of brightness, contrast and saturation factors around 1."""
 
     def __post_init__(self) -> None:
-        for key in ("patches", "passes"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "patches", "passes")
         if not self.augment and self.passes != 1:
             raise ValueError(f"passes must be 1 without augment, not {self.passes}: all would be equal")
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -36,15 +35,11 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
-class DenseKnnConfig:
+class DenseKnnConfig(ProtocolConfig):
     name: str = "dense_knn_voc12aug_1024k"
     """The protocol's name, under which results are compared; it holds the memory's size."""
     kind: Literal["dense_knn"] = "dense_knn"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("voc12aug:data/VOCdevkit"))
     """Its train split fills the memory, its val split asks."""
     train_limit: int | None = None
@@ -63,11 +58,7 @@ class DenseKnnConfig:
     """Rows of the memory that a GPU searches at a time; affects memory and speed only."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit", "k", "bank_chunk"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit", "k", "bank_chunk")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}")

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.heads import SweepConfig
 from evaluate.dense.maps import MapConfig
@@ -56,15 +57,11 @@ class DepthCropConfig:
 
 
 @dataclass(frozen=True)
-class DepthConfig:
+class DepthConfig(ProtocolConfig):
     name: str = "depth_nyu_dinov2_lin1"
     """The protocol's name, under which results are compared."""
     kind: Literal["depth"] = "depth"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("nyu:data/nyu"))
     """Heads are trained on its train split and tested on its test split."""
     test_source: str | None = None
@@ -94,12 +91,8 @@ class DepthConfig:
     (KITTI); `none`: all."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit", "train_labels"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit", "train_labels")
         if self.gradient_weight < 0:
             raise ValueError(f"gradient_weight must be 0 or more, not {self.gradient_weight}")
         if self.views == "cached" and self.flip_test:

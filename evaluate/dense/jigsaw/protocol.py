@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.features import FeatureConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.mlp import MlpConfig
 
 
 @dataclass(frozen=True)
-class JigsawConfig:
+class JigsawConfig(ProtocolConfig):
     name: str = "jigsaw_imagenet_2x2"
     """The protocol's name, under which results are compared."""
     kind: Literal["jigsaw"] = "jigsaw"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Labelled images."""
     train_limit: int | None = 20_000
@@ -43,12 +40,8 @@ class JigsawConfig:
     """τ of the vote exp(cosine / τ)."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit", "tile_size", "k"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit", "tile_size", "k")
         if not 2 <= self.grid <= 4:
             raise ValueError(f"grid must be 2 … 4, not {self.grid}")
         if not 0 < self.tile_share <= 1:

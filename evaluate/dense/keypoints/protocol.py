@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.maps import MapConfig
 
@@ -29,15 +30,11 @@ class WarpConfig:
 
 
 @dataclass(frozen=True)
-class KeypointsConfig:
+class KeypointsConfig(ProtocolConfig):
     name: str = "keypoints_spair71k_800px"
     """The protocol's name, under which results are compared."""
     kind: Literal["keypoints"] = "keypoints"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("spair71k:data/SPair-71k"))
     """Pairs of images with keypoints, or scenes of which two views are drawn; nothing is trained."""
     val_limit: int | None = None
@@ -53,11 +50,7 @@ class KeypointsConfig:
     """SPair: pairs of each category and change of viewpoint, at most; a fixed sample."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("val_limit", "most_pairs"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "val_limit", "most_pairs")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must be above 0 and below 1, not {self.tolerance}")

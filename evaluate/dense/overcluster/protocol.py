@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.maps import MapConfig
 
 
 @dataclass(frozen=True)
-class OverclusterConfig:
+class OverclusterConfig(ProtocolConfig):
     name: str = "overcluster_voc12aug_k500"
     """The protocol's name, under which results are compared; it holds the number of clusters."""
     kind: Literal["overcluster"] = "overcluster"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("voc12aug:data/VOCdevkit"))
     """Its val split is clustered; nothing is trained."""
     val_limit: int | None = None
@@ -43,11 +40,7 @@ class OverclusterConfig:
     """Patches that k-means sees, at most; all are assigned."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("val_limit", "components", "side", "seeds", "iterations", "restarts", "points"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "val_limit", "components", "side", "seeds", "iterations", "restarts", "points")
         if not self.clusters or min(self.clusters) < 2 or len(set(self.clusters)) < len(self.clusters):
             raise ValueError(f"clusters must be different numbers of at least 2, not {list(self.clusters)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.maps import MapConfig
 
@@ -41,15 +42,11 @@ class ClipsConfig:
 
 
 @dataclass(frozen=True)
-class PropagateConfig:
+class PropagateConfig(ProtocolConfig):
     name: str = "davis2017_dino_480p"
     """The protocol's name, under which results are compared."""
     kind: Literal["propagate"] = "propagate"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("davis2017:data/DAVIS"))
     """`davis2017:ROOT`, or `scenes` for rendered clips; nothing is trained."""
     clips: ClipsConfig = field(default_factory=ClipsConfig)
@@ -68,11 +65,8 @@ class PropagateConfig:
     """τ of their weights exp(cosine / τ)."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("multiple", "k"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        super().__post_init__()
+        check_at_least_one(self, "multiple", "k")
         for key in ("queue", "radius"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must be 0 or more, not {getattr(self, key)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluate.common.protocol import check_name, check_version
+from core.config import check_at_least_one
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.data import DenseDataConfig
 from evaluate.dense.heads import SweepConfig
 from evaluate.dense.maps import MapConfig
@@ -46,15 +47,11 @@ class SegmentTestConfig:
 
 
 @dataclass(frozen=True)
-class SegmentLinearConfig:
+class SegmentLinearConfig(ProtocolConfig):
     name: str = "segment_linear_voc12aug_dinov3"
     """The protocol's name, under which results are compared."""
     kind: Literal["segment_linear"] = "segment_linear"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DenseDataConfig = field(default_factory=lambda: DenseDataConfig("voc12aug:data/VOCdevkit"))
     """Heads are trained on its train split; all are reported, and the best is chosen, on its val split."""
     train_limit: int | None = None
@@ -75,11 +72,7 @@ class SegmentLinearConfig:
     """Inference."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit", "train_labels"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit", "train_labels")
         if self.views == "cached" and (self.test.mode != "whole" or self.test.flip or self.test.scales != (1.0,)):
             raise ValueError("test.mode must be whole, without scales and flip, for cached views")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.features import FeatureConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.dense.mlp import MlpConfig
 
 
@@ -27,21 +28,15 @@ class PairConfig:
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ValueError(f"area must be (min, max) with 0 < min ≤ max ≤ 1, not {self.area}")
-        for key in ("per_image", "tries", "equalised"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        check_at_least_one(self, "per_image", "tries", "equalised")
 
 
 @dataclass(frozen=True)
-class SpatialPairsConfig:
+class SpatialPairsConfig(ProtocolConfig):
     name: str = "spatial_pairs_imagenet_96px"
     """The protocol's name, under which results are compared."""
     kind: Literal["spatial_pairs"] = "spatial_pairs"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images; labels are not used."""
     train_limit: int | None = 12_500
@@ -56,9 +51,5 @@ class SpatialPairsConfig:
     """The probe of relations; the ridge regression beside it has no settings."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit")

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from core.backbones import family_of
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.data.order import LastBatch
 from core.errors import UserError
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.probes.accuracy import Report
 from evaluate.probes.training_views import TrainingViewConfig
 
@@ -36,7 +37,7 @@ class FinetuneOptimConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(ProtocolConfig):
     RENAMED: ClassVar = {
         "optimiser": "optim.name", "weight_decay": "optim.weight_decay", "layer_decay": "optim.layer_decay",
     }  # fmt: skip
@@ -44,10 +45,6 @@ class FinetuneConfig:
     """The protocol's name, under which results are compared."""
     kind: Literal["finetune"] = "finetune"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Trained on its train split; the best learning rate is chosen, and all are reported, on its val split."""
     share: float | None = None
@@ -81,12 +78,8 @@ class FinetuneConfig:
     """Epoch whose accuracy each learning rate counts with: the last one, or its own best."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("val_limit", "batch", "epochs"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "val_limit", "batch", "epochs")
         for key in ("lrs", "head_lrs"):
             rates = getattr(self, key)
             if not all(0 < lr < math.inf for lr in rates) or len(set(rates)) < len(rates):

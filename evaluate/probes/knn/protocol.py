@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import check_at_least_one
 from core.data.base import ImageSet
 from core.data.open import DataConfig, open_images
 from core.data.subset import few_shot, match_classes, sample
@@ -16,22 +17,18 @@ from core.distributed import Processes, gather_objects
 from core.errors import UserError
 from core.features import FeatureConfig, Features, gather_features
 from evaluate.common.labelled import SAMPLE_SEED, check_classes
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.probes.knn.search import Engine, Neighbours, nearest_over_ranks, open_engine
 from evaluate.probes.knn.vote import check_vote, vote_accuracy, weighted_hits
 
 
 @dataclass(frozen=True)
-class KnnConfig:
+class KnnConfig(ProtocolConfig):
     RENAMED: ClassVar = {"bank_limit": "train_limit", "query_limit": "val_limit"}
     name: str = "knn_dino"
     """The protocol's name, under which results are compared."""
     kind: Literal["knn"] = "knn"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Its train split is the bank, its val split the queries."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -50,13 +47,9 @@ class KnnConfig:
     """Rows of a float16 bank (on GPUs: of any bank) that are searched at a time; memory only."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
+        super().__post_init__()
         check_vote(self.ks, self.temperature)
-        for key in ("shots", "train_limit", "val_limit", "bank_chunk"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        check_at_least_one(self, "shots", "train_limit", "val_limit", "bank_chunk")
 
 
 def open_bank_and_queries(config: KnnConfig, seed: int) -> tuple[ImageSet, ImageSet]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.backbones import Pooling
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.data.order import LastBatch
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.probes.accuracy import Report
 from evaluate.probes.features.standardise import Standardisation
 from evaluate.probes.linear.head_grid import HeadOptimConfig
@@ -19,15 +20,11 @@ from evaluate.probes.training_views import TrainingViewConfig
 
 
 @dataclass(frozen=True)
-class LinearConfig:
+class LinearConfig(ProtocolConfig):
     name: str = "linear_mulan_r50"
     """The protocol's name, under which results are compared."""
     kind: Literal["linear"] = "linear"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Heads are trained on its train split; the best one is chosen, and all are reported, on its val split."""
     train_limit: int | None = None
@@ -68,14 +65,10 @@ class LinearConfig:
     """Epoch whose accuracy each head counts with: the last one, or its own best."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
+        super().__post_init__()
         if self.features.pooling != "auto":
             raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set poolings instead")
-        for key in ("train_limit", "val_limit", "epoch_steps", "batch", "epochs"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        check_at_least_one(self, "train_limit", "val_limit", "epoch_steps", "batch", "epochs")
         for key in ("blocks", "lrs"):
             values = getattr(self, key)
             if not values or not all(0 < value < math.inf for value in values) or len(set(values)) < len(values):

@@ -11,12 +11,13 @@ import torch
 from tqdm import tqdm
 
 from core.backbones import Pooling
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.distributed import gather_objects
 from core.features import FeatureConfig
 from evaluate.common.context import RunContext
 from evaluate.common.labelled import SAMPLE_SEED
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.accuracy import TopKAccuracy
 from evaluate.probes.features.cache import CachedFeatures
@@ -28,16 +29,12 @@ _ROWS = 65536
 
 
 @dataclass(frozen=True)
-class LogregConfig:
+class LogregConfig(ProtocolConfig):
     RENAMED: ClassVar = {"pooling": "poolings"}
     name: str = "logreg_dinov2"
     """The protocol's name, under which results are compared."""
     kind: Literal["logreg"] = "logreg"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Fitted on its train split; C is chosen, and all are reported, on its val split."""
     train_limit: int | None = None
@@ -67,14 +64,10 @@ class LogregConfig:
     """`sklearn` or `torch`, which find the same minimum; `auto`: torch on GPUs, scikit-learn on CPUs."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
+        super().__post_init__()
         if self.features.pooling != "auto":
             raise ValueError(f"features.pooling must be auto, not {self.features.pooling}; set poolings instead")
-        for key in ("train_limit", "val_limit", "count", "max_iter"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        check_at_least_one(self, "train_limit", "val_limit", "count", "max_iter")
         check_single_input(self.blocks, self.poolings)
         if self.log10_c[0] > self.log10_c[1]:
             raise ValueError(f"log10_c must be (smallest, largest), not {self.log10_c}")

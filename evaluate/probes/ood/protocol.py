@@ -5,24 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.config import check_at_least_one
 from core.data.open import DataConfig
 from core.features import FeatureConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 
 SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "objectnet", "imagenet-c", "corruptions")
 """Shifted data: folders below `shift_root`, or the 14 corruptions of the clean test images."""
 
 
 @dataclass(frozen=True)
-class OodConfig:
+class OodConfig(ProtocolConfig):
     name: str = "ood_imagenet_224px"
     """The protocol's name, under which results are compared."""
     kind: Literal["ood"] = "ood"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     data: DataConfig = field(default_factory=DataConfig)
     """Its train split is the bank of the k-NN head, its val split the clean test; all heads have its classes."""
     train_limit: int | None = None
@@ -47,12 +44,8 @@ class OodConfig:
     """τ of the weighted vote exp(cosine / τ)."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
-        for key in ("train_limit", "val_limit", "k"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}")
+        super().__post_init__()
+        check_at_least_one(self, "train_limit", "val_limit", "k")
         if unknown := sorted(set(self.sets) - set(SETS)):
             raise ValueError(f"sets must be of {', '.join(SETS)}, not {unknown[0]!r}")
         if not self.sets:

@@ -13,7 +13,7 @@ from core.data.open import DataConfig
 from core.data.readers.torchvision_sets import SETS, Metric
 from core.features import FeatureConfig
 from core.schedules import ScheduleConfig
-from evaluate.common.protocol import check_name, check_version
+from evaluate.common.protocol import ProtocolConfig
 from evaluate.probes.features.cache import CachedFeatures
 from evaluate.probes.features.head_inputs import check_single_input
 from evaluate.probes.features.standardise import Standardisation
@@ -23,16 +23,12 @@ from evaluate.probes.linear.protocol import LinearConfig
 
 
 @dataclass(frozen=True)
-class TransferConfig:
+class TransferConfig(ProtocolConfig):
     RENAMED: ClassVar = {"pooling": "poolings"}
     name: str = "transfer_small"
     """The protocol's name, under which results are compared."""
     kind: Literal["transfer"] = "transfer"
     """Kind of evaluation."""
-    scaled_down: bool = False
-    """True if it is made for small machines: no paper has numbers of it."""
-    protocol_version: int = 1
-    """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
     sets: tuple[str, ...] = ()
     """Sources as in `data.source`: `cifar10:/data`, `folder:/data/birds`, ….; none: those of the command line."""
     data: DataConfig = field(default_factory=lambda: DataConfig("scenes"))
@@ -61,8 +57,7 @@ class TransferConfig:
     """Epochs of the linear heads, over cached features."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_version(self.protocol_version)
+        super().__post_init__()
         check_vote(self.ks, self.temperature)
         check_single_input(self.blocks, self.poolings)
         for source in self.sets:
