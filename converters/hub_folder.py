@@ -47,8 +47,8 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         raise UserError(f"{index} is not a readable index of shards ({error}); download it again") from None
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(wanted.values())):
-        shard = index.with_name(file)
-        if "/" in file or not shard.is_file():
+        shard = index.parent / file
+        if not file or "/" in file or not shard.is_file():
             raise UserError(f"{index.parent} lacks the shard {file} that {index.name} names; download it too")
         held = read_safetensors(shard)[0] if shard.suffix == ".safetensors" else read_tensors(shard, foreign=True)
         for name in (name for name, place in wanted.items() if place == file):

@@ -26,6 +26,7 @@ from core.backbones import Backbone, BackboneConfig, build_backbone, check_weigh
 from core.backbones.own_network import load
 from core.checkpoints import (
     EXPORTS,
+    GIVEN,
     is_exported,
     is_training_state,
     load_exported,
@@ -90,7 +91,11 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
         if like.config.name == "module":
             raise UserError(f"{ckpt}: a network of your own starts as its function says")
         check_weights(like, f"initialise randomly ({ckpt})")
-        return _random(like.config, ckpt, seed), None
+        made = _random(like.config, ckpt, seed)
+        if given.mean is not None:  # it is in the config already, and belongs into the source and the digest
+            marked = made.origin | {"normalisation": GIVEN}
+            made = dataclasses.replace(made, source=f"{made.source} with {GIVEN}", origin=marked)
+        return made, None
     path = user_path(ckpt)
     if not path.exists():
         raise UserError(

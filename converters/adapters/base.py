@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from converters.key_maps.base import KeyMap
-from core.backbones import Backbone, describe
+from core.backbones import Backbone, describe, family_of
 from core.checkpoints import read_safetensors, read_tensors
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
@@ -49,6 +49,12 @@ class Adapter(ABC):
     @abstractmethod
     def verify(self, backbone: Backbone, out: Path) -> str:
         """One sentence about what was compared, and the largest difference. Raises `UserError` for a difference."""
+
+
+def is_timms(backbone: Backbone) -> bool:
+    """True for timm's networks with feature maps; those without, and networks of the user's own, exist here alone."""
+    family = family_of(backbone.model)
+    return family.dense != "none" and family.architecture != "own"
 
 
 def names_by(key_map: KeyMap, backbone: Backbone, library: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.adapters.base import Adapter, names_by, renamed, times_255
+from converters.adapters.base import Adapter, is_timms, names_by, renamed, times_255
 from converters.detectron2_file import read_detectron2, write_detectron2
 from converters.engines import detectron2_compat
 from converters.key_maps.detectron2 import RESNET
@@ -119,7 +119,7 @@ class WrappedFile(Detectron2File):
     who = "feature maps of timm's network inside Detectron2"
 
     def fits(self, backbone: Backbone) -> bool:
-        return family_of(backbone.model).dense != "none"
+        return is_timms(backbone)
 
     def names(self, backbone: Backbone) -> dict[str, str]:
         return {name: name for name in backbone.model.state_dict()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.adapters.base import Adapter, renamed, times_255
+from converters.adapters.base import Adapter, is_timms, renamed, times_255
 from converters.engines.openmmlab import import_mmseg
 from converters.mmseg_backbone import (
     dilate,
@@ -150,7 +150,7 @@ class WrappedFile(MmsegFile):
     left_to_the_user = ("init_cfg", "out_indices")
 
     def fits(self, backbone: Backbone) -> bool:
-        return family_of(backbone.model).dense != "none"
+        return is_timms(backbone)
 
     def settings(self, backbone: Backbone) -> dict[str, Any]:
         return wrapped_settings(backbone.config, backbone.model)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters.adapters.base import Adapter, read_written, write_tensors
+from converters.adapters.base import Adapter, is_timms, read_written, write_tensors
 from converters.verification.proof import feature_maps, prove
-from core.backbones import Backbone, build_backbone, describe, family_of
+from core.backbones import Backbone, build_backbone, describe
 from core.coverage import load_completely
 
 
@@ -17,7 +17,7 @@ class TimmFile(Adapter):
 
     def fits(self, backbone: Backbone) -> bool:
         """Networks without feature maps are this project's."""
-        return family_of(backbone.model).dense != "none"
+        return is_timms(backbone)
 
     def check(self, backbone: Backbone) -> None:
         """Nothing: what fits is timm's own network."""

@@ -53,8 +53,9 @@ def names_in(*modules: str) -> list[str]:
 def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] = nn.Module, **defaults: Any) -> Any:
     """timm's model of `config` with random weights and without a head; `config.args` override `defaults`.
 
-    `drop_path`: stochastic depth rate, 0 … 1; at 0 it is not passed on, as not all models have one. Raises `UserError`
-    for arguments that don't fit the model, and for a model of another class than `expected`.
+    `drop_path`: stochastic depth rate, 0 … 1; at 0 it is not passed on, as not all models have one, and switched off
+    where timm has another default (0.1 in Swin). Raises `UserError` for arguments that don't fit the model, and for a
+    model of another class than `expected`.
     """
     import timm
 
@@ -73,6 +74,10 @@ def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] =
             MemoryError, NotImplementedError) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"backbone.args {config.args} don't fit {config.name}: {reason}") from None
+    if not drop_path:
+        for module in model.modules():
+            if isinstance(module, timm.layers.DropPath):
+                module.drop_prob = 0.0
     if eps is not None:
         _set_eps(model, eps)
     if not isinstance(model, expected):

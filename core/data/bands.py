@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from core.data.decode import MAX_PIXELS, opened_image
 from core.data.to_rgb import scaled
 from core.errors import BrokenImage
 
+BAD_ARRAY = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError,
+             tokenize.TokenError)  # fmt: skip
+"""Errors of NumPy's reader of arrays for damaged files."""
 ARRAY = ".npy"
 """Ending of NumPy arrays; images with other endings are decoded by Pillow."""
 
@@ -81,7 +85,7 @@ def _array(source: Path, where: str) -> NDArray[np.uint8]:
         if source.exists() and not source.is_file():  # reading a pipe may never end
             raise BrokenImage(where, "is not a regular file")
         values = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, MemoryError, OverflowError, SyntaxError) as error:
+    except BAD_ARRAY as error:
         raise BrokenImage(where, (str(error).splitlines() or [type(error).__name__])[0]) from None
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or 0 in values.shape:
         raise BrokenImage(where, f"is no array [H, W, C] but {getattr(values, 'shape', 'several')}")

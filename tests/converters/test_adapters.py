@@ -141,3 +141,12 @@ def test_a_library_without_such_a_network_is_named() -> None:
     with pytest.raises(UserError, match="--to timm"):
         adapter_for(backbone, "torchvision")
     assert adapter_for(backbone, "timm").library == "timm"
+
+
+def test_a_network_of_ones_own_is_not_timms(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())\n")
+    backbone, _ = open_with_report(f"module:{file}:net")
+    for library in ("timm", "mmseg", "detectron2"):
+        with pytest.raises(UserError, match=library):
+            adapter_for(backbone, library)

@@ -45,3 +45,11 @@ def test_statistics_are_given_together_and_recorded(file: Path) -> None:
 def test_a_rule_for_a_network_without_positions_is_refused() -> None:
     with pytest.raises(UserError, match="pos_resize"):
         open_backbone("timm:resnet18(channels=[4,4,4,4])", given=Given(pos_resize="dinov2"))
+
+
+@pytest.mark.parametrize("ckpt", ["timm:resnet18(channels=[8,8,8,16])", "random:timm:resnet18(channels=[8,8,8,16])"])
+def test_given_statistics_are_part_of_the_digest(ckpt: str) -> None:
+    plain, given = open_backbone(ckpt), open_backbone(ckpt, given=Given(HALF, HALF))
+    assert tensors_digest(plain.model.state_dict()) == tensors_digest(given.model.state_dict())
+    assert backbone_digest(plain) != backbone_digest(given)
+    assert "--mean and --std" in given.source

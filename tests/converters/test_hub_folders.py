@@ -107,6 +107,11 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors"):
         open_backbone(str(tmp_path))
+    for name in ("", "../b.safetensors", "below/b.safetensors"):
+        index["weight_map"] = dict.fromkeys(tensors, name)
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        with pytest.raises(UserError, match="shard"):
+            open_backbone(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"])

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import tarfile
-import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.data.bands import BAD_ARRAY
 from core.data.decode import EXTENSIONS
 from core.data.readers.folder import is_hidden, other_ending
 from core.errors import UserError
@@ -33,9 +33,6 @@ _LONGEST_LABEL = 200
 _COLUMNS = {"offset": "i8", "size": "i8", "label": "S", "key": "S"}
 _COUNTS = {"reason": "S", "count": "i8"}
 Index = dict[str, np.ndarray]
-_BAD_ARRAY = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, SyntaxError,
-              tokenize.TokenError)  # fmt: skip
-"""Errors of NumPy's reader of arrays for damaged files."""
 
 
 class _Member(NamedTuple):
@@ -77,7 +74,7 @@ def _read_index(cached: Path) -> Index | None:
     try:
         with np.load(cached, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in (*_COLUMNS, *_COUNTS)}
-    except _BAD_ARRAY:
+    except BAD_ARRAY:
         return None
     sound = all(
         index[name].ndim == 1
@@ -189,7 +186,7 @@ def _label(content: bytes, ending: str, name: str) -> bytes:
             return f"{' ' * name_of_class.startswith(INVALID.decode())}{name_of_class}".encode()
         if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < 10**6:
             raise ValueError(f"{label!r} is not a class number")
-    except (ValueError, AttributeError, RecursionError, *_BAD_ARRAY) as error:
+    except (ValueError, AttributeError, RecursionError, *BAD_ARRAY) as error:
         text = f"{name} holds no class number: {' '.join(str(error).split())}"[:_LONGEST_LABEL]
         return INVALID + text.encode("utf-8", "backslashreplace")
     return b"" if label < 0 else str(label).encode()

@@ -83,7 +83,7 @@ class BoxedVoc:
             ]
             if not all(math.isfinite(value) for box in found for value in box):
                 raise ValueError("an object without a box")
-        except (OSError, ET.ParseError, ValueError) as error:
+        except (OSError, ET.ParseError, ValueError, LookupError, OverflowError, RecursionError) as error:
             raise UserError(f"{file} is not an annotation of Pascal VOC ({error}); restore it") from None
         boxes = np.array(found, np.float64).reshape(-1, 4)
         boxes[:, :2] -= 1  # VOC counts pixels from 1 and includes the last

@@ -13,7 +13,7 @@ from core.distributed import gather_objects
 from core.errors import BrokenImage, UserError
 from evaluate.common.resumable import ProbeState
 from evaluate.dense.confusion import majority, mean_iou, pixels_per_class, scores
-from evaluate.dense.data import names_of, semantic_of
+from evaluate.dense.data import IGNORED, names_of, semantic_of
 from evaluate.dense.heads import PixelHeads, train_heads
 from evaluate.dense.maps import Maps, cached_maps
 from evaluate.dense.padding import enlarged
@@ -125,14 +125,18 @@ def _draw(job: Job, heads: PixelHeads, metrics: dict[str, Any], names: tuple[str
     usable = list(range(len(images))) if maps is None else list(map(int, maps.positions))
     for number in evenly(job.arguments.draw, len(usable)):
         position = usable[number]
-        truth = semantic_of(images, position)
-        if maps is None:
-            predicted = predict_image(job, heads, position)[best]
-        else:
-            with torch.inference_mode():
-                logits = heads(maps.read([number]).to(job.context.device))[:, 0]
-            predicted = classes_of(logits, *truth.shape)[best]
-        right = 100 * float((truth == predicted)[truth != 255].mean())
+        try:
+            truth, image = semantic_of(images, position), images.image(position)
+            if maps is None:
+                predicted = predict_image(job, heads, position)[best]
+            else:
+                with torch.inference_mode():
+                    logits = heads(maps.read([number]).to(job.context.device))[:, 0]
+                predicted = classes_of(logits, *truth.shape)[best]
+        except BrokenImage:
+            continue  # reported where the image is tested
+        labelled = truth != IGNORED
+        right = 100 * float((truth == predicted)[labelled].mean()) if labelled.any() else 0.0
         caption = f"{images.describe(position)}: image, truth, prediction; {right:.0f} % of the pixels are right"
-        panels = [images.image(position), coloured(truth), coloured(predicted)]
+        panels = [image, coloured(truth), coloured(predicted)]
         save_panels(job.folder, f"image_{position:06d}", panels, LABEL_MAPS, caption)

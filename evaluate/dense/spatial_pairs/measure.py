@@ -12,6 +12,7 @@ from PIL import ImageDraw
 from torch.nn import functional
 
 from core.data.base import ImageSet
+from core.errors import BrokenImage
 from evaluate.dense.mlp import standardised, train_mlp
 from evaluate.dense.pictures import evenly, save_panels
 from evaluate.dense.spatial_pairs.pairs import PairCrops, draw_pair, relations
@@ -103,7 +104,10 @@ def _draw(job: Job, plain: dict[str, float]) -> None:
     config: SpatialPairsConfig = job.config
     val = job.data["val"]
     for position in evenly(job.arguments.draw, len(val)):
-        image = val.image(position).copy()
+        try:
+            image = val.image(position).copy()
+        except BrokenImage:
+            continue  # reported where its features are extracted
         size = config.features.transform.crop
         boxes = draw_pair(image.size, config.pairs, position, 0)
         crops = [image.crop((x, y, x + w, y + h)).resize((size, size)) for x, y, w, h in boxes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 
 from core.backbones import BackboneConfig, build_backbone
 from core.backbones.timm_models import module_of
@@ -40,3 +41,14 @@ def test_models_are_told_apart_by_the_module_that_defines_them() -> None:
     assert module_of("resnet18") == "resnet"
     assert module_of("resnetv2_50") == "resnetv2"
     assert module_of("no_such_model") is None
+
+
+def test_drop_path_0_is_none_whatever_timms_default_is() -> None:
+    args = {"img_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4}
+    drops = [
+        [module.drop_prob for module in build_backbone(config, rate).modules() if isinstance(module, DropPath)]
+        for config in [BackboneConfig("swin_tiny_patch4_window7_224", args)]
+        for rate in (0.0, 0.2)
+    ]
+    assert sum(drops[0]) == 0
+    assert max(drops[1]) == pytest.approx(0.2)

@@ -102,3 +102,12 @@ def test_pretraining_needs_equal_channels_and_no_colours() -> None:
     with pytest.raises(UserError, match="photometric"):
         load_config(PretrainConfig, None, [*five, "data.channels=5"])
     assert load_config(PretrainConfig, None, [*five, "data.channels=5", plain]).backbone.in_chans == 5
+
+
+def test_a_damaged_header_is_a_broken_image(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS)
+    content = bytearray((tmp_path / "a.npy").read_bytes())
+    content[10:20] = b"{'descr': ("
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(BrokenImage, match=r"a\.npy"):
+        decode_bands(tmp_path / "a.npy", 5)

@@ -81,7 +81,7 @@ def test_vocs_layout_at_full_resolution(tmp_path: Path) -> None:
     assert (found["images"], found["tokencut"]) == (3, 100.0)
 
 
-@pytest.mark.parametrize("fault", ["list", "image", "xml", "box", "source"])
+@pytest.mark.parametrize("fault", ["list", "image", "xml", "encoding", "box", "source"])
 def test_broken_data_ends_in_one_sentence(fault: str, tmp_path: Path) -> None:
     root = write_voc07(tmp_path / "VOCdevkit")
     year, data = root / "VOC2007", f"voc07:{root}"
@@ -91,6 +91,8 @@ def test_broken_data_ends_in_one_sentence(fault: str, tmp_path: Path) -> None:
         (year / "JPEGImages/000001.jpg").unlink()
     if fault == "xml":
         (year / "Annotations/000001.xml").write_text("<annotation>")
+    if fault == "encoding":
+        (year / "Annotations/000001.xml").write_text('<?xml version="1.0" encoding="nonsense"?><annotation/>')
     if fault == "box":
         (year / "Annotations/000001.xml").write_text("<annotation><object><name>x</name></object></annotation>")
     if fault == "source":

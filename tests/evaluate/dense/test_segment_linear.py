@@ -107,3 +107,11 @@ def test_the_published_protocols_are_those_of_the_sources() -> None:
     )  # fmt: skip
     several = configs["segment_linear_voc12aug_dinov2_ms"]
     assert (several.features.size, several.features.blocks) == (640, (-4, -3, -2, -1))
+
+
+def test_a_tolerated_broken_image_is_not_drawn(tmp_path: Path) -> None:
+    root = write_voc(tmp_path)
+    (root / "VOC2012/JPEGImages/val_0.jpg").write_bytes(b"\xff\xd8 not a picture")
+    small = ["features.size=32", "features.broken_share=0.5", "heads.lrs=[0.05]", "heads.weight_decays=[0.0]"]
+    measure(PROBE, tmp_path / "out", "--data", f"voc12aug:{root}", *small, *FEW, "--draw", "4")
+    assert len(list((tmp_path / "out/pictures").glob("*.png"))) == 3

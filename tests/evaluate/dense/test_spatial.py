@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,13 @@ def test_puzzles_of_scenes(tmp_path: Path) -> None:
     assert {"intact", "reconstructed", "shuffled"} <= found.keys()
     assert found["chance_class"] == 12.5
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+
+
+def test_a_tolerated_broken_image_is_not_drawn(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images/val/cat/0.jpg").write_bytes(b"\xff\xd8 not a picture")
+    few = ["pairs.per_image=2", "mlp.epochs=2", "mlp.width=16", "features.broken_share=0.5"]
+    few += ["features.transform.resize=32", "features.transform.crop=32"]
+    data = f"folder:{tmp_path / 'images'}"
+    measure(PAIRS, tmp_path / "out", "--data", data, *few, "--draw", "12", ckpt=VIT)
+    assert len(list((tmp_path / "out/pictures").glob("*.png"))) == 11
