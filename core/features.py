@@ -196,7 +196,7 @@ def extract_features(
             done += len(stored)
     # All ranks learn of an error here, so that none waits for one that has stopped.
     broken_images = BrokenImages(len(images), config.broken_share)
-    broken_images.add(name for names in gather_objects(broken) for name in names)
+    broken_images.add_of_all_ranks(broken)
     first = next((position for found in gather_objects(not_finite) for position in found), None)
     if first is not None:
         raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import PIL.Image
 
 from core.data.base import ImageSet
+from core.distributed import gather_objects
 from core.errors import BrokenImage, UserError
 
 REPLACEMENTS = 10
@@ -41,6 +42,10 @@ class BrokenImages:
                 f"{self.allowed_share:g}: {listed}; fix or remove them, or raise broken_share"
             )
         return new
+
+    def add_of_all_ranks(self, names: Sequence[str]) -> list[str]:
+        """`add` of the names that each rank has found; to be called by all."""
+        return self.add(name for found in gather_objects(names) for name in found)
 
 
 def decode_or_replace(images: ImageSet, index: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, int, list[str]]:

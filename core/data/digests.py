@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from core.errors import UserError
 
 CONTENT_BYTES = 2**30
 """Sets of at most this many bytes are read: about a second from memory, and ten from a disk."""
+
+
+def digest_below(root: Path, files: Iterable[Path]) -> str:
+    """`files_digest` of files named by their place below `root`."""
+    return files_digest((os.fsencode(file.relative_to(root).as_posix()), file) for file in files)
 
 
 def files_digest(files: Iterable[tuple[bytes, Path]], more: bytes = b"") -> str:

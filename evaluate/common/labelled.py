@@ -39,12 +39,14 @@ def open_labelled(
     """
     train = open_images(config, "train", seed)
     val = match_classes(train, open_images(config, "val", seed))
-    if train_limit is not None:
-        train = sample(train, train_limit, SAMPLE_SEED)
-    if val_limit is not None:
-        val = sample(val, val_limit, SAMPLE_SEED)
+    train, val = limited(train, train_limit), limited(val, val_limit)
     check_classes(train, val)
     return train, val
+
+
+def limited(images: ImageSet, limit: int | None) -> ImageSet:
+    """A fixed sample of `limit` images; all for None."""
+    return images if limit is None else sample(images, limit, SAMPLE_SEED)
 
 
 def check_classes(train: Classed, val: Classed) -> None:

@@ -23,6 +23,8 @@ class DenseProbe(Probe):
 
     run_data = False
     performance_keys = frozenset({"features.batch", "features.broken_share"})
+    trained: ClassVar[bool] = True
+    """False where nothing is drawn or trained on the features, so that the seed decides nothing."""
     drawn: ClassVar[str] = "N pictures of predictions next to the ground truth"
     """What `--draw` writes, for --help."""
 
@@ -50,15 +52,22 @@ class DenseProbe(Probe):
 
         return open_taps(job.backbone, job.config.features, job.context.device)
 
-    def plan(self, job: Job) -> list[tuple[str, str]]:
-        from evaluate.dense.maps import plan_of_maps
+    def seed_matters(self, settings: Mapping[str, Any]) -> bool:
+        return self.trained
 
+    def plan(self, job: Job) -> list[tuple[str, str]]:
         return [
             ("weights", job.backbone.origin.get("coverage", "none loaded")),
-            ("maps", plan_of_maps(job.inputs, job.config.features)),
+            self.input_line(job),
             *self.method_lines(job),
             *((part, f"{images.name}: {len(images):,} images") for part, images in job.data.items()),
         ]
+
+    def input_line(self, job: Job) -> tuple[str, str]:
+        """Line of the plan about what the backbone gives."""
+        from evaluate.dense.maps import plan_of_maps
+
+        return "maps", plan_of_maps(job.inputs, job.config.features)
 
     def method_lines(self, job: Job) -> list[tuple[str, str]]:
         """Lines of the plan about the method itself."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.data.base import ImageSet
 from core.distributed import sum_over_ranks
-from evaluate.dense.data import IGNORED
+from core.errors import BrokenImage
+from evaluate.dense.data import IGNORED, semantic_of
 
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
@@ -56,6 +59,15 @@ def majority(train: NDArray[np.int64], val: NDArray[np.int64]) -> dict[str, floa
     matrix = np.zeros((len(val), len(val)), np.int64)
     matrix[:, label] = val
     return {"majority_mIoU": mean_iou(matrix), "majority_aAcc": 100.0 * float(val[label] / val.sum())}
+
+
+def pixels_of(images: ImageSet, positions: Iterable[int], count: int) -> NDArray[np.int64]:
+    """Pixels of each class in these images, [count]; broken ones are left out, and reported where they are used."""
+    total = np.zeros(count, np.int64)
+    for position in positions:
+        with contextlib.suppress(BrokenImage):
+            total += pixels_per_class(semantic_of(images, position), count)
+    return total
 
 
 def pixels_per_class(classes: NDArray[np.uint8], count: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.decode import decode_rgb
-from core.data.digests import files_digest
+from core.data.digests import digest_below
 from core.data.scenes.image_set import Scenes
 from core.data.scenes.render import CLASSES, ScenesConfig
-from core.data.subset import Subset, sample
+from core.data.subset import Subset
 from core.errors import UserError
-from evaluate.common.labelled import SAMPLE_SEED
+from evaluate.common.labelled import limited
+from evaluate.segmentation.data.class_names import CLASS_LIST, class_list
 from evaluate.segmentation.data.labels import IGNORED, check_pair, read_label
 from evaluate.segmentation.data.layouts import Samples, find_root, list_split
 from evaluate.segmentation.protocol import CLASSES as CLASS_COUNTS
@@ -113,8 +114,7 @@ class SemanticFiles:
         return str(self._samples.pairs[index][0])
 
     def digest(self) -> str:
-        files = [(file.relative_to(self._root).as_posix(), file) for pair in self._samples.pairs for file in pair]
-        return files_digest((os.fsencode(name), file) for name, file in files)
+        return digest_below(self._root, (file for pair in self._samples.pairs for file in pair))
 
     def account(self) -> Account:
         return self._samples.account
@@ -130,7 +130,7 @@ def open_semantic(config: DenseDataConfig, split: Split, limit: int | None = Non
     """
     check_source(config, SEMANTIC)
     images: ImageSet = _scenes(config, split) if config.kind == "scenes" else _files(config, split)
-    return images if limit is None else sample(images, limit, SAMPLE_SEED)
+    return limited(images, limit)
 
 
 def origin(images: Any, index: int) -> tuple[Any, int]:
@@ -176,20 +176,20 @@ def _files(config: DenseDataConfig, split: Split) -> SemanticFiles:
     root = find_root(settings)
     names = {"voc12aug": _VOC, "cityscapes": _CITYSCAPES}.get(layout) or _ade20k_names(root)
     if len(names) != settings.classes:
-        settings = SegmentDataConfig(layout=layout, root=config.place, classes=len(names))
+        settings = dataclasses.replace(settings, classes=len(names))
     return SemanticFiles(list_split(root, layout, split), settings, root, f"{layout}:{root} {split}", names)
 
 
 def _ade20k_names(root: Path) -> tuple[str, ...]:
     """Names in the data's own list, objectInfo150.txt; numbers where it is missing."""
-    file = root / "objectInfo150.txt"
-    if not file.is_file():
+    names = class_list(root)
+    if names is None:
         return tuple(f"class {number}" for number in range(150))
-    rows = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[1:]
-    names = tuple(row.split("\t")[-1].strip() for row in rows)
     if not 2 <= len(names) <= 254:
-        raise UserError(f"{file} lists {len(names)} classes, but 2 … 254 are needed; restore the data set's own file")
-    return names
+        raise UserError(
+            f"{root / CLASS_LIST} lists {len(names)} classes, but 2 … 254 are needed; restore the data set's own file"
+        )
+    return tuple(names)
 
 
 __all__ = [

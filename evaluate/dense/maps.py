@@ -60,11 +60,10 @@ class MapConfig:
         if not 0 <= self.broken_share <= 1:
             raise ValueError(f"broken_share must be 0 … 1, not {self.broken_share}")
 
-    def feature_config(self, size: int | None = None) -> FeatureConfig:
+    def feature_config(self) -> FeatureConfig:
         """Settings of the extraction; images are squares of `size` pixels already."""
-        side = size or self.size
         return FeatureConfig(
-            transform=EvalTransformConfig(side, side),
+            transform=EvalTransformConfig(self.size, self.size),
             batch=self.batch,
             precision=self.precision,
             storage="fp16" if self.storage == "fp16" else "fp32",

@@ -48,6 +48,17 @@ def save_panels(folder: Path, name: str, panels: Sequence[PIL.Image.Image], kind
     save_picture(folder / FOLDER / f"{name}.png", sheet, kind, caption)
 
 
+def save_label_maps(
+    folder: Path, position: int, name: str, image: PIL.Image.Image, truth: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    """Writes a picture of an image, its true classes and the predicted ones, with the share of right pixels."""
+    labelled = truth != IGNORED
+    right = 100 * float((truth == predicted)[labelled].mean()) if labelled.any() else 0.0
+    caption = f"{name}: image, truth, prediction; {right:.0f} % of the pixels are right"
+    save_panels(folder, f"image_{position:06d}", [image, coloured(truth), coloured(predicted)], LABEL_MAPS, caption)
+
+
 def _fit(panel: PIL.Image.Image) -> PIL.Image.Image:
     width = max(1, round(panel.width * _HEIGHT / panel.height))
     resampling = PIL.Image.Resampling.NEAREST if panel.height < _HEIGHT else PIL.Image.Resampling.BILINEAR

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,17 @@ def view_batches(
     images: ImageSet, config: TrainingViewConfig, size: int, batches: GlobalBatches, context: RunContext
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:  # fmt: skip
     """This rank's part of each global batch: uint8 [b, S, S, 3] and int64 [b] on the CPU, names of broken images."""
-    loader: DataLoader = DataLoader(
-        TrainingViews(images, config, size, context.seed),
+    return batches_of(TrainingViews(images, config, size, context.seed), _collate, batches, context)
+
+
+def batches_of(
+    samples: Dataset[Any], collate: Callable[[Sequence[Any]], Any], batches: GlobalBatches, context: RunContext
+) -> Iterator[Any]:
+    """This rank's part of each global batch of `samples`, which take (epoch, position), from loader processes."""
+    loader: DataLoader[Any] = DataLoader(
+        samples,
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=context.workers,
         pin_memory=context.device.type == "cuda",
         prefetch_factor=4 if context.workers else None,

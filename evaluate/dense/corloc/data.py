@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.decode import decode_rgb
-from core.data.digests import files_digest
+from core.data.digests import digest_below
 from core.data.scenes.image_set import Scenes
-from core.data.subset import sample
 from core.errors import UserError
 from core.files.user_path import user_path
-from evaluate.common.labelled import SAMPLE_SEED
+from evaluate.common.labelled import limited
 from evaluate.dense.data import DenseDataConfig, check_source, origin
 
 BOXED = ("scenes", "voc07", "voc12")
@@ -97,7 +95,7 @@ class BoxedVoc:
 
     def digest(self) -> str:
         files = [place(name) for name in self._names for place in (self._image, self._annotation)]
-        return files_digest((os.fsencode(file.relative_to(self._root).as_posix()), file) for file in files)
+        return digest_below(self._root, files)
 
     def account(self) -> Account:
         return Account()
@@ -113,7 +111,7 @@ def open_boxed(config: DenseDataConfig, limit: int | None) -> ImageSet:
         images: ImageSet = BoxedScenes("test", config.scenes)
     else:
         images = BoxedVoc(user_path(config.place), _YEARS[config.kind])
-    return images if limit is None else sample(images, limit, SAMPLE_SEED)
+    return limited(images, limit)
 
 
 def boxes_of(images: ImageSet, index: int) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ def measure(job: Job) -> Measured | None:
         squares = {f"square {share:g}": centred_square(size, share) for share in _SQUARES}
         hits.append({name: located(box, truth) for name, box in {**boxes, **squares}.items()})
     account = BrokenImages(len(val), config.features.broken_share)
-    account.add(name for names in gather_objects(broken) for name in names)
+    account.add_of_all_ranks(broken)
     every = [hit for own in gather_objects(hits) for hit in own]
     if not context.is_main:
         return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class CorlocProbe(DenseProbe):
     kind = "corloc"
     metrics = (Metric("lost", "CorLoc, LOST"), Metric("tokencut", "CorLoc, TokenCut"))
+    trained = False
     position = 36
     pictures: ClassVar[Mapping[str, str]] = {"found boxes": "Found boxes: truth white, LOST orange, TokenCut blue"}
     drawn = "N images with the boxes found in them"
@@ -33,9 +34,6 @@ class CorlocProbe(DenseProbe):
         from evaluate.dense.corloc.protocol import CorlocConfig
 
         return CorlocConfig
-
-    def seed_matters(self, settings: Mapping[str, Any]) -> bool:
-        return False
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         from evaluate.dense.corloc.data import open_boxed

@@ -11,14 +11,17 @@ from torch.nn import functional
 
 from core.data.base import ImageSet
 from core.errors import UserError
-from evaluate.dense.confusion import confusion, majority, over_ranks, pixels_per_class, scores
+from evaluate.dense.confusion import confusion, majority, over_ranks, pixels_of, scores
 from evaluate.dense.data import names_of, semantic_of, shrunk
 from evaluate.dense.dense_knn.memory import Memory, build_memory, soft_labels
 from evaluate.dense.dense_knn.protocol import DenseKnnConfig
 from evaluate.dense.maps import Maps, cached_maps, rank_part
-from evaluate.dense.pictures import LABEL_MAPS, coloured, evenly, save_panels
+from evaluate.dense.pictures import evenly, save_label_maps
 from evaluate.probes.base import Job, Measured
 from evaluate.probes.knn.search import Engine, nearest, open_engine
+
+_COUNTED = 500
+"""Training images whose pixels are counted for the majority class, evenly spaced."""
 
 
 def measure(job: Job) -> Measured | None:
@@ -47,9 +50,10 @@ def measure(job: Job) -> Measured | None:
         return None
     if not found.sum():
         raise UserError(f"no pixel of {val.name} has a class; give labelled images")
+    train = job.data["train"]
     metrics: dict[str, Any] = {
         **scores(found, names),
-        **majority(_pixels(job, len(names)), found.sum(1)),
+        **majority(pixels_of(train, evenly(_COUNTED, len(train)), len(names)), found.sum(1)),
         "ceiling_mIoU": scores(ceiling, names)["mIoU"],
         "patches": len(memory.features),
     }
@@ -98,26 +102,11 @@ def _truth(images: ImageSet, position: int, size: int) -> NDArray[np.uint8]:
     return shrunk(semantic_of(images, position), size, size)
 
 
-def _pixels(job: Job, classes: int) -> NDArray[np.int64]:
-    """Pixels per class of 500 evenly spaced training images, for the majority class."""
-    from core.errors import BrokenImage
-
-    total = np.zeros(classes, np.int64)
-    for position in evenly(500, len(job.data["train"])):
-        try:
-            total += pixels_per_class(semantic_of(job.data["train"], position), classes)
-        except BrokenImage:
-            continue  # listed in the result where its map is made
-    return total
-
-
 def _draw(job: Job, engine: Engine, memory: Memory, maps: Maps) -> None:
     images, size = job.data["val"], job.config.features.size
     for number in evenly(job.arguments.draw, len(maps)):
         position = int(maps.positions[number])
         truth = _truth(images, position, size)
         predicted = enlarged_classes(_vote(job.config, engine, memory, maps.read([number]))[0], size)
-        right = 100 * float((truth == predicted)[truth != 255].mean()) if (truth != 255).any() else 0.0
-        caption = f"{images.describe(position)}: image, truth, prediction; {right:.0f} % of the pixels are right"
-        panels = [images.image(position), coloured(truth), coloured(predicted)]
-        save_panels(job.folder, f"image_{position:06d}", panels, LABEL_MAPS, caption)
+        image = images.image(position)
+        save_label_maps(job.folder, position, images.describe(position), image, truth, predicted)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from core.data.base import ImageSet
 from core.data.broken import decode_or_replace
@@ -19,6 +18,7 @@ from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.dense.depth.data import depth_of
 from evaluate.dense.depth.protocol import DepthCropConfig
+from evaluate.probes.training_views import batches_of
 
 Crop = tuple[NDArray[np.uint8], NDArray[np.float32], list[str]]
 """Pixels uint8 [h, w, 3], depth in metres [h, w], names of broken images met on the way."""
@@ -84,16 +84,7 @@ def depth_batches(
     images: ImageSet, config: DepthCropConfig, batches: GlobalBatches, context: RunContext
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """This rank's part of each global batch: uint8 [b, h, w, 3], depth float32 [b, h, w], names of broken images."""
-    loader: DataLoader[Any] = DataLoader(
-        DepthCrops(images, config, context.seed),
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=context.workers,
-        pin_memory=context.device.type == "cuda",
-        prefetch_factor=4 if context.workers else None,
-        generator=torch.Generator(),
-    )
-    yield from loader
+    return batches_of(DepthCrops(images, config, context.seed), _collate, batches, context)
 
 
 def _collate(crops: Sequence[Crop]) -> tuple[Tensor, Tensor, list[str]]:

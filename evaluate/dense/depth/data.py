@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.decode import decode_rgb, opened_image
-from core.data.digests import files_digest
+from core.data.digests import digest_below
 from core.data.scenes.image_set import Scenes
-from core.data.subset import sample
 from core.errors import BrokenImage, UserError
 from core.files.user_path import user_path
-from evaluate.common.labelled import SAMPLE_SEED
+from evaluate.common.labelled import limited
 from evaluate.dense.data import DenseDataConfig, Split, check_source, origin
 
 DEPTHS = ("scenes", "nyu", "kitti", "sunrgbd")
@@ -166,7 +164,7 @@ class DepthFiles:
     def digest(self) -> str:
         """Of the list and of all files that it names."""
         files = [self.list, *(file for pair in self._pairs for file in pair)]
-        return files_digest((os.fsencode(file.relative_to(self._root).as_posix()), file) for file in files)
+        return digest_below(self._root, files)
 
     def account(self) -> Account:
         return self._account
@@ -185,7 +183,7 @@ def open_depth(config: DenseDataConfig, split: Split, limit: int | None = None) 
         if not root.is_dir():
             raise UserError(f"no folder {root}; pass --data {config.kind}:ROOT")
         images = DepthFiles(root, config.kind, split)
-    return images if limit is None else sample(images, limit, SAMPLE_SEED)
+    return limited(images, limit)
 
 
 def depth_of(images: ImageSet, index: int) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from core.compute.precision import autocast
 from core.data.base import ImageSet
@@ -25,7 +23,8 @@ from evaluate.dense.depth.crops import depth_batches, lower_middle
 from evaluate.dense.depth.data import depth_of, objects_of
 from evaluate.dense.depth.metrics import errors, means, valid_pixels
 from evaluate.dense.depth.protocol import DepthConfig
-from evaluate.dense.heads import Batch, PixelHeads, train_heads
+from evaluate.dense.head_batches import Crops, Resize, augmented_batches, cached_batches, padded_resize, plain_resize
+from evaluate.dense.heads import PixelHeads, train_heads
 from evaluate.dense.maps import Maps, cached_maps, rank_part
 from evaluate.dense.padding import enlarged, padded_maps
 from evaluate.dense.pictures import evenly, heat, save_panels
@@ -35,9 +34,6 @@ DEPTH_MAPS = "depth maps"
 _COUNTED = 500
 """Training images whose depths are averaged for the baselines, evenly spaced."""
 
-Predict = Callable[[int], NDArray[np.float32]]
-"""Number of a usable image -> depth by each head at the size of the labels, [heads, H, W]."""
-
 
 def measure(job: Job, state: ProbeState) -> Measured | None:
     """Measures on all processes together; None on all but the main one. Raises `UserError`."""
@@ -46,20 +42,22 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
     heads = PixelHeads(job.inputs.shape[0], config.bins.count, config.heads, context.seed).to(context.device)
     broken = BrokenImages(len(train), config.features.broken_share)
     val_maps: Maps | None = None
+    resize: Resize = plain_resize
     if config.views == "cached":
         train_maps, val_maps = (
             cached_maps(job.backbone, job.inputs, images, config.features, context) for images in (train, val)
         )
         broken.add(train_maps.cached.broken)
-        batches, resize = _cached_batches(job, train_maps), _plain
+        batches = cached_batches(job, train_maps, _shrunk_depths(job, train_maps))
     else:
-        batches = _augmented_batches(job, broken)
 
-        def resize(values: Tensor, height: int, width: int) -> Tensor:
-            return enlarged(values, job.backbone.model, height, width)
+        def open_crops(order: GlobalBatches) -> Crops:
+            return depth_batches(train, config.crop, order, context)
+
+        batches, resize = augmented_batches(job, open_crops, broken.add), padded_resize(job.backbone.model)
 
     train_heads(heads, config.heads, batches, depth_losses(config.bins, config.gradient_weight, resize), context, state)
-    broken.add([name for found in gather_objects(list(broken.names)) for name in found])
+    broken.add_of_all_ranks(list(broken.names))
     usable = list(range(len(val))) if val_maps is None else [int(position) for position in val_maps.positions]
     rows, val_broken = _test(job, heads, val_maps, usable)
     if val_maps is not None:
@@ -78,46 +76,14 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
     )
 
 
-def _plain(values: Tensor, height: int, width: int) -> Tensor:
-    return functional.interpolate(values, (height, width), mode="bilinear", align_corners=False)
-
-
-def _order(job: Job, images: int, start: int) -> GlobalBatches:
-    heads, processes = job.config.heads, job.context.processes
-    passes = -(-heads.iterations // max(1, images // heads.batch))
-    return GlobalBatches(images, heads.batch, passes, job.context.seed, processes.rank, processes.world_size, start)
-
-
-def _cached_batches(job: Job, maps: Maps) -> Callable[[int], Iterator[Batch]]:
+def _shrunk_depths(job: Job, maps: Maps) -> Tensor:
     side = job.config.train_labels or job.config.features.size
-    depths = torch.stack([_shrunk(depth_of(job.data["train"], int(position)), side) for position in maps.positions])
-
-    def from_step(start: int) -> Iterator[Batch]:
-        for batch in _order(job, len(maps), start):
-            chosen = np.array([position for _, position in batch], np.int64)
-            yield maps.read(chosen).to(job.context.device), depths[torch.from_numpy(chosen)].to(job.context.device)
-
-    return from_step
+    return torch.stack([_shrunk(depth_of(job.data["train"], int(position)), side) for position in maps.positions])
 
 
 def _shrunk(depth: NDArray[np.float32], side: int) -> Tensor:
     image = PIL.Image.fromarray(depth).resize((side, side), PIL.Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(image))
-
-
-def _augmented_batches(job: Job, broken: BrokenImages) -> Callable[[int], Iterator[Batch]]:
-    config, backbone, device = job.config, job.backbone, job.context.device
-
-    def from_step(start: int) -> Iterator[Batch]:
-        order = _order(job, len(job.data["train"]), start)
-        for pixels, depths, names in depth_batches(job.data["train"], config.crop, order, job.context):
-            broken.add(names)
-            with frozen(backbone.model), autocast(device, config.features.precision):
-                crops = normalised(pixels.to(device, non_blocking=True), backbone.config)
-                maps = padded_maps(job.inputs, backbone.model, crops).float()
-            yield maps.clone(), depths.to(device, non_blocking=True)
-
-    return from_step
 
 
 def _predict(job: Job, heads: PixelHeads, maps: Maps | None, number: int, position: int) -> NDArray[np.float32]:
@@ -127,7 +93,7 @@ def _predict(job: Job, heads: PixelHeads, maps: Maps | None, number: int, positi
     if maps is not None:
         with torch.inference_mode():
             outputs = heads(maps.read([number]).to(device))[:, 0]
-            found = _plain(to_depths(outputs, config.bins), *depth_of(job.data["val"], position).shape)
+            found = plain_resize(to_depths(outputs, config.bins), *depth_of(job.data["val"], position).shape)
         return found[:, 0].clamp(*config.bins.range).cpu().numpy()
     image = _usable_part(job.data["val"].image(position), config)
     pixels = normalised(torch.from_numpy(np.array(image))[None].to(device), job.backbone.config)
@@ -178,7 +144,7 @@ def _test(
             if mask.any():
                 rows[kind].append([errors(own[mask], truth[mask]) for own in found])
     account = BrokenImages(len(val), config.features.broken_share)
-    account.add(name for names in gather_objects(broken) for name in names)
+    account.add_of_all_ranks(broken)
     every = gather_objects(rows)
     joined = {kind: [row for one in every for row in one[kind]] for kind in kinds}
     if not joined[""]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 from core.data.base import ImageSet
 from core.distributed import gather_objects
 from core.errors import UserError
-from core.features import EvalTransformConfig, FeatureConfig, eval_crop
+from core.features import EvalTransformConfig, eval_crop
 from evaluate.dense.jigsaw.protocol import JigsawConfig
 from evaluate.dense.jigsaw.tiles import Reassembled, Tiles, decoded, moved_cells, permutations, puzzle_scores
 from evaluate.dense.mlp import standardised, train_mlp
@@ -72,9 +73,7 @@ def _neighbour_chance(grid: int) -> float:
 def _tiles(job: Job, images: ImageSet) -> CachedFeatures:
     config: JigsawConfig = job.config
     size, base = config.tile_size, config.features
-    seen = FeatureConfig(
-        EvalTransformConfig(size, size), base.pooling, base.batch, base.precision, base.storage, base.broken_share
-    )
+    seen = dataclasses.replace(base, transform=EvalTransformConfig(size, size))
     tiles = Tiles(images, base.transform, config.grid, config.tile_share, size)
     return cached_features(job.backbone, job.inputs, tiles, seen, job.context)
 
@@ -132,9 +131,7 @@ def _recognised(job: Job, orders: dict[str, NDArray[np.int64]]) -> dict[str, flo
         engine,
     )
     base = config.features
-    seen = FeatureConfig(
-        EvalTransformConfig(crop, crop), base.pooling, base.batch, base.precision, base.storage, base.broken_share
-    )
+    seen = dataclasses.replace(base, transform=EvalTransformConfig(crop, crop))
     found = {"intact": intact}
     for name, order in orders.items():
         images = Reassembled(job.data["val"], config.features.transform, config.grid, order)

@@ -53,17 +53,18 @@ class JigsawProbe(DenseProbe):
             feature_size(job.backbone.model, each, device, inputs)
         return inputs
 
-    def plan(self, job: Job) -> list[tuple[str, str]]:
+    def input_line(self, job: Job) -> tuple[str, str]:
+        features = job.config.features
+        return "features", f"{job.inputs.names[0]}; {features.transform}; {features.precision}"
+
+    def method_lines(self, job: Job) -> list[tuple[str, str]]:
         config: JigsawConfig = job.config
         return [
-            ("weights", job.backbone.origin.get("coverage", "none loaded")),
-            ("features", f"{job.inputs.names[0]}; {config.features.transform}; {config.features.precision}"),
             (
                 "puzzles",
                 f"{config.grid} × {config.grid} cells; tiles of {100 * config.tile_share:g} % of a cell's side at "
                 f"{config.tile_size} px",
-            ),
-            *((part, f"{images.name}: {len(images):,} images") for part, images in job.data.items()),
+            )
         ]
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:

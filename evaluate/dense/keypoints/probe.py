@@ -21,6 +21,7 @@ class KeypointsProbe(DenseProbe):
     kind = "keypoints"
     metrics = (Metric("recall", "recall"),)
     class_metrics = (Metric("recall_per_category", "recall of each category"),)
+    trained = False
     position = 34
     pictures: ClassVar[Mapping[str, str]] = {"matched points": "Matched points: right green, wrong red"}
     drawn = "N pairs of views of scenes with matched points"
@@ -33,9 +34,6 @@ class KeypointsProbe(DenseProbe):
         from evaluate.dense.keypoints.protocol import KeypointsConfig
 
         return KeypointsConfig
-
-    def seed_matters(self, settings: Mapping[str, Any]) -> bool:
-        return False
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         from core.files.user_path import user_path

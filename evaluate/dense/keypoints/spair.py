@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.data.account import Account
 from core.data.decode import decode_rgb, opened_image
-from core.data.digests import files_digest
+from core.data.digests import digest_below
 from core.errors import UserError
 from evaluate.common.labelled import SAMPLE_SEED
 
@@ -102,7 +101,7 @@ class SpairImages:
 
     def digest(self) -> str:
         files = [*self._files, *self._images]
-        return files_digest((os.fsencode(file.relative_to(self._root).as_posix()), file) for file in files)
+        return digest_below(self._root, files)
 
     def account(self) -> Account:
         return Account(

@@ -9,7 +9,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from evaluate.dense.confusion import majority
+from evaluate.dense.confusion import majority, pixels_per_class
 from evaluate.dense.data import IGNORED, names_of, read_semantics
 from evaluate.dense.maps import Maps, cached_maps
 from evaluate.dense.overcluster.clustering import cluster_scores, kmeans, reduced
@@ -29,7 +29,7 @@ def measure(job: Job) -> Measured | None:
         return None
     names = names_of(val)
     truth = read_semantics(val, maps.positions, config.side)
-    pixels = np.bincount(truth[truth != IGNORED].ravel(), minlength=len(names)).astype(np.int64)
+    pixels = pixels_per_class(truth, len(names))
     if not pixels.sum():
         raise UserError(f"no pixel of {val.name} has a class; give labelled images")
     patches = np.concatenate([values.flatten(2).transpose(1, 2).flatten(0, 1).numpy() for _, values in maps.chunks()])
@@ -52,7 +52,7 @@ def measure(job: Job) -> Measured | None:
         "mIoU": metrics[f"mIoU_k{first}"],
         "k": first,
         **metrics,
-        **{f"majority_{key}": value for key, value in _background(pixels).items()},
+        "majority_mIoU": majority(pixels, pixels)["majority_mIoU"],
     }
     lines = [f"K {k:5d}   mIoU {metrics[f'mIoU_k{k}']:.2f} ± {metrics[f'std_k{k}']:.2f}" for k in config.clusters]
     lines.append(f"one class everywhere: mIoU {metrics['majority_mIoU']:.2f}")
@@ -62,10 +62,6 @@ def measure(job: Job) -> Measured | None:
         "\n".join(lines),
         finish=lambda: _draw(job, maps, truth, *shown) if shown else None,
     )
-
-
-def _background(pixels: NDArray[np.int64]) -> dict[str, float]:
-    return {"mIoU": majority(pixels, pixels)["majority_mIoU"]}
 
 
 def enlarged(plane: NDArray[np.int64], side: int) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from core.data.account import Account
 from core.data.decode import decode_rgb, opened_image
-from core.data.digests import files_digest
+from core.data.digests import digest_below
 from core.data.scenes.photographs import pixels_digest, tiles
 from core.data.scenes.render import BACKGROUNDS, CLASSES
 from core.errors import UserError
@@ -205,7 +204,7 @@ class Davis(_Frames):
 
     def digest(self) -> str:
         files = [file for pair in self._files for file in pair]
-        return files_digest((os.fsencode(file.relative_to(self._root).as_posix()), file) for file in files)
+        return digest_below(self._root, files)
 
 
 def object_count(indices: NDArray[np.uint8], where: str) -> int:

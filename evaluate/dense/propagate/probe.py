@@ -22,6 +22,7 @@ class PropagateProbe(DenseProbe):
     kind = "propagate"
     metrics = (Metric("J_and_F", "J&F"), Metric("J_mean", "J"), Metric("F_mean", "F"))
     class_metrics = (Metric("J_and_F_per_sequence", "J&F of each sequence"),)
+    trained = False
     position = 35
     pictures: ClassVar[Mapping[str, str]] = {"propagated masks": "Propagated masks: four frames of a clip"}
     drawn = "N clips with the masks carried through them"
@@ -34,9 +35,6 @@ class PropagateProbe(DenseProbe):
         from evaluate.dense.propagate.protocol import PropagateConfig
 
         return PropagateConfig
-
-    def seed_matters(self, settings: Mapping[str, Any]) -> bool:
-        return False
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         from core.files.user_path import user_path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import functional as transforms
 
 from core.data.base import ImageSet
@@ -19,6 +18,7 @@ from core.data.order import GlobalBatches
 from evaluate.common.context import RunContext
 from evaluate.dense.data import IGNORED, semantic_of
 from evaluate.dense.segment_linear.protocol import CropConfig
+from evaluate.probes.training_views import batches_of
 
 Crop = tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]
 """Pixels uint8 [S, S, 3], class of each pixel [S, S], names of broken images met on the way."""
@@ -74,16 +74,7 @@ def crop_batches(
     images: ImageSet, config: CropConfig, size: int, batches: GlobalBatches, context: RunContext
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:  # fmt: skip
     """This rank's part of each global batch: uint8 [b, S, S, 3], classes uint8 [b, S, S], names of broken images."""
-    loader: DataLoader[Any] = DataLoader(
-        TrainingCrops(images, config, size, context.seed),
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=context.workers,
-        pin_memory=context.device.type == "cuda",
-        prefetch_factor=4 if context.workers else None,
-        generator=torch.Generator(),
-    )
-    yield from loader
+    return batches_of(TrainingCrops(images, config, size, context.seed), _collate, batches, context)
 
 
 def _collate(crops: Sequence[Crop]) -> tuple[Tensor, Tensor, list[str]]:

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core.data.broken import BrokenImages
-from core.distributed import gather_objects
+from core.data.order import GlobalBatches
 from core.errors import BrokenImage, UserError
 from evaluate.common.resumable import ProbeState
-from evaluate.dense.confusion import majority, mean_iou, pixels_per_class, scores
-from evaluate.dense.data import IGNORED, names_of, semantic_of
+from evaluate.dense.confusion import majority, mean_iou, pixels_of, pixels_per_class, scores
+from evaluate.dense.data import names_of, semantic_of
+from evaluate.dense.head_batches import Crops, Resize, augmented_batches, cached_batches, padded_resize, plain_resize
 from evaluate.dense.heads import PixelHeads, train_heads
 from evaluate.dense.maps import Maps, cached_maps
-from evaluate.dense.padding import enlarged
-from evaluate.dense.pictures import LABEL_MAPS, coloured, evenly, save_panels
+from evaluate.dense.pictures import evenly, save_label_maps
+from evaluate.dense.segment_linear.crops import crop_batches
 from evaluate.dense.segment_linear.protocol import SegmentLinearConfig
 from evaluate.dense.segment_linear.testing import (
     classes_of,
@@ -25,13 +25,7 @@ from evaluate.dense.segment_linear.testing import (
     confusions_of_images,
     predict_image,
 )
-from evaluate.dense.segment_linear.training import (
-    augmented_batches,
-    cached_batches,
-    cross_entropies,
-    plain_resize,
-    train_labels,
-)
+from evaluate.dense.segment_linear.training import cross_entropies, train_labels
 from evaluate.probes.base import Job, Measured
 
 _COUNTED = 2000
@@ -47,6 +41,7 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
     world = context.processes.world_size
     broken = BrokenImages(len(train), config.features.broken_share)
     val_maps: Maps | None = None
+    resize: Resize = plain_resize
     if config.views == "cached":
         train_maps, val_maps = (
             cached_maps(job.backbone, job.inputs, job.data[part], config.features, context) for part in ("train", "val")
@@ -54,18 +49,17 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
         labels = train_labels(job, train_maps)
         train_pixels = pixels_per_class(labels.numpy(), len(names))
         batches = cached_batches(job, train_maps, labels)
-        resize = plain_resize
         broken.add(train_maps.cached.broken)
     else:
-        positions = np.unique(np.linspace(0, len(train) - 1, min(_COUNTED, len(train))).astype(int))
-        train_pixels = _count(job, positions, len(names))
-        batches = augmented_batches(job, broken.add)
+        train_pixels = pixels_of(train, evenly(_COUNTED, len(train)), len(names))
 
-        def resize(values: Tensor, height: int, width: int) -> Tensor:
-            return enlarged(values, job.backbone.model, height, width)
+        def open_crops(order: GlobalBatches) -> Crops:
+            return crop_batches(train, config.crop, config.features.size, order, context)
+
+        batches, resize = augmented_batches(job, open_crops, broken.add), padded_resize(job.backbone.model)
 
     train_heads(heads, config.heads, batches, cross_entropies(world, resize), context, state)
-    broken.add([name for found in gather_objects(list(broken.names)) for name in found])
+    broken.add_of_all_ranks(list(broken.names))
     if val_maps is not None:
         matrices, val_broken = confusions_of_cached(job, heads, val_maps), list(val_maps.cached.broken)
     else:
@@ -83,16 +77,6 @@ def measure(job: Job, state: ProbeState) -> Measured | None:
         notes=["the heads were trained together; mIoU is that of the best of them on the validation images"],
         finish=lambda: _draw(job, heads, metrics, names, val_maps),
     )
-
-
-def _count(job: Job, positions: np.ndarray, classes: int) -> np.ndarray:
-    total = np.zeros(classes, np.int64)
-    for position in positions:
-        try:
-            total += pixels_per_class(semantic_of(job.data["train"], int(position)), classes)
-        except BrokenImage:
-            continue  # reported where the image is trained on
-    return total
 
 
 def _summary(
@@ -135,8 +119,4 @@ def _draw(job: Job, heads: PixelHeads, metrics: dict[str, Any], names: tuple[str
                 predicted = classes_of(logits, *truth.shape)[best]
         except BrokenImage:
             continue  # reported where the image is tested
-        labelled = truth != IGNORED
-        right = 100 * float((truth == predicted)[labelled].mean()) if labelled.any() else 0.0
-        caption = f"{images.describe(position)}: image, truth, prediction; {right:.0f} % of the pixels are right"
-        panels = [image, coloured(truth), coloured(predicted)]
-        save_panels(job.folder, f"image_{position:06d}", panels, LABEL_MAPS, caption)
+        save_label_maps(job.folder, position, images.describe(position), image, truth, predicted)

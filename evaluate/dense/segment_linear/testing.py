@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from core.compute.precision import autocast
 from core.data.broken import BrokenImages
-from core.distributed import gather_objects
 from core.errors import BrokenImage
 from core.features import frozen, normalised
 from evaluate.dense.confusion import confusion, over_ranks
@@ -24,9 +23,6 @@ from evaluate.dense.maps import Maps, MapTaps, rank_part
 from evaluate.dense.padding import enlarged, padded_maps
 from evaluate.dense.segment_linear.protocol import SegmentLinearConfig, SegmentTestConfig
 from evaluate.probes.base import Job
-
-Predict = Callable[[int], NDArray[np.uint8] | None]
-"""Position in the set -> class of each pixel by each head [heads, H, W]; None for a broken image."""
 
 
 def confusions_of_cached(job: Job, heads: PixelHeads, maps: Maps) -> NDArray[np.int64]:
@@ -59,7 +55,7 @@ def confusions_of_images(job: Job, heads: PixelHeads) -> tuple[NDArray[np.int64]
             continue
         matrices += _matrices(truth, predicted, classes)
     account = BrokenImages(len(images), job.config.features.broken_share)
-    account.add(name for names in gather_objects(broken) for name in names)
+    account.add_of_all_ranks(broken)
     return over_ranks(matrices, job.context.device), account.names
 
 

@@ -39,14 +39,11 @@ class SpatialPairsProbe(DenseProbe):
 
     def open_data(self, config: Any, arguments: argparse.Namespace) -> Mapping[str, ImageSet]:
         from core.data.open import open_images
-        from core.data.subset import sample
-        from evaluate.common.labelled import SAMPLE_SEED
+        from evaluate.common.labelled import limited
 
-        data = {"train": open_images(config.data, "train", 0), "val": open_images(config.data, "val", 0)}
-        limits = {"train": config.train_limit, "val": config.val_limit}
         return {
-            part: images if limits[part] is None else sample(images, limits[part], SAMPLE_SEED)
-            for part, images in data.items()
+            "train": limited(open_images(config.data, "train", 0), config.train_limit),
+            "val": limited(open_images(config.data, "val", 0), config.val_limit),
         }
 
     def prepare(self, job: Job) -> Any:
@@ -58,18 +55,18 @@ class SpatialPairsProbe(DenseProbe):
         feature_size(job.backbone.model, features, job.context.device, inputs)
         return inputs
 
-    def plan(self, job: Job) -> list[tuple[str, str]]:
+    def input_line(self, job: Job) -> tuple[str, str]:
+        return "features", f"{job.inputs.width} per crop ({job.inputs.names[0]}); {job.config.features.precision}"
+
+    def method_lines(self, job: Job) -> list[tuple[str, str]]:
         config: SpatialPairsConfig = job.config
         pairs, size = config.pairs, config.features.transform.crop
         return [
-            ("weights", job.backbone.origin.get("coverage", "none loaded")),
-            ("features", f"{job.inputs.width} per crop ({job.inputs.names[0]}); {config.features.precision}"),
             (
                 "pairs",
                 f"{pairs.per_image} of each image, area {pairs.area[0]:g}–{pairs.area[1]:g}, {size} px; equalised: by "
                 f"way of {pairs.equalised} px",
-            ),
-            *((part, f"{images.name}: {len(images):,} images") for part, images in job.data.items()),
+            )
         ]
 
     def measure(self, job: Job, state: ProbeState) -> Measured | None:

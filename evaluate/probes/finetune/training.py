@@ -199,7 +199,7 @@ def _train_one(network: Network, shared: _Shared, bar: Any) -> None:
                 )
             if not config.sync_norm:
                 broadcast_weights(network.model)  # the statistics of the first process
-            broken.add([name for found in gather_objects(list(broken.names)) for name in found])
+            broken.add_of_all_ranks(list(broken.names))
             scores, shared.left_out = _validate(network, backbone, shared.val, len(train.classes), config, context)
             done[-1].append(scores)
             bar.set_postfix_str(f"lr {rate}: {done[-1][-1].top1[0]:.2f} %", refresh=False)

@@ -16,7 +16,7 @@ from core.compute.precision import autocast
 from core.data.base import ImageSet
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, batches_per_epoch, check_batch
-from core.distributed import Processes, gather_objects
+from core.distributed import Processes
 from core.features import frozen, normalised
 from core.schedules import learning_rate_factor
 from evaluate.common.context import RunContext
@@ -159,7 +159,7 @@ def train_grid(
 
 def _agree_on_broken(broken: BrokenImages) -> None:
     """All ranks share what each has noted, so that they stop together where it is too much."""
-    broken.add([name for names in gather_objects(list(broken.names)) for name in names])
+    broken.add_of_all_ranks(list(broken.names))
 
 
 def _state(grid: HeadGrid, standardiser: Standardiser, history: History, broken: BrokenImages) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from core.data.corruptions import CORRUPTIONS, Corrupted
 from core.data.digests import part_digest
 from core.distributed import sum_over_ranks
 from core.errors import BrokenImage
-from core.features import EvalTransformConfig, FeatureConfig, eval_crop, extract_features
+from core.features import EvalTransformConfig, eval_crop, extract_features
 from core.files.user_path import user_path
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.base import Job, Measured
@@ -162,7 +163,7 @@ def _accuracies(
 ) -> tuple[list[float], dict[str, Any]]:
     """Top-1 accuracy in percent of each head, and the facts of the set; the images are read once, by all ranks."""
     base = job.config.features
-    config = FeatureConfig(transform, base.pooling, base.batch, base.precision, base.storage, base.broken_share)
+    config = dataclasses.replace(base, transform=transform)
     inputs = job.inputs[0]
     workers = job.context.workers if len(shift.images) > _FEW else 0
     found = extract_features(

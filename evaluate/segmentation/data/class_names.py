@@ -8,15 +8,16 @@ from core.data.scenes.render import CLASSES as SHAPES
 from core.errors import UserError
 from evaluate.segmentation.protocol import SegmentDataConfig
 
-_CLASS_LIST = "objectInfo150.txt"
+CLASS_LIST = "objectInfo150.txt"
+"""File of ADE20K with its class names."""
 
 
 def check_class_list(root: Path, config: SegmentDataConfig) -> None:
     """Raises `UserError` if ADE20K's own class list and the protocol differ in the number of classes."""
-    names = _class_list(root) if config.layout in ("ade20k", "scenes") else None
+    names = class_list(root) if config.layout in ("ade20k", "scenes") else None
     if names is not None and len(names) != config.classes:
         raise UserError(
-            f"{root / _CLASS_LIST} lists {len(names)} classes, the protocol has {config.classes}; pass the data of the "
+            f"{root / CLASS_LIST} lists {len(names)} classes, the protocol has {config.classes}; pass the data of the "
             f"protocol, or data.classes={len(names)}"
         )
 
@@ -31,14 +32,15 @@ def class_names(root: Path, config: SegmentDataConfig) -> tuple[str, ...]:
         known = ADE20KDataset.METAINFO["classes"]
         if config.classes == len(known):
             return tuple(known)
-        return tuple(_class_list(root) or [f"class {number}" for number in range(config.classes)])
+        return tuple(class_list(root) or [f"class {number}" for number in range(config.classes)])
     from mmseg.datasets import CityscapesDataset, PascalVOCDataset
 
     return tuple((PascalVOCDataset if config.layout == "voc12aug" else CityscapesDataset).METAINFO["classes"])
 
 
-def _class_list(root: Path) -> list[str] | None:
-    file = root / _CLASS_LIST
+def class_list(root: Path) -> list[str] | None:
+    """Names in ADE20K's own list; None without it."""
+    file = root / CLASS_LIST
     if not file.is_file():
         return None
     rows = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[1:]
