@@ -8,11 +8,13 @@ from typing import Any
 from torch import nn
 
 from core.backbones import feature_width
+from core.data.base import ImageSet
 from core.errors import UserError
 from pretrain import losses
 from pretrain.config import PretrainConfig
 from pretrain.losses.base import Auxiliary, Context, Draw, Objective, Picture
 from pretrain.views.config import GLOBAL
+from pretrain.views.dataset import Views
 
 
 def build_objective(config: PretrainConfig, backbone: nn.Module, rank: int = 0) -> Objective:
@@ -53,16 +55,20 @@ def build_auxiliaries(config: PretrainConfig, backbone: nn.Module, rank: int = 0
 def loss_draws(config: PretrainConfig) -> dict[str, dict[str, Draw]]:
     """Draws of the losses that need random numbers, by view type and name of the loss."""
     draws: dict[str, dict[str, Draw]] = {name: {} for name in config.views}
-    of_losses: list[tuple[str, type[losses.Loss], dict[str, Any], list[str]]] = [
-        (config.objective.name, Objective, config.objective.options, [GLOBAL]),
-        *((name, Auxiliary, of.options, [of.view]) for name, of in config.auxiliary.items()),
+    of_losses: list[tuple[str, type[losses.Loss], dict[str, Any], str]] = [
+        (config.objective.name, Objective, config.objective.options, GLOBAL),
+        *((name, Auxiliary, of.options, of.view) for name, of in config.auxiliary.items()),
     ]
-    for name, kind, options, views in of_losses:
+    for name, kind, options, view in of_losses:
         draw = getattr(losses.find(name, kind), "draw", None)
         if draw is not None:
-            for view in views:
-                draws[view][name] = partial(draw, losses.configure(name, kind, options))
+            draws[view][name] = partial(draw, losses.configure(name, kind, options))
     return draws
+
+
+def open_views(images: ImageSet, config: PretrainConfig) -> Views:
+    """The views of a recipe as the trainer draws them, with the draws of its losses."""
+    return Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config))
 
 
 def loss_pictures(config: PretrainConfig) -> dict[str, tuple[str, Picture]]:

@@ -59,7 +59,7 @@ class Method:
             online = self.online.state_dict()
             self.target.load_state_dict({name: online[name] for name in self.target.state_dict()})
             self.target.requires_grad_(False)
-        # Last, so that the weights of everything else do not depend on them.
+        # Last, so that no other weight depends on them.
         self.auxiliaries = build_auxiliaries(config, backbone, rank)
         if self.auxiliaries:
             heads = nn.ModuleDict({name: loss.heads for name, loss in self.auxiliaries.items()})
@@ -167,10 +167,14 @@ class Method:
         # Without a momentum network z(x) itself is the target: one pass serves both, so that norm statistics and
         # stochastic depth see each view once. All target views pass before the first backward pass.
         first = [self._outputs(group) for group in groups if _holds(group, types)]
-        own = [view.detached() for outputs in first for view in outputs if view.view in types]
-        own.sort(key=lambda view: (types.index(view.view), view.index))
+        own = [view for outputs in first for view in outputs if view.view in types]
         rest = (self._outputs(group) for group in groups if not _holds(group, types))
-        return self.objective.prepare(own, progress), chain(first, rest)
+        return self._prepared(own, types, progress), chain(first, rest)
+
+    def _prepared(self, outputs: Sequence[Outputs], types: Sequence[str], progress: Progress) -> object:
+        """What the objective makes of the targets, in the order of their types and numbers."""
+        ordered = sorted(outputs, key=lambda view: (types.index(view.view), view.index))
+        return self.objective.prepare([view.detached() for view in ordered], progress)
 
     def _outputs(self, group: _Group) -> list[Outputs]:
         """One pass of a group through the online network."""
@@ -195,9 +199,7 @@ class Method:
         with self._autocast():
             for group in self._groups(views, parameters, types):
                 outputs += _split(group, self._encode_target(_stack(group)))
-        order = {name: place for place, name in enumerate(types)}
-        outputs.sort(key=lambda view: (order[view.view], view.index))
-        return self.objective.prepare([view.detached() for view in outputs], progress)
+        return self._prepared(outputs, types, progress)
 
     def _groups(
         self,

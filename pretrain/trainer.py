@@ -27,7 +27,7 @@ from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
-from pretrain.build_losses import loss_draws
+from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.initial import facts_of, start_from
 from pretrain.losses.base import Parameters, Progress
@@ -38,7 +38,6 @@ from pretrain.optimisers import Freezer, build_optimiser, clip_gradients, set_le
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, View, collate
 from pretrain.views.config import ViewConfig
-from pretrain.views.dataset import Views
 
 
 class Stopped(Exception):
@@ -92,7 +91,7 @@ def train(
     )
     total, per_epoch = batches.total_steps, batches.steps_per_epoch
     loader = DataLoader(
-        Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config)),
+        open_views(images, config),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,

@@ -1,4 +1,4 @@
-"""Detectron2: its own ResNets, and a wrapper around timm's network for everything else."""
+"""Detectron2: its own ResNets, and a wrapper around timm's network for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMSegmentation: its own ResNets and ViTs, and its TIMMBackbone for everything else."""
+"""MMSegmentation: its own ResNets and ViTs, and its TIMMBackbone for all others."""
 
 from __future__ import annotations
 

@@ -108,6 +108,10 @@ class Outputs:
         """True where the view is mirrored, bool [B]."""
         return self.parameters["flip"]
 
+    def with_head(self, name: str, values: Tensor) -> Outputs:
+        """The view with a further head output, [B, …]."""
+        return replace(self, encoded=replace(self.encoded, heads=self.encoded.heads | {name: values}))
+
     def detached(self) -> Outputs:
         """The head outputs without gradient, as a target sees them."""
         heads = {name: full(values.detach()) for name, values in self.encoded.heads.items()}
@@ -253,7 +257,7 @@ class Objective(Loss):
 class Auxiliary(Loss):
     """Plug-in to any objective: further views through the online backbone, a head of its own, a weight λ(epoch).
 
-    It sees nothing of the objective. Its head is built after everything else, and its random numbers come from streams
+    It sees nothing of the objective. Its head is built last, and its random numbers come from streams
     of their own, so that the rest of a run does not depend on it.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +52,7 @@ class Dino(Pairwise):
 
     def predict(self, outputs: Sequence[Outputs]) -> list[Outputs]:
         """Adds `log_p`, log-probabilities over prototypes: [B, K]."""
-        return [with_head(view, "log_p", self._log_p(view["logits"])) for view in outputs]
+        return [view.with_head("log_p", self._log_p(view["logits"])) for view in outputs]
 
     def prepare(self, targets: Sequence[Outputs], progress: Progress) -> Any:
         """Probabilities of the global views in their order, [B, K] each."""
@@ -77,11 +77,6 @@ class Dino(Pairwise):
 
     def _log_p(self, logits: Tensor) -> Tensor:
         return log_probabilities(logits, self.options.student_temperature)
-
-
-def with_head(view: Outputs, name: str, values: Tensor) -> Outputs:
-    """The view with a further head output."""
-    return replace(view, encoded=replace(view.encoded, heads=view.encoded.heads | {name: values}))
 
 
 LOSS = Dino

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.backbones import family_of
 from pretrain.losses import dino
 from pretrain.losses.base import Context, Encoded, Encoder, Outputs, Parameters, Progress
-from pretrain.losses.prototypes import TeacherConfig, cross_entropy, measures, moved_centre, target_probabilities
+from pretrain.losses.patch_prototypes import PatchDino
+from pretrain.losses.prototypes import TeacherConfig, cross_entropy
 from pretrain.views.config import GLOBAL, ViewConfig
 
 _TRIES = 10
@@ -111,19 +113,16 @@ class Targets(NamedTuple):
     """Probabilities of their patches, [B, N, K] each."""
 
 
-class Ibot(dino.Dino):
+class Ibot(PatchDino):
     """DINO on the class token, and weight · mean over global views of the patch term.
 
     The patch term of a view is the mean over images of the mean over hidden patches (0 where none is hidden) of
     −Σ q·log p, in which q comes from the same view, seen whole by the target network.
     """
 
-    AVERAGED: ClassVar[tuple[str, ...]] = ("head",)
-    patch_centre: Tensor
-
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        family, backbone = Encoder(context.backbone, {}).family, context.backbone
+        family, backbone = family_of(context.backbone), context.backbone
         if family.architecture != "vit" or family.resolve_pooling(backbone, "auto") != "cls":
             raise ValueError(
                 f"the loss is about patches and the class token of a plain ViT, and the backbone is {family.noun}"
@@ -133,13 +132,8 @@ class Ibot(dino.Dino):
             size = family.input_multiple(backbone)[0]
             raise ValueError(f"objective.options.patch_size must be the backbone's {size}")
         self.heads["mask"] = MaskToken(context.width)
-        self.register_buffer("patch_centre", torch.zeros(self.options.head.prototypes))
-        self._patch_logits: list[Tensor] = []
+        self.start_patch_centre(self.options.head.prototypes)
         self._patch_targets: list[Tensor] = []
-
-    @property
-    def terms(self) -> list[str]:
-        return [*super().terms, "patch"]
 
     def masks(self, parameters: Parameters, view: str) -> np.ndarray | None:
         return parameters["ibot.mask"] if view == GLOBAL else None
@@ -160,11 +154,8 @@ class Ibot(dino.Dino):
 
     def prepare(self, targets: Sequence[Outputs], progress: Progress) -> Targets:
         """Probabilities of the class tokens, and of the patches of the global views."""
-        temperature = self.options.patch_teacher.temperature_at(progress.epoch)
         self._patch_logits = [target["patch_logits"] for target in targets]
-        self._patch_targets = [
-            target_probabilities(logits, self.patch_centre, temperature) for logits in self._patch_logits
-        ]
+        self._patch_targets = [self.patch_probabilities(logits, progress.epoch) for logits in self._patch_logits]
         return Targets(super().prepare(targets, progress), self._patch_targets)
 
     def forward(self, outputs: Sequence[Outputs], targets: Targets, progress: Progress) -> dict[str, Tensor]:
@@ -177,16 +168,8 @@ class Ibot(dino.Dino):
             terms["patch"] = terms.get("patch", 0) + share * term
         return terms
 
-    def observe(self) -> None:
-        """Moves both centres."""
-        super().observe()
-        momentum = self.options.patch_teacher.centre_momentum
-        self.patch_centre.copy_(moved_centre(self.patch_centre, self._patch_logits, momentum))
-        self._patch_logits = []
-
-    def health(self) -> dict[str, Tensor]:
-        patches = measures(self._patch_targets[0].flatten(0, 1))
-        return super().health() | {f"patch_{name}": value for name, value in patches.items()}
+    def first_patches(self) -> Tensor:
+        return self._patch_targets[0]
 
 
 LOSS = Ibot

@@ -74,20 +74,18 @@ def draw(config: Config, view: ViewConfig, rng: np.random.Generator) -> dict[str
     return {"order": np.array(rng.integers(config.permutations))}
 
 
-def cut(images: Tensor, grid: int) -> Tensor:
-    """Tiles of images, row by row: [B, C, S, S] -> [B, g², C, S, S], each resized bilinearly to the image's size."""
+def cells(images: Tensor, grid: int) -> Tensor:
+    """Cells of images, row by row: [B, C, S, S] -> [B, g², C, S / g, S / g]."""
     batch, channels, height, width = images.shape
-    cells = images.view(batch, channels, grid, height // grid, grid, width // grid).permute(0, 2, 4, 1, 3, 5)
-    large = F.interpolate(cells.flatten(0, 2), (height, width), mode="bilinear", align_corners=False)
-    return large.view(batch, grid * grid, channels, height, width)
+    parts = images.view(batch, channels, grid, height // grid, grid, width // grid)
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
 def picture(config: Config, images: Tensor, parameters: Parameters) -> Tensor:
     """The tiles in the order in which they pass, with black lines between them: [B, 3, S, S]."""
-    grid, (batch, channels, side, _) = config.grid, images.shape
+    grid = config.grid
     orders = permutations(grid**2, config.permutations, config.seed)[parameters["jigsaw.order"]]
-    cells = images.view(batch, channels, grid, side // grid, grid, side // grid).permute(0, 2, 4, 1, 3, 5)
-    tiles = cells.flatten(1, 2)[torch.arange(batch)[:, None], torch.from_numpy(orders)].clone()
+    tiles = cells(images, grid)[torch.arange(len(images))[:, None], torch.from_numpy(orders)].clone()
     tiles[..., -1, :] = tiles[..., -1] = 0
     return tiles.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
@@ -124,11 +122,11 @@ class Jigsaw(Auxiliary):
         """Tiles of each image in its order, image by image: [V·B·g², 3, S, S]."""
         options = self.context.options
         views = torch.cat(list(images))
-        tiles = cut(views, options.grid)
         orders = permutations(options.grid**2, options.permutations, options.seed)[self._labels(parameters)]
         place = torch.from_numpy(orders).to(views.device, non_blocking=True)
         rows = torch.arange(len(views), device=views.device)[:, None]
-        return tiles[rows, place].flatten(0, 1)
+        tiles = cells(views, options.grid)[rows, place].flatten(0, 1)  # permuted before they grow
+        return F.interpolate(tiles, views.shape[-2:], mode="bilinear", align_corners=False)
 
     def forward(self, vectors: Tensor, parameters: Sequence[Parameters], progress: Progress) -> dict[str, Tensor]:
         tiles = self.context.options.grid**2

@@ -7,7 +7,6 @@ D(predictor_v(z(x)), sg(z_target(t))). arXiv 2602.05845, section 3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +40,12 @@ def collapse(values: Mapping[str, float]) -> str:
         f"different images have nearly the same projection (spread {values['spread']:.2g}, where 1 is even and 0 "
         f"constant)"
     )
+
+
+def projected(network: Encoder, images: Tensor) -> Encoded:
+    """Image vector and its `projection` [R, D]."""
+    vector = network.vector(images)
+    return Encoded(vector, heads={"projection": network.get_head("projector")(vector)})
 
 
 class Pairwise(Objective):
@@ -99,8 +104,7 @@ class Latent(Pairwise):
         self._targets: Sequence[Tensor] = []
 
     def encode(self, network: Encoder, images: Tensor, mask: Tensor | None = None) -> Encoded:
-        vector = network.vector(images)
-        return Encoded(vector, heads={"projection": network.get_head("projector")(vector)})
+        return projected(network, images)
 
     def predict(self, outputs: Sequence[Outputs]) -> list[Outputs]:
         """Adds `prediction`, each view type's by its predictor: [B, D]."""
@@ -110,9 +114,7 @@ class Latent(Pairwise):
             predictor = self.predictors[SHARED if SHARED in self.predictors else name]
             projections = [outputs[row]["projection"] for row in rows]
             for row, prediction in zip(rows, predictor(torch.cat(projections)).split(len(projections[0])), strict=True):
-                encoded = predicted[row].encoded
-                heads = encoded.heads | {"prediction": prediction}
-                predicted[row] = replace(predicted[row], encoded=replace(encoded, heads=heads))
+                predicted[row] = predicted[row].with_head("prediction", prediction)
         return predicted
 
     def prepare(self, targets: Sequence[Outputs], progress: Progress) -> Sequence[Tensor]:

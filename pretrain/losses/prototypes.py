@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.distributed import sum_over_ranks
+from pretrain.losses.base import full
 
 COLLAPSED = 0.02
 """Information in nats below which the targets of different images count as equal; fresh networks and healthy runs lie
@@ -109,7 +110,7 @@ def initialise(module: nn.Module) -> None:
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """log softmax(logits / τ) in fp32 or better, over the last axis."""
-    return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
+    return F.log_softmax(full(logits) / temperature, dim=-1)
 
 
 def target_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:

@@ -10,21 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from core.backbones import family_of
 from pretrain.losses import dino
 from pretrain.losses.base import Context, Encoded, Encoder, Outputs, Progress
 from pretrain.losses.class_attention import Aggregation, Border, most_similar
-from pretrain.losses.prototypes import (
-    PrototypeHead,
-    PrototypeHeadConfig,
-    TeacherConfig,
-    cross_entropy,
-    measures,
-    moved_centre,
-    target_probabilities,
-)
+from pretrain.losses.patch_prototypes import PatchDino
+from pretrain.losses.prototypes import PrototypeHead, PrototypeHeadConfig, TeacherConfig, cross_entropy
 from pretrain.views.config import GLOBAL, ViewConfig
 
 
@@ -63,7 +56,7 @@ class Targets(NamedTuple):
     """Probabilities of the patches of every view, by type and number: [B, N, K]."""
 
 
-class SelfPatch(dino.Dino):
+class SelfPatch(PatchDino):
     """DINO's pairs on the vector pooled from all patches, and weight · mean over all views of the patch term.
 
     The patch term of a view is the mean over its patches of −Σ q·log p: p of the patch itself, q of its most similar
@@ -73,7 +66,6 @@ class SelfPatch(dino.Dino):
 
     AVERAGED: ClassVar[tuple[str, ...]] = ("aggregation", "head", "patch_head")
     FACTS: ClassVar[Mapping[str, str]] = {"final_norm": "trained by the losses, on patches and pooled vectors"}
-    patch_centre: Tensor
 
     @classmethod
     def check_views(cls, views: Mapping[str, ViewConfig]) -> None:
@@ -83,7 +75,7 @@ class SelfPatch(dino.Dino):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         backbone: Any = context.backbone
-        family = Encoder(backbone, {}).family
+        family = family_of(backbone)
         if family.architecture != "vit":
             raise ValueError(f"the loss is about patches of a plain ViT, and the backbone is {family.noun}")
         if getattr(backbone, "cls_token", None) is not None or not isinstance(backbone.norm, nn.LayerNorm):
@@ -101,13 +93,8 @@ class SelfPatch(dino.Dino):
                 )
         self.heads["aggregation"] = Aggregation(context.width, backbone.blocks[0].attn.num_heads, self.options.blocks)
         self.heads["patch_head"] = PrototypeHead(context.width, self.options.patch_head)
-        self.register_buffer("patch_centre", torch.zeros(self.options.patch_head.prototypes))
-        self._patch_logits: list[Tensor] = []
+        self.start_patch_centre(self.options.patch_head.prototypes)
         self._patch_targets: dict[tuple[str, int], Tensor] = {}
-
-    @property
-    def terms(self) -> list[str]:
-        return [*super().terms, "patch"]
 
     @property
     def target_types(self) -> list[str]:
@@ -134,9 +121,8 @@ class SelfPatch(dino.Dino):
         image = super().prepare([target for target in targets if target.view == GLOBAL], progress)
         self._logits = [target["logits"] for target in targets]
         self._patch_logits = [target["patch_logits"] for target in targets]
-        temperature = self.options.patch_teacher.temperature_at(progress.epoch)
         self._patch_targets = {
-            (target.view, target.index): target_probabilities(target["patch_logits"], self.patch_centre, temperature)
+            (target.view, target.index): self.patch_probabilities(target["patch_logits"], progress.epoch)
             for target in targets
         }
         return Targets(image, self._patch_targets)
@@ -150,16 +136,8 @@ class SelfPatch(dino.Dino):
             terms["patch"] = terms.get("patch", 0) + term
         return terms
 
-    def observe(self) -> None:
-        """Moves both centres."""
-        super().observe()
-        momentum = self.options.patch_teacher.centre_momentum
-        self.patch_centre.copy_(moved_centre(self.patch_centre, self._patch_logits, momentum))
-        self._patch_logits = []
-
-    def health(self) -> dict[str, Tensor]:
-        patches = measures(self._patch_targets[GLOBAL, 0].flatten(0, 1))
-        return super().health() | {f"patch_{name}": value for name, value in patches.items()}
+    def first_patches(self) -> Tensor:
+        return self._patch_targets[GLOBAL, 0]
 
 
 def _last_block(network: Encoder, images: Tensor) -> tuple[Tensor, tuple[int, int], nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from core.distributed import gather_rows_with_gradient
 from pretrain.heads import build_head
 from pretrain.losses.base import Context, Encoded, Encoder, Objective, Outputs, Progress
-from pretrain.losses.latent import collapse, spread
+from pretrain.losses.latent import collapse, projected, spread
 from pretrain.views.config import GLOBAL, ViewConfig
 
 
@@ -56,8 +56,7 @@ class SimClr(Objective):
         self._last: Tensor | None = None
 
     def encode(self, network: Encoder, images: Tensor, mask: Tensor | None = None) -> Encoded:
-        vector = network.vector(images)
-        return Encoded(vector, heads={"projection": network.get_head("projector")(vector)})
+        return projected(network, images)
 
     def forward(self, outputs: Sequence[Outputs], targets: Any, progress: Progress) -> dict[str, Tensor]:
         first, second = (view["projection"] for view in outputs)

@@ -14,12 +14,11 @@ import torch
 from core.data.base import ImageSet
 from core.data.order import epoch_order
 from core.errors import UserError
-from pretrain.build_losses import loss_draws, loss_pictures
+from pretrain.build_losses import loss_pictures, open_views
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
 from pretrain.views.collate import Batch, View, collate
 from pretrain.views.config import ViewConfig
-from pretrain.views.dataset import Views
 
 CELL = 128
 """Least height and width of the largest view on the sheet, in pixels; smaller views keep their proportion to it."""
@@ -46,7 +45,7 @@ def draw_views(images: ImageSet, config: PretrainConfig, path: Path, rows: int =
     The first column is the source with the box of each view, in the colour of its view type; losses that change their
     views further, such as jigsaw, add a column behind them.
     """
-    views = Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config))
+    views = open_views(images, config)
     positions = epoch_order(len(images), config.seed, 0)[:rows]
     batch = collate([views[0, int(position)] for position in positions])
     zoom = _zoom(config.views)
@@ -60,16 +59,11 @@ def draw_views(images: ImageSet, config: PretrainConfig, path: Path, rows: int =
     write_sheet(columns, cell, path)
 
 
-def draw_batch(batch: Batch, config: Mapping[str, ViewConfig], path: Path) -> None:
-    """Writes all views of a batch to `path`, augmented but not normalised.
-
-    A column's title is the view type, the number of the view within the type, and its size.
-    """
-    write_sheet(view_columns(batch, config), _zoom(config) * max(config[name].size for name in batch.views), path)
-
-
 def view_columns(batch: Batch, config: Mapping[str, ViewConfig]) -> list[Column]:
-    """A column for each view of a batch."""
+    """A column for each view of a batch, augmented but not normalised.
+
+    Its title is the view type, the number of the view within the type, and its size.
+    """
     zoom = _zoom(config)
     columns = []
     for place, (name, views) in enumerate(batch.views.items()):

@@ -16,7 +16,7 @@ from pretrain.config import AuxiliaryConfig, PretrainConfig
 from pretrain.heads import HeadConfig
 from pretrain.views.collate import Batch, View
 from pretrain.views.config import PhotometricConfig, ViewConfig
-from pretrain.views.contact_sheet import draw_batch, draw_views
+from pretrain.views.contact_sheet import draw_views, view_columns, write_sheet
 from pretrain.views.dataset import draw_photometric
 
 PLAIN = PhotometricConfig(flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
@@ -36,7 +36,7 @@ def test_rows_are_images_and_columns_are_views(tmp_path: Path) -> None:
         "global": ViewConfig(count=2, size=64, photometric=(PLAIN,)),
         "local": ViewConfig(count=1, size=32, photometric=(PLAIN,)),
     }
-    draw_batch(Batch(views, torch.arange(2), []), config, tmp_path / "views.png")
+    write_sheet(view_columns(Batch(views, torch.arange(2), []), config), 128, tmp_path / "views.png")
     with PIL.Image.open(tmp_path / "views.png") as sheet:
         assert sheet.size == (3 * 132 + 4, 2 * 132 + 4 + 16)
         middles = [
@@ -104,4 +104,4 @@ def test_a_picture_that_cannot_be_written_is_the_users_mistake(tmp_path: Path, n
     config = {"global": ViewConfig(count=1, size=64, photometric=(PLAIN,))}
     batch = Batch({"global": [flat([(1, 2, 3)], 64)]}, torch.arange(1), [])
     with pytest.raises(UserError, match=rf"{tmp_path}.*\.png"):
-        draw_batch(batch, config, tmp_path / name)
+        write_sheet(view_columns(batch, config), 128, tmp_path / name)

@@ -12,13 +12,12 @@ import torch
 from core.config import load_config
 from core.data.open import open_images
 from core.distributed import Processes
-from pretrain.build_losses import loss_draws
+from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 from pretrain.optimisers import build_optimiser
 from pretrain.trainer import parameters_of, train, views_on_device
 from pretrain.views.collate import Batch, collate
-from pretrain.views.dataset import Views
 from tests.pretrain.losses.tiny_losses import DINO, IBOT, SELFPATCH
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_products")]
@@ -73,7 +72,7 @@ def recipe(images: Path, *overrides: str) -> PretrainConfig:
 
 def batch_of(config: PretrainConfig) -> Batch:
     images = open_images(config.data, "pretrain", 0)
-    views = Views(images, config.views, 0, config.resampler, config.auxiliary_views(), loss_draws(config))
+    views = open_views(images, config)
     return collate([views[0, position] for position in range(config.batch)])
 
 

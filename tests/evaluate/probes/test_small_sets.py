@@ -1,4 +1,4 @@
-"""Probes on sets smaller than their protocols assume: what is there is used, and every change is reported."""
+"""Probes on sets smaller than their protocols assume: the existing images are used, and every change is reported."""
 
 from __future__ import annotations
 
