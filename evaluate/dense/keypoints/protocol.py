@@ -30,6 +30,29 @@ class WarpConfig:
 
 
 @dataclass(frozen=True)
+class NaviConfig:
+    every: int = 4
+    """Every so many-th view is matched with a partner."""
+    max_angle: float = 120.0
+    """Largest angle in degrees between the cameras of a pair."""
+    cells: int = 128
+    """Each object's square is matched as cells × cells points, to which maps are enlarged (bicubic)."""
+    matches: int = 1000
+    """Most distinctive matches of a pair that count."""
+    thresholds: tuple[float, ...] = (0.01, 0.02, 0.05)
+    """Distances in metres within which a match is right; recall is the mean over them."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "every", "cells", "matches")
+        if not 0 < self.max_angle <= 180:
+            raise ValueError(f"max_angle must be above 0 and at most 180, not {self.max_angle}")
+        if not self.thresholds or not all(limit > 0 for limit in self.thresholds):
+            raise ValueError(f"thresholds must be positive, at least one, not {list(self.thresholds)}")
+        if len(set(self.thresholds)) < len(self.thresholds):
+            raise ValueError(f"thresholds must be different, not {list(self.thresholds)}")
+
+
+@dataclass(frozen=True)
 class KeypointsConfig(ProtocolConfig):
     name: str = "keypoints_spair71k_800px"
     """The protocol's name, under which results are compared."""
@@ -45,9 +68,11 @@ class KeypointsConfig(ProtocolConfig):
     """Views of scenes."""
     tolerance: float = 0.1
     """A match is right within this share of the longer side of the target object's box (SPair), or of the view's side
-    (scenes)."""
+    (scenes); NAVI has distances in metres."""
     most_pairs: int = 200
     """SPair: pairs of each category and change of viewpoint, at most; a fixed sample."""
+    navi: NaviConfig = field(default_factory=NaviConfig)
+    """NAVI: pairs, points on the objects, and distances within which a match is right."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,7 +38,7 @@ class SpairPair:
 
 
 class SpairImages:
-    """Images of SPair-71k's test pairs, each padded at the right or the bottom to a square."""
+    """Images of SPair-71k's test pairs, each padded with white at the right or the bottom to a square."""
 
     classes: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ class SpairImages:
         file = self._order[index]
         image = decode_rgb(file, str(file))
         side = max(image.size)
-        square = PIL.Image.new("RGB", (side, side))
+        square = PIL.Image.new("RGB", (side, side), "white")
         square.paste(image)
         return square
 
@@ -92,6 +92,15 @@ class SpairImages:
         """Side of the square in pixels; reads the header alone."""
         with opened_image(self._order[index], str(self._order[index])) as image:
             return max(image.size)
+
+    def shown(
+        self, pair: SpairPair, size: float, tolerance: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Keypoints of both images and the radius in which a match is right, in pixels of squares of `size`."""
+        first, second = (size / self.side(position) for position in (pair.source, pair.target))
+        left, top, right, bottom = pair.box
+        radius = tolerance * max(right - left, bottom - top) * second
+        return pair.source_points * first, pair.target_points * second, radius
 
     def label(self, index: int) -> int:
         return -1

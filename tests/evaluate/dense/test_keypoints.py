@@ -14,7 +14,8 @@ import torch
 from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.dense.data import SemanticScenes
-from evaluate.dense.keypoints.measure import cell_centres, chance_of, matches, sampled, summary, within
+from evaluate.dense.keypoints.matching import cell_centres, chance_of, matches, sampled, within
+from evaluate.dense.keypoints.measure import summary
 from evaluate.dense.keypoints.probe import PROBE
 from evaluate.dense.keypoints.protocol import WarpConfig
 from evaluate.dense.keypoints.scenes import Warp, WarpedView

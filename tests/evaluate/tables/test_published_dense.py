@@ -64,6 +64,8 @@ OTHERS = {
     ("overcluster_voc12aug_k300", "mIoU", "Franca ViT-L/14"): 58.9,
     ("keypoints_spair71k_800px", "recall", "DINOv2 ViT-B/14"): 55.98,
     ("keypoints_spair71k_1024px", "recall", "DINOv3 ViT-L/16"): 61.3,
+    ("keypoints_navi_512px", "recall", "DINOv3 ViT-L/16"): 62.3,
+    ("keypoints_navi_512px", "recall", "Franca ViT-g/14"): 54.6,
     ("corloc_voc12", "tokencut", "DINO ViT-B/16"): 64.4,
     ("corloc_voc07", "tokencut", "DINOv3 ViT-7B/16"): 66.1,
     ("davis2017_dino_480p", "J_and_F", "DINO ViT-S/16"): 61.8,
