@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
         "--config", type=_recipe, required=True, help="recipe: a YAML file, or NAME in configs/pretrain"
     )
     parser.add_argument("--out", type=Path, help="run folder; an unfinished run there is resumed (default runs/CONFIG)")
-    parser.add_argument("--data", help="short for data.source=…: scenes, fashion-mnist, folder:ROOT, webdataset:SHARDS")
+    parser.add_argument("--data", help="short for data.source=…: scenes, folder:ROOT, webdataset:SHARDS, hf:NAME, …")
     parser.add_argument(
         "--init", metavar="CKPT", help="continue from the backbone of a run folder, a weights file or timm:NAME.TAG"
     )

@@ -1,4 +1,4 @@
-"""From what the user names (`scenes`, `fashion-mnist`, `folder:…`, `webdataset:…`) to a set of images."""
+"""From what the user names (`scenes`, `folder:…`, `webdataset:…`, `hf:…`, `parquet:…`, …) to a set of images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import re
 from dataclasses import dataclass, field
 
 from core.data.base import ImageSet
+from core.data.readers import hf, parquet
 from core.data.readers.folder import Folder
 from core.data.readers.shards import open_shards
 from core.data.readers.splits import Split, split_folder
+from core.data.readers.tables import split_options
 from core.data.readers.torchvision_sets import SETS, TorchvisionSet
 from core.data.scenes.render import ScenesConfig
 from core.data.subset import noted, sample
 from core.files.user_path import user_path
 
-__all__ = ["SOURCES", "DataConfig", "Split", "open_images", "split_sources"]
-SOURCES = f"scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdataset:SHARDS, and {', '.join(SETS)}:ROOT"
+__all__ = ["SOURCES", "USERS_COPY", "DataConfig", "Split", "open_images", "split_sources"]
+SOURCES = (
+    f"scenes, fashion-mnist, fashion-mnist:FOLDER, folder:FOLDER, webdataset:SHARDS, hf:NAME[:CONFIG], parquet:FILES, "
+    f"and {', '.join(SETS)}:ROOT"
+)
+USERS_COPY = ("folder", "webdataset", "hf", "parquet")
+"""Kinds of which the user names the place: another place of them is not another protocol."""
+_EXAMPLES = {"folder": "/data/imagenet", "webdataset": "/data/in1k-{split}-{000..127}.tar"} | {
+    "hf": "ILSVRC/imagenet-1k", "parquet": "/data/in1k/{split}-*.parquet",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,9 @@ class DataConfig:
     source: str = "folder:data/imagenet"
     """`scenes`, `fashion-mnist[:FOLDER]`, `folder:ROOT` (ROOT/train, ROOT/val with class folders; any image folder for
     pre-training) or `webdataset:/data/in1k-{split}-{000..127}.tar`, where {split} stands for train or val (valid,
-    validation); or one of torchvision's sets in its root, e.g. `cifar10:/data`. Paths are taken literally."""
+    validation); `hf:NAME[:CONFIG]` of the Hugging Face hub, its cache or a local folder, or `parquet:FILES`, both with
+    `?image=COLUMN&label=COLUMN` behind where the columns are not clear; or one of torchvision's sets in its root, e.g.
+    `cifar10:/data`. Paths are taken literally."""
     limit: int | None = None
     """Use a seeded sample of this many images of each split; none, or a split of fewer images: all of them."""
     channels: int = 3
@@ -36,13 +48,16 @@ class DataConfig:
         if "\0" in self.source:
             raise ValueError(f"source {self.source!r} holds a NUL character, which paths must not")
         kind, colon, rest = self.source.partition(":")
-        if kind not in ("scenes", "fashion-mnist", "folder", "webdataset", *SETS) or (colon and not rest):
+        if kind not in ("scenes", "fashion-mnist", *USERS_COPY, *SETS) or (colon and not rest):
             path = user_path(self.source)
             tar = path.suffix == ".tar" or "{" in self.source
-            meant = f"did you mean {'webdataset' if tar else 'folder'}:{self.source}? " if "/" in self.source else ""
+            like = "parquet" if path.suffix == ".parquet" else "webdataset" if tar else "folder"
+            meant = f"did you mean {like}:{self.source}? " if "/" in self.source else ""
             raise ValueError(f"source {self.source!r} names no kind of data; {meant}it must be one of: {SOURCES}")
-        if kind in ("folder", "webdataset", *SETS) and not rest:
-            raise ValueError(f"source {kind} needs a place, e.g. {kind}:/data{'' if kind in SETS else '/imagenet'}")
+        if kind in (*USERS_COPY, *SETS) and not rest:
+            raise ValueError(f"source {kind} needs a place, e.g. {kind}:{_EXAMPLES.get(kind, '/data')}")
+        if kind in ("hf", "parquet"):
+            split_options(rest, hf.OPTIONS if kind == "hf" else parquet.OPTIONS)
         if kind == "scenes" and rest:
             raise ValueError("source scenes takes no place; set scenes.* instead")
         if not 1 <= self.channels <= 16:
@@ -68,7 +83,7 @@ def split_sources(text: str) -> tuple[str, ...]:
 
     A source begins with its kind (`scenes`, `folder:`, `cifar10:`, …) at the beginning or after a comma.
     """
-    bare, placed = r"scenes|fashion-mnist", "|".join(("fashion-mnist", "folder", "webdataset", *SETS))
+    bare, placed = r"scenes|fashion-mnist", "|".join(("fashion-mnist", *USERS_COPY, *SETS))
     return tuple(part for part in re.split(rf",(?=(?:{bare})(?:,|$)|(?:{placed}):|,|$)", text) if part)
 
 
@@ -89,6 +104,10 @@ def _open_whole(config: DataConfig, split: Split) -> ImageSet:
             channels=config.channels,
         )  # fmt: skip
         return noted(folder, *notes)
+    if kind == "hf":
+        return hf.open_hf(place, split)
+    if kind == "parquet":
+        return parquet.open_parquet(place, split)
     if kind in SETS:
         return TorchvisionSet(kind, user_path(place), split)
     return open_shards(place, split)

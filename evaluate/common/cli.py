@@ -70,7 +70,9 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
 
 
 def add_data(
-    parser: argparse.ArgumentParser, key: str = "data.source", what: str = "scenes, fashion-mnist, folder:ROOT, …"
+    parser: argparse.ArgumentParser,
+    key: str = "data.source",
+    what: str = "scenes, folder:ROOT, webdataset:SHARDS, hf:NAME, …",
 ) -> None:
     """Adds --data, for evaluations of one data set; `key`: the setting it stands for."""
     parser.add_argument("--data", help=f"short for {key}=…: {what}")

@@ -20,7 +20,6 @@ from evaluate.common.registry import extra_folders
 FOLDER = CONFIGS / "evaluate"
 LABELS = frozenset({"name", "kind", "scaled_down"})
 """Settings that name a protocol and decide nothing."""
-_USERS_COPY = ("folder", "webdataset")
 
 
 def protocol_file(name: str, kind: str) -> Path:
@@ -114,7 +113,7 @@ def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
 
     The protocol is what configs/evaluate holds under the config's name and kind, or else `file` itself. `neutral`:
     keys such as `features.batch` that change speed or memory but not what is measured. Another place of the user's own
-    data (`folder:…`, `webdataset:…`) is the same data; the result names it and holds its digest.
+    data (`folder:…`, `webdataset:…`, `hf:…`, `parquet:…`) is the same data; the result names it and holds its digest.
     """
     own = _file_of(config.name)
     if own is None or kind_of_file(own) != config.kind:  # another kind's protocol may have the name of the user's own
@@ -173,8 +172,10 @@ def conflicting_result(
 
 
 def _kind(source: str) -> str:
+    from core.data.open import USERS_COPY
+
     kind = source.partition(":")[0]
-    return "user's copy" if kind in _USERS_COPY else kind
+    return "user's copy" if kind in USERS_COPY else kind
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

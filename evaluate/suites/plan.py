@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.backbones import fixed_backbone
+from core.data.open import USERS_COPY
 from core.errors import UserError
 from core.files.user_path import user_path
 from core.project import ROOT
@@ -217,12 +218,14 @@ def _is_of_set(named: str, protocol: str, source: str) -> bool:
     kind, _, place = source.partition(":")
     if before:
         return False
-    if kind not in ("folder", "webdataset"):
+    if kind not in USERS_COPY:
         return label == kind
     if kind == "folder":
         wanted = {_resolved(source), _resolved(f"folder:{Path(place) / 'train'}")}
+    elif kind == "hf":
+        return re.sub(r"\[[^\[\]]*\]( \(.*)?$", "", label) == source
     else:
-        wanted = {_resolved(f"webdataset:{place.replace('{split}', 'train')}")}
+        wanted = {_resolved(f"{kind}:{place.replace('{split}', 'train')}")}
     return bool({_resolved(label), _resolved(label.rpartition(" (")[0])} & wanted)  # a sample's size stands behind it
 
 

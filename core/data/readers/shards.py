@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 from collections import Counter, OrderedDict
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -16,8 +13,9 @@ from core.data.account import Account, merged_endings
 from core.data.base import ImageSet
 from core.data.decode import conversions_of, decode_rgb
 from core.data.digests import files_digest
+from core.data.readers.file_patterns import find_files, pattern_of_split
 from core.data.readers.shard_index import INVALID, cached_index
-from core.data.readers.splits import Split, split_names, split_notes
+from core.data.readers.splits import Split
 from core.data.subset import noted
 from core.errors import BrokenImage, UserError
 
@@ -25,9 +23,7 @@ _MAX_MEMBER = 256 * 2**20
 _HEADER = 2**18
 """Bytes in which the header of an image is looked for first."""
 _OPEN_FILES = 32
-_MOST_SHARDS = 10**6
-_LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")
-_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+EXAMPLE = "webdataset:/data/in1k-{split}-{000..127}.tar"
 
 
 class Shards:
@@ -39,10 +35,10 @@ class Shards:
 
     def __init__(self, pattern: str, name: str, labelled: bool = True, may_lack: bool = False) -> None:
         """`labelled`: False where labels are not needed, so that incomplete ones don't matter. `may_lack`: as of
-        `find_shards`. Raises `UserError` for shards that can't be read so.
+        `find_files`. Raises `UserError` for shards that can't be read so.
         """
         self.name = name
-        self.shards, notes = find_shards(pattern, may_lack)
+        self.shards, notes = find_files(pattern, EXAMPLE, may_lack)
         indices = [cached_index(shard) for shard in self.shards]
         self._shard = np.concatenate([np.full(len(index["offset"]), i) for i, index in enumerate(indices)])
         self._offset = np.concatenate([index["offset"] for index in indices])
@@ -141,82 +137,6 @@ def open_shards(place: str, split: Split) -> ImageSet:
 
     A split of fewer shards than the range names is opened, except for train. Raises `UserError` for missing shards.
     """
-    labelled = split != "pretrain"
-    if "{split}" not in place:
-        if labelled:
-            raise UserError(f"webdataset:{place} needs {{split}} in its name to tell train from val shards")
-        return Shards(place, f"webdataset:{place}", labelled=False)
-    patterns = {name: place.replace("{split}", name) for name in split_names(split)}
-    usual = next(iter(patterns))
-    name = next((name for name, pattern in patterns.items() if _has_shard(pattern)), usual)
-    images = Shards(patterns[name], f"webdataset:{patterns[name]}", labelled, may_lack=split == "val")
-    return noted(images, *split_notes(split, name, f"webdataset:{place}"))
-
-
-def find_shards(pattern: str, may_lack: bool = False) -> tuple[list[Path], tuple[str, ...]]:
-    """Existing files of `in1k-{000..127}.tar` or a glob pattern, in order, and notes.
-
-    A file of exactly that name is taken literally, whatever characters it has. `may_lack`: the last files that a range
-    names may be missing, which is noted. Raises `UserError` naming the first absent one.
-    """
-    if os.path.isfile(pattern):
-        return [Path(pattern)], ()
-    texts = _shards_of(pattern)
-    found: list[Path] = []
-    absent: list[str] = []
-    for text in texts:
-        matches = [text] if os.path.isfile(text) or not glob.has_magic(text) else sorted(glob.glob(text))
-        if matches and os.path.isfile(matches[0]):
-            if absent:  # a gap, not another number of shards
-                break
-            found += [Path(match) for match in matches]
-        else:
-            absent.append(text)
-            if not may_lack or not found:
-                break
-    if absent and (not may_lack or not found or len(found) + len(absent) < len(texts)):
-        raise UserError(
-            f"no shard {absent[0]}; give e.g. webdataset:/data/in1k-train-{{000..127}}.tar, or * in place of numbers"
-        )
-    notes = [f"{pattern}: {len(found)} shards, fewer than the range names ({absent[0]} is absent)"] if absent else []
-    if not absent and (beyond := _next(pattern)) and os.path.isfile(beyond):
-        notes.append(f"{pattern}: shards beyond the range are not used ({beyond} exists)")
-    return found, tuple(notes)
-
-
-def _shards_of(pattern: str) -> list[str]:
-    """Names that a pattern stands for: its ranges `{000..127}` and, unless the folder is called so, lists `{a,b}`."""
-    texts = [pattern]
-    while _LIST.search(texts[0]) and (
-        not os.path.isdir(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0])
-    ):
-        parts = [_LIST.split(text, maxsplit=1) for text in texts]
-        texts = [before + word + after for before, words, after in parts for word in words.split(",")]
-    return [name for text in texts for name in _expand(text)]
-
-
-def _expand(pattern: str) -> list[str]:
-    texts = [pattern]
-    while ranges := [_RANGE.search(text) for text in texts if _RANGE.search(text)]:
-        assert ranges[0] is not None
-        first, last = ranges[0].groups()
-        if len(texts) * (int(last) - int(first)) > _MOST_SHARDS:
-            raise UserError(f"the ranges in {pattern} name more than {_MOST_SHARDS:,} shards; give a smaller one")
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        if not numbers:
-            raise UserError(f"the range {ranges[0].group()} in {pattern} is empty")
-        texts = [_RANGE.sub(number, text, count=1) for text in texts for number in numbers]
-    return texts
-
-
-def _next(pattern: str) -> str:
-    """Name that follows the last one of a pattern with a single range; empty for other patterns."""
-    if len(ranges := list(_RANGE.finditer(pattern))) != 1:
-        return ""
-    first, last = ranges[0].groups()
-    return pattern[: ranges[0].start()] + str(int(last) + 1).zfill(len(first)) + pattern[ranges[0].end() :]
-
-
-def _has_shard(pattern: str) -> bool:
-    text = _shards_of(pattern)[0]
-    return os.path.isfile(text) or (glob.has_magic(text) and bool(glob.glob(text)))
+    pattern, notes = pattern_of_split("webdataset", place, split)
+    images = Shards(pattern, f"webdataset:{pattern}", labelled=split != "pretrain", may_lack=split == "val")
+    return noted(images, *notes)

@@ -137,9 +137,11 @@ class TransferProbe(Probe):
             print(_table(rows))
 
     def _job_of(self, job: Job, source: str) -> Job:
+        from core.data.open import USERS_COPY
+
         kind = source.partition(":")[0]
         train = job.data[f"{source} train"]
-        named = f"{job.protocol} on {train.name if kind in ('folder', 'webdataset') else kind}"
+        named = f"{job.protocol} on {train.name if kind in USERS_COPY else kind}"
         return dataclasses.replace(
             job,
             protocol=named,

@@ -11,7 +11,8 @@ import PIL.Image
 import pytest
 
 from core.data.open import DataConfig, open_images
-from core.data.readers.shards import Shards, find_shards
+from core.data.readers.file_patterns import find_files
+from core.data.readers.shards import EXAMPLE, Shards
 from core.data.subset import Subset
 from core.errors import BrokenImage, UserError
 
@@ -98,13 +99,13 @@ def test_ranges_and_globs(tmp_path: Path) -> None:
         write_tar(tmp_path / name, {"a.png": png(1)})
     names = ["x-08.tar", "x-09.tar", "x-10.tar"]
     for pattern in ("x-{08..10}.tar", "x-{08,09,10}.tar", "{x,x}-{08,09,10}.tar"):
-        found = [path.name for path in find_shards(f"{tmp_path}/{pattern}")[0]]
+        found = [path.name for path in find_files(f"{tmp_path}/{pattern}", EXAMPLE)[0]]
         assert found == names * (2 if "{x" in pattern else 1)
-    assert len(find_shards(f"{tmp_path}/x-*.tar")[0]) == 3
+    assert len(find_files(f"{tmp_path}/x-*.tar", EXAMPLE)[0]) == 3
     with pytest.raises(UserError, match=r"x-11\.tar"):
-        find_shards(f"{tmp_path}/x-{{10..11}}.tar")[0]
+        find_files(f"{tmp_path}/x-{{10..11}}.tar", EXAMPLE)[0]
     with pytest.raises(UserError, match=r"\{3\.\.1\}"):
-        find_shards(f"{tmp_path}/x-{{3..1}}.tar")[0]
+        find_files(f"{tmp_path}/x-{{3..1}}.tar", EXAMPLE)[0]
 
 
 def array(value: np.ndarray | np.generic) -> bytes:
@@ -184,14 +185,14 @@ def test_two_unpadded_ranges(tmp_path: Path) -> None:
     names = [f"p{first}-{second}.tar" for first in range(11) for second in range(2)]
     for name in names:
         write_tar(tmp_path / name, {"a.png": png(1)})
-    assert [path.name for path in find_shards(f"{tmp_path}/p{{0..10}}-{{0..1}}.tar")[0]] == names
+    assert [path.name for path in find_files(f"{tmp_path}/p{{0..10}}-{{0..1}}.tar", EXAMPLE)[0]] == names
 
 
 @pytest.mark.parametrize("name", ["x[1].tar", "x*.tar", "x{0..1}.tar", "x #2.tar", "x?.tar"])
 def test_a_file_of_that_very_name_comes_first(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / name, {"a.png": png(1)})
     write_tar(tmp_path / "x1.tar", {"a.png": png(1)})
-    assert find_shards(f"{tmp_path}/{name}")[0] == [tmp_path / name]
+    assert find_files(f"{tmp_path}/{name}", EXAMPLE)[0] == [tmp_path / name]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_lists_of_words_of_other_lengths(tmp_path: Path) -> None:
     names = [f"p{first}-{second}.tar" for first in ("1", "10") for second in ("a", "bbb")]
     for name in names:
         write_tar(tmp_path / name, {"a.png": png(1)})
-    assert [path.name for path in find_shards(f"{tmp_path}/p{{1,10}}-{{a,bbb}}.tar")[0]] == names
+    assert [path.name for path in find_files(f"{tmp_path}/p{{1,10}}-{{a,bbb}}.tar", EXAMPLE)[0]] == names
 
 
 def test_class_names_in_json(tmp_path: Path) -> None:
