@@ -22,13 +22,14 @@ from tqdm import tqdm
 from core.backbones import BackboneConfig, Pooling, input_channels, pooled_features
 from core.compute.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 from core.data.bands import BandImage
-from core.data.base import ImageSet
+from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.crop import Interpolation
 from core.distributed import Processes, gather_objects, gather_rows
 from core.errors import BrokenImage, UserError, first_line
 
 _GATHERED_ROWS = 8192
+_AHEAD = 8192
 _LARGEST_SIDE = 4096
 
 
@@ -162,7 +163,8 @@ def extract_features(
     labels, positions = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
     broken: list[str] = []
     not_finite: list[int] = []
-    done = 0
+    done = seen = 0
+    read_ahead(images, part[:_AHEAD])
     loader: DataLoader[Any] = DataLoader(
         _Crops(images, part, config.transform),  # type: ignore[arg-type]
         batch_size=config.batch,
@@ -177,6 +179,8 @@ def extract_features(
     )  # fmt: skip
     with bar, frozen(model), autocast(processes.device, config.precision):
         for pixels, batch_labels, batch_positions, batch_broken in loader:
+            seen += len(pixels) + len(batch_broken)
+            read_ahead(images, part[seen : seen + _AHEAD])
             bar.update(len(pixels) + len(batch_broken))
             broken += batch_broken
             if len(broken) > config.broken_share * len(images):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.backbones import Backbone
-from core.data.base import ImageSet
+from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
 from core.distributed import Processes, average_gradients, broadcast_weights
@@ -88,6 +89,7 @@ def train(
         processes.world_size,
         start_step=done,
         blocks=getattr(images, "blocks", None),
+        ahead=partial(read_ahead, images),
     )
     total, per_epoch = batches.total_steps, batches.steps_per_epoch
     loader = DataLoader(

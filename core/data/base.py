@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import PIL.Image
 
 from core.data.account import Account
@@ -47,3 +48,9 @@ class ImageSet(Protocol):
     def conversions(self, index: int) -> tuple[str, ...]:
         """Reasons why image `index` is not used as it is stored (core/data/to_rgb.py); none for a broken one."""
         ...
+
+
+def read_ahead(images: ImageSet, positions: np.ndarray) -> None:
+    """Says that the images at `positions` will be read next, in this order, to sets that fetch what they read."""
+    if (fetch := getattr(images, "read_ahead", None)) is not None:
+        fetch(positions)

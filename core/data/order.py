@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -74,24 +75,31 @@ class GlobalBatches:
         start_step: int = 0,
         blocks: np.ndarray | None = None,
         last: LastBatch = "drop",
+        ahead: Callable[[np.ndarray], None] | None = None,
     ) -> None:
+        """`blocks`: as of `epoch_order`. With them, `ahead` is called before each step with the positions to come."""
         check_batch(batch, length, "the data set", world)
         self.steps_per_epoch = batches_per_epoch(length, batch, last, world)
         self.total_steps = self.steps_per_epoch * epochs
         self._length, self._batch, self._seed = length, batch, seed
         self._rank, self._world = rank, world
-        self._start_step, self._blocks = start_step, blocks
+        self._start_step, self._blocks, self._ahead = start_step, blocks, ahead
+        self._reach = 0 if blocks is None or ahead is None else 2 * SHARDS_MIXED * -(-length // len(blocks))
 
     def __len__(self) -> int:
         return self.total_steps - self._start_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        order_of = lru_cache(2)(lambda epoch: epoch_order(self._length, self._seed, epoch, self._blocks))
         for step in range(self._start_step, self.total_steps):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = epoch_order(self._length, self._seed, epoch, self._blocks)
+            epoch = step // self.steps_per_epoch
+            order = order_of(epoch)
             first = step % self.steps_per_epoch * self._batch
+            if self._ahead is not None and self._reach:
+                coming = order[first : first + self._reach]
+                if len(coming) < self._reach and (epoch + 1) * self.steps_per_epoch < self.total_steps:
+                    coming = np.concatenate([coming, order_of(epoch + 1)[: self._reach - len(coming)]])
+                self._ahead(coming)
             share = min(self._batch, self._length - first) // self._world
             first += self._rank * share
             yield [(epoch, int(position)) for position in order[first : first + share]]

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.account import Account
-from core.data.base import ImageSet
+from core.data.base import ImageSet, read_ahead
 from core.data.digests import part_digest
 from core.errors import UserError
 
@@ -44,6 +44,10 @@ class Subset:
 
     def conversions(self, index: int) -> tuple[str, ...]:
         return self.whole.conversions(int(self.positions[index]))
+
+    def read_ahead(self, positions: np.ndarray) -> None:
+        """Has what these images lie in fetched, where the whole set is not at hand."""
+        read_ahead(self.whole, self.positions[positions])
 
 
 class Renamed:
@@ -84,6 +88,10 @@ class Renamed:
 
     def conversions(self, index: int) -> tuple[str, ...]:
         return self.whole.conversions(index)
+
+    def read_ahead(self, positions: np.ndarray) -> None:
+        """As of the whole set."""
+        read_ahead(self.whole, positions)
 
 
 class Noted(Subset):

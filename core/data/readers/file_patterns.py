@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
+from core.data.readers.remote_files import RemoteFile, RemoteFiles, is_url
 from core.data.readers.splits import Split, split_names, split_notes
 from core.errors import UserError
 
@@ -29,24 +32,28 @@ def pattern_of_split(kind: str, place: str, split: Split) -> tuple[str, tuple[st
     return patterns[name], split_notes(split, name, f"{kind}:{place}")
 
 
-def find_files(pattern: str, example: str, may_lack: bool = False) -> tuple[list[Path], tuple[str, ...]]:
-    """Existing files of `in1k-{000..127}.tar` or a glob pattern, in order, and notes.
+def find_files(
+    pattern: str, example: str, may_lack: bool = False
+) -> tuple[list[Path] | list[RemoteFile], tuple[str, ...]]:  # fmt: skip
+    """Existing files of `in1k-{000..127}.tar` or a glob pattern, on disk or at URLs, in order; and notes.
 
-    A file of exactly that name is taken literally, whatever characters it has. `example`: a
-    correct source, for messages. `may_lack`: the last files that a range
-    names may be missing, which is noted. Raises `UserError` naming the first absent one.
+    A file of exactly that name is taken literally, whatever characters it has. `example`: a correct source, for
+    messages. `may_lack`: the last files that a range names may be missing, which is noted. Raises `UserError` naming
+    the first absent one.
     """
-    if os.path.isfile(pattern):
-        return [Path(pattern)], ()
-    texts = _names_of(pattern)
-    found: list[Path] = []
+    files = _files_of(pattern)
+    if files.is_file(pattern):
+        return [files.open(pattern)], ()
+    texts = _names_of(pattern, files)
+    files.look(texts)
+    found: list[str] = []
     absent: list[str] = []
     for text in texts:
-        matches = [text] if os.path.isfile(text) or not glob.has_magic(text) else sorted(glob.glob(text))
-        if matches and os.path.isfile(matches[0]):
+        matches = [text] if files.is_file(text) or not files.is_pattern(text) else files.matches(text)
+        if matches and files.is_file(matches[0]):
             if absent:  # a gap, not another number of shards
                 break
-            found += [Path(match) for match in matches]
+            found += matches
         else:
             absent.append(text)
             if not may_lack or not found:
@@ -54,16 +61,17 @@ def find_files(pattern: str, example: str, may_lack: bool = False) -> tuple[list
     if absent and (not may_lack or not found or len(found) + len(absent) < len(texts)):
         raise UserError(f"no file {absent[0]}; give e.g. {example}, or * in place of numbers")
     notes = [f"{pattern}: {len(found)} files, fewer than the range names ({absent[0]} is absent)"] if absent else []
-    if not absent and (beyond := _next(pattern)) and os.path.isfile(beyond):
+    if not absent and (beyond := _next(pattern)) and files.is_file(beyond):
         notes.append(f"{pattern}: files beyond the range are not used ({beyond} exists)")
-    return found, tuple(notes)
+    files.look(found)
+    return [files.open(name) for name in found], tuple(notes)
 
 
-def _names_of(pattern: str) -> list[str]:
+def _names_of(pattern: str, files: _Files) -> list[str]:
     """Names that a pattern stands for: its ranges `{000..127}` and, unless the folder is called so, lists `{a,b}`."""
     texts = [pattern]
     while _LIST.search(texts[0]) and (
-        not os.path.isdir(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0])
+        not files.is_folder(os.path.dirname(texts[0])) or "," in os.path.basename(texts[0])
     ):
         parts = [_LIST.split(text, maxsplit=1) for text in texts]
         texts = [before + word + after for before, words, after in parts for word in words.split(",")]
@@ -93,5 +101,46 @@ def _next(pattern: str) -> str:
 
 
 def _has_file(pattern: str) -> bool:
-    text = _names_of(pattern)[0]
-    return os.path.isfile(text) or (glob.has_magic(text) and bool(glob.glob(text)))
+    files = _files_of(pattern)
+    text = _names_of(pattern, files)[0]
+    return files.is_file(text) or (files.is_pattern(text) and bool(files.matches(text)))
+
+
+class _Files(Protocol):
+    """Where files are looked for: a disk, or a server."""
+
+    def look(self, names: Sequence[str]) -> None: ...
+
+    def is_file(self, name: str) -> bool: ...
+
+    def is_folder(self, name: str) -> bool: ...
+
+    def is_pattern(self, name: str) -> bool: ...
+
+    def matches(self, name: str) -> list[str]: ...
+
+    def open(self, name: str) -> Any: ...
+
+
+class _Disk:
+    def look(self, names: Sequence[str]) -> None:
+        """Nothing: each is looked for when it is asked for."""
+
+    def is_file(self, name: str) -> bool:
+        return os.path.isfile(name)
+
+    def is_folder(self, name: str) -> bool:
+        return os.path.isdir(name)
+
+    def is_pattern(self, name: str) -> bool:
+        return glob.has_magic(name)
+
+    def matches(self, name: str) -> list[str]:
+        return sorted(glob.glob(name))
+
+    def open(self, name: str) -> Path:
+        return Path(name)
+
+
+def _files_of(pattern: str) -> _Files:
+    return RemoteFiles() if is_url(pattern) else _Disk()

@@ -10,6 +10,7 @@ import numpy as np
 from core.data.base import ImageSet
 from core.data.digests import files_digest
 from core.data.readers.file_patterns import find_files, pattern_of_split
+from core.data.readers.remote_files import is_url
 from core.data.readers.splits import Split
 from core.data.readers.tables import Table, import_datasets, reason_of, split_options
 from core.data.subset import noted
@@ -31,8 +32,11 @@ def open_parquet(place: str, split: Split) -> ImageSet:
     datasets = import_datasets("parquet")
     if user_path(source).is_dir():
         raise UserError(f"parquet:{source} is a folder; give files, e.g. {_EXAMPLE}, or take hf:{source}")
+    if is_url(source):
+        raise UserError(f"parquet:{source} is a URL; fetch the files first, or take hf:NAME for a data set of the hub")
     pattern, notes = pattern_of_split("parquet", str(user_path(source)), split)
-    files, more = find_files(pattern, _EXAMPLE, may_lack=split == "val")
+    found, more = find_files(pattern, _EXAMPLE, may_lack=split == "val")
+    files = [file for file in found if isinstance(file, Path)]
     starts = np.cumsum([0, *(_count(file) for file in files)])
     if starts[-1] == 0:
         raise UserError(f"parquet:{pattern} has no rows ({len(files)} files); give other files")

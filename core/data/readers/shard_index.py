@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.data.bands import BAD_ARRAY
-from core.data.decode import EXTENSIONS
+from core.data.decode import EXTENSIONS, conversions_of
 from core.data.readers.folder import is_hidden, other_ending
-from core.errors import UserError
-from core.files.atomic_file import write_atomically
+from core.data.readers.remote_files import RemoteFile
+from core.errors import BrokenImage, UserError
+from core.files.atomic_file import file_digest, write_atomically
 from core.files.cache_folder import cache_folder
 from core.untrusted.zip_archives import find_fault
 
@@ -27,11 +28,18 @@ VERSION = 4
 """Version of the cached files, raised with every change of their content."""
 INVALID = b"!"
 """First byte of a label that can't be used; the reason follows."""
+MAX_MEMBER = 256 * 2**20
+"""Bytes of an image; a larger one counts as broken."""
+_HEADER = 2**18
+"""Bytes in which the header of an image is looked for first."""
 _LONGEST_KEY = 1000
 _LARGEST_LABEL_FILE = 2**20
 _LONGEST_LABEL = 200
 _COLUMNS = {"offset": "i8", "size": "i8", "label": "S", "key": "S"}
 _COUNTS = {"reason": "S", "count": "i8"}
+_LOCAL = (_COLUMNS, _COUNTS)
+_REMOTE = ({**_COLUMNS, "converted": "S"}, _COUNTS, {"sha256": "S"})
+"""Columns of equal length, with their types."""
 Index = dict[str, np.ndarray]
 
 
@@ -46,18 +54,24 @@ class _Member(NamedTuple):
     """Label in a .cls or .json member; empty where it has none."""
 
 
-def cached_index(shard: Path) -> Index:
+def cached_index(shard: Path | RemoteFile) -> Index:
     """Columns `offset`, `size`, `label`, `key` with one row per image, and `reason`, `count` of skipped members.
 
-    `label`: a class number as text, a class name, empty, or `INVALID` and why. Raises `UserError` for a file that is
-    not a readable, uncompressed tar file.
+    `label`: a class number as text, a class name, empty, or `INVALID` and why. A shard at a URL is fetched, and has the
+    column `converted`, one line for each reason why the image is not used as it is stored, and `sha256` of the shard.
+    Raises `UserError` for a file that is not a readable, uncompressed tar file.
     """
-    stat = shard.stat()
-    key = hashlib.sha256(f"{VERSION} {shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    if isinstance(shard, RemoteFile):
+        identity = f"{VERSION} {shard.url} {shard.size} {shard.state}"
+    else:
+        stat = shard.stat()
+        identity = f"{VERSION} {shard.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    key = hashlib.sha256(identity.encode()).hexdigest()
     cached = cache_folder() / "shards" / f"{key}.npz"
-    if cached.is_file() and (index := _read_index(cached)) is not None:
+    parts = _LOCAL if isinstance(shard, Path) else _REMOTE
+    if cached.is_file() and (index := _read_index(cached, parts)) is not None:
         return index
-    index = _index(shard)
+    index = _index(shard, str(shard)) if isinstance(shard, Path) else _remote_index(shard)
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
@@ -67,26 +81,48 @@ def cached_index(shard: Path) -> Index:
     return index
 
 
-def _read_index(cached: Path) -> Index | None:
+def conversions_in(shard: Path, offset: int, size: int, where: str) -> tuple[str, ...]:
+    """Reasons why the image at `offset` of a tar file is not used as it is stored; none for a broken one."""
+    for length in (min(size, _HEADER), size):  # the directory of a TIFF may lie at its end
+        try:
+            with shard.open("rb") as file:
+                file.seek(offset)
+                return conversions_of(file.read(length), where) if size <= MAX_MEMBER else ()
+        except (BrokenImage, OSError):
+            continue
+    return ()
+
+
+def _remote_index(shard: RemoteFile) -> Index:
+    with shard.local() as local:
+        index = _index(local, shard.url)
+        rows = zip(index["offset"].tolist(), index["size"].tolist(), strict=True)
+        reasons = [conversions_in(local, offset, size, shard.url) for offset, size in rows]
+        converted = _texts(["\n".join(each).encode() for each in reasons])
+        return {**index, "converted": converted, "sha256": _texts([file_digest(local).encode()])}
+
+
+def _read_index(cached: Path, parts: tuple[dict[str, str], ...]) -> Index | None:
     """A cached index; None for a damaged one, which is then written again."""
     if find_fault(cached):
         return None
     try:
         with np.load(cached, allow_pickle=False) as arrays:
-            index = {name: arrays[name] for name in (*_COLUMNS, *_COUNTS)}
+            index = {name: arrays[name] for columns in parts for name in columns}
     except BAD_ARRAY:
         return None
     sound = all(
         index[name].ndim == 1
         and index[name].dtype.str.strip("<|").startswith(kind.rstrip("8"))
         and len(index[name]) == len(index[next(iter(columns))])
-        for columns in (_COLUMNS, _COUNTS)
+        for columns in parts
         for name, kind in columns.items()
     )
     return index if sound else None
 
 
-def _index(shard: Path) -> Index:
+def _index(shard: Path, named: str) -> Index:
+    """Index of a local tar file; `named`: what messages call it."""
     skipped: Counter[str] = Counter()
     groups: defaultdict[str, dict[str, _Member]] = defaultdict(dict)
     try:
@@ -108,7 +144,7 @@ def _index(shard: Path) -> Index:
                     continue
                 stem, ending = os.path.splitext(member.name)
                 if len(os.fsencode(stem)) > _LONGEST_KEY:  # all keys are kept in columns as wide as the longest
-                    raise UserError(f"{shard} has a member with a name of {len(stem):,} characters; rename it")
+                    raise UserError(f"{named} has a member with a name of {len(stem):,} characters; rename it")
                 label = b""
                 if ending.lower() in (".cls", ".json") and member.size <= _LARGEST_LABEL_FILE:
                     content = tar.extractfile(member)
@@ -123,7 +159,7 @@ def _index(shard: Path) -> Index:
     except (tarfile.TarError, OSError, EOFError, ValueError, TypeError, IndexError, KeyError, RecursionError,
             OverflowError, MemoryError) as error:  # fmt: skip
         raise UserError(
-            f"{shard} is not a readable tar file ({error}); compressed shards must be unpacked first"
+            f"{named} is not a readable tar file ({error}); compressed shards must be unpacked first"
         ) from None
     samples = [sample for key, group in groups.items() for sample in _samples(key, group.values(), skipped)]
     reasons = [(reason, count) for reason, count in sorted(skipped.items()) if count]

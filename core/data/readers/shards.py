@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from core.data.account import Account, merged_endings
 from core.data.base import ImageSet
-from core.data.decode import conversions_of, decode_rgb
+from core.data.decode import decode_rgb
 from core.data.digests import files_digest
 from core.data.readers.file_patterns import find_files, pattern_of_split
-from core.data.readers.shard_index import INVALID, cached_index
+from core.data.readers.remote_files import RemoteFile, read_ahead
+from core.data.readers.shard_index import INVALID, MAX_MEMBER, Index, cached_index, conversions_in
 from core.data.readers.splits import Split
 from core.data.subset import noted
 from core.errors import BrokenImage, UserError
 
-_MAX_MEMBER = 256 * 2**20
-_HEADER = 2**18
-"""Bytes in which the header of an image is looked for first."""
 _OPEN_FILES = 32
+_FETCHED_AT_ONCE = 8
+_LOOKED_AT = 4096
+"""Images of many that are looked at to see which shards they lie in."""
 EXAMPLE = "webdataset:/data/in1k-{split}-{000..127}.tar"
 
 
@@ -38,8 +43,9 @@ class Shards:
         `find_files`. Raises `UserError` for shards that can't be read so.
         """
         self.name = name
-        self.shards, notes = find_files(pattern, EXAMPLE, may_lack)
-        indices = [cached_index(shard) for shard in self.shards]
+        found, notes = find_files(pattern, EXAMPLE, may_lack)
+        self.shards: list[Path | RemoteFile] = list(found)
+        indices = _indices(self.shards)
         self._shard = np.concatenate([np.full(len(index["offset"]), i) for i, index in enumerate(indices)])
         self._offset = np.concatenate([index["offset"] for index in indices])
         self._size = np.concatenate([index["size"] for index in indices])
@@ -51,6 +57,9 @@ class Shards:
         for index in indices:
             for reason, count in zip(index["reason"], index["count"], strict=True):
                 skipped[os.fsdecode(bytes(reason))] += int(count)
+        # Shards at URLs are read once for all that is asked of them.
+        self._converted = np.concatenate([i["converted"] for i in indices]) if "converted" in indices[0] else None
+        self._contents = [bytes.fromhex(os.fsdecode(bytes(i["sha256"][0]))) for i in indices if "sha256" in i]
         self._account = Account(merged_endings(skipped), notes=(*notes, *unused))
         self.blocks = np.flatnonzero(np.diff(self._shard, prepend=-1))
         """Position of each shard's first sample: reading stays near-sequential where the order keeps to blocks."""
@@ -88,8 +97,8 @@ class Shards:
     def image(self, index: int) -> PIL.Image.Image:
         where = self.describe(index)
         size = int(self._size[index])
-        if size > _MAX_MEMBER:
-            raise BrokenImage(where, f"{size} bytes are more than {_MAX_MEMBER}")
+        if size > MAX_MEMBER:
+            raise BrokenImage(where, f"{size} bytes are more than {MAX_MEMBER}")
         return decode_rgb(os.pread(self._file(int(self._shard[index])), size, int(self._offset[index])), where)
 
     def label(self, index: int) -> int:
@@ -103,7 +112,13 @@ class Shards:
         """Over names and contents of the shards (or sizes and times, core/data/digests.py), keys and labels."""
         columns = (self._keys, self._labels, self._size)
         more = b"".join(np.ascontiguousarray(column).tobytes() for column in columns) + "\n".join(self.classes).encode()
-        return files_digest(((os.fsencode(shard.name), shard) for shard in self.shards), more)
+        if self._converted is None:
+            shards = (shard for shard in self.shards if isinstance(shard, Path))
+            return files_digest(((os.fsencode(shard.name), shard) for shard in shards), more)
+        digest = hashlib.sha256(hashlib.sha256(more).digest())  # as `files_digest` of copies
+        for shard, content in zip(self.shards, self._contents, strict=True):
+            digest.update(os.fsencode(shard.name) + b"\0" + content + b"\n")
+        return f"{digest.hexdigest()}:content"
 
     def account(self) -> Account:
         """Members that are not samples, shards that the range names and that don't exist."""
@@ -111,25 +126,46 @@ class Shards:
 
     def conversions(self, index: int) -> tuple[str, ...]:
         """Reasons why image `index` is not used as it is stored; none for a broken one."""
-        where, size = self.describe(index), int(self._size[index])
-        for length in (min(size, _HEADER), size):  # the directory of a TIFF may lie at its end
-            try:
-                # Not by the open files: several threads count conversions.
-                with self.shards[int(self._shard[index])].open("rb") as file:
-                    file.seek(int(self._offset[index]))
-                    return conversions_of(file.read(length), where) if size <= _MAX_MEMBER else ()
-            except (BrokenImage, OSError):
-                continue
-        return ()
+        if self._converted is not None:
+            return tuple(os.fsdecode(bytes(self._converted[index])).splitlines())
+        shard = self.shards[int(self._shard[index])]
+        assert isinstance(shard, Path)
+        # Not by the open files: several threads count conversions.
+        return conversions_in(shard, int(self._offset[index]), int(self._size[index]), self.describe(index))
+
+    def read_ahead(self, positions: np.ndarray) -> None:
+        """Has shards at URLs fetched in the background in which these images lie, in this order."""
+        if self._converted is None or not len(positions):
+            return
+        used = self._shard[positions[:: max(1, len(positions) // _LOOKED_AT)]]
+        shards, first = np.unique(used, return_index=True)
+        read_ahead([self.shards[shard] for shard in shards[np.argsort(first)].tolist()])
 
     def _file(self, shard: int) -> int:
         key = (os.getpid(), shard)  # a forked worker opens its own
         if key not in self._files:
-            self._files[key] = os.open(self.shards[shard], os.O_RDONLY)
+            self._files[key] = _open(self.shards[shard])
             if len(self._files) > _OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
         self._files.move_to_end(key)
         return self._files[key]
+
+
+def _indices(shards: Sequence[Path | RemoteFile]) -> list[Index]:
+    if isinstance(shards[0], Path):
+        return [cached_index(shard) for shard in shards]
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor(_FETCHED_AT_ONCE) as threads:
+        return list(tqdm(threads.map(cached_index, shards), "index of shards", len(shards), leave=False, delay=5))
+
+
+def _open(shard: Path | RemoteFile) -> int:
+    """Descriptor of a shard, or of its copy, which may be removed afterwards."""
+    if isinstance(shard, Path):
+        return os.open(shard, os.O_RDONLY)
+    with shard.local() as path:
+        return os.open(path, os.O_RDONLY)
 
 
 def open_shards(place: str, split: Split) -> ImageSet:

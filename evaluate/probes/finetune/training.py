@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from core.backbones import Backbone, feature_width, pooled_features
 from core.compute.memory_layout import training_layout
 from core.compute.precision import autocast
 from core.compute.sync_norm import synchronise_norms
-from core.data.base import ImageSet
+from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, batches_per_epoch
 from core.distributed import average_gradients, broadcast_weights, gather_objects
@@ -174,7 +175,7 @@ def _train_one(network: Network, shared: _Shared, bar: Any) -> None:
     step, rate = len(done[-1]) * per_epoch, rate_text(config.rates()[len(done) - 1])
     order = GlobalBatches(
         len(train), config.batch, config.epochs, context.seed, processes.rank, processes.world_size, step,
-        getattr(train, "blocks", None), config.last_batch,
+        getattr(train, "blocks", None), config.last_batch, partial(read_ahead, train),
     )  # fmt: skip
     size = config.features.transform.crop
     network.model.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from core.backbones import Backbone
 from core.compute.precision import autocast
-from core.data.base import ImageSet
+from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches, batches_per_epoch, check_batch
 from core.distributed import Processes
@@ -83,7 +84,7 @@ def augmented_batches(
     blocks = getattr(images, "blocks", None)
     order = GlobalBatches(
         len(images), config.batch, passes, context.seed, processes.rank, processes.world_size, start, blocks,
-        config.last_batch,
+        config.last_batch, partial(read_ahead, images),
     )  # fmt: skip
     views = view_batches(images, config.augment, config.features.transform.crop, order, context)
     for pixels, labels, broken in views:
