@@ -14,6 +14,7 @@ from converters.engines.activations import is_gelu
 from converters.engines.openmmlab import import_mmseg
 from converters.key_maps.mmseg import VIT
 from core.backbones import BackboneConfig, architecture_args, describe, family_of
+from core.compute.shapes import shapes_only
 from core.errors import UserError
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
@@ -109,7 +110,7 @@ def wrapped_names(config: BackboneConfig, model: Any) -> dict[str, str]:
     settings = wrapped_settings(config, model)
     for key in ("type", "model_name", "in_channels", "init_cfg"):
         settings.pop(key)
-    with torch.device("meta"):
+    with shapes_only():
         wrapped = timm.create_model(config.name, in_chans=config.in_chans, **settings).state_dict()
     names = {name: f"timm_model.model.{name}" for name in model.state_dict() if f"model.{name}" in wrapped}
     if len(names) != len(wrapped):

@@ -104,10 +104,10 @@ def recognise(document: Any, source: str, network: Network, named: BackboneConfi
             ) from None
     if lacking := [name for name in key_map.needs if name not in state]:
         raise UserError(f"{source} lacks {lacking[0]} (timm's name), which {key_map.name} has; is it complete?")
-    if named is not None and networks and not compare(sketch(named), state).complete:
+    if named is not None and not compare(model := sketch(named), state).complete:
         below = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         with contextlib.suppress(UserError):  # then the comparison with the model reports what doesn't fit
-            return _converted(named, sketch(named), below, source)
+            return _converted(named, model, below, source)
     filled = _fill_counters(state)
     where = f"below {prefix}" if prefix else "without a prefix"
     known = family.name if family else "wrapped state dict" if prefix else "plain state dict"

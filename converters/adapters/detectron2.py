@@ -13,7 +13,7 @@ from converters.detectron2_file import read_detectron2, write_detectron2
 from converters.engines import detectron2_compat
 from converters.key_maps.detectron2 import RESNET
 from converters.recognise import recognise
-from converters.verification.proof import feature_maps, prove
+from converters.verification.proof import all_maps, feature_maps, prove
 from core.backbones import Backbone, build_backbone, describe, family_of
 from core.coverage import load_completely
 from core.errors import UserError
@@ -61,7 +61,7 @@ class Detectron2File(Adapter):
             return f"verified: {who} equal the timm model's {found}; no model of Detectron2 was run: {reason}"
         module = self.bottom_up(backbone)
         self._load(module, out)
-        found = prove(backbone, out, self.who, module, lambda net, x: list(net(x).values()), _all_maps)
+        found = prove(backbone, out, self.who, module, lambda net, x: list(net(x).values()), all_maps)
         return f"verified: {self.who} equal the timm model's {found}"
 
     def back(self, out: Path) -> dict[str, Tensor]:
@@ -140,10 +140,6 @@ class WrappedFile(Detectron2File):
 
     def back(self, out: Path) -> dict[str, Tensor]:
         return dict(read_detectron2(out)["model"])
-
-
-def _all_maps(model: Any, images: Tensor) -> list[Tensor]:
-    return [x for _, x in family_of(model).maps(model, images)]
 
 
 def _absent() -> str:

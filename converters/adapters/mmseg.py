@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from converters.adapters.base import Adapter, is_timms, renamed, times_255
 from converters.engines.openmmlab import import_mmseg
@@ -20,7 +19,7 @@ from converters.mmseg_backbone import (
     wrapped_names,
     wrapped_settings,
 )
-from converters.verification.proof import prove, taps
+from converters.verification.proof import all_maps, prove, taps
 from core.backbones import Backbone, build_backbone, family_of
 from core.checkpoints import read_tensors
 from core.coverage import load_completely
@@ -160,11 +159,7 @@ class WrappedFile(MmsegFile):
 
     def proof(self, backbone: Backbone, out: Path) -> tuple[str, str]:
         settings = self.settings(backbone)
-        return f"{len(settings['out_indices'])} maps", self.compare(backbone, out, settings, _all_maps)
-
-
-def _all_maps(model: Any, images: Tensor) -> list[Tensor]:
-    return [x for _, x in family_of(model).maps(model, images)]
+        return f"{len(settings['out_indices'])} maps", self.compare(backbone, out, settings, all_maps)
 
 
 ADAPTERS = (ResNetFile(), VitFile(), WrappedFile())

@@ -13,6 +13,7 @@ from converters.key_maps import convnext, swin, torchvision
 from converters.key_maps.base import KeyMap
 from converters.verification.proof import prove
 from core.backbones import Backbone, family_of
+from core.compute.shapes import shapes_only
 from core.coverage import load_completely
 
 
@@ -27,7 +28,8 @@ class TorchvisionFile(Adapter):
         raise NotImplementedError
 
     def check(self, backbone: Backbone) -> None:
-        self.model(backbone)
+        with shapes_only():
+            self.model(backbone)
         names_by(self.key_map, backbone, "torchvision")
 
     def write(self, backbone: Backbone, out: Path) -> dict[str, str]:

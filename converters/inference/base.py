@@ -37,11 +37,11 @@ def count(tensors: Tensors, pattern: str) -> int:
     return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
 
 
-def assumed_heads(width: int, known: Mapping[int, int], head: int = 64) -> tuple[int, str]:
+def assumed_heads(width: int, known: Mapping[int, int]) -> tuple[int, str]:
     """Number of attention heads of a transformer, and a note where it is an assumption."""
     if width in known:
         return known[width], ""
-    heads = max(1, width // head)
+    heads = max(1, width // 64)
     return heads, f"{heads} attention heads assumed, the weights don't show them"
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
+from converters.candidates import sketch
 from converters.inference.base import Inference, Tensors
 from converters.inference.hints import Hints
-from core.backbones import BackboneConfig, build_backbone
+from core.backbones import BackboneConfig
 from core.coverage import compare
 from core.errors import UserError
 
 
 def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
     import timm
-    import torch
 
     blocks = len({match[0] for name in tensors if (match := re.match(r"s\d+\.b\d+\.", name))})
     gated = "s1.b1.se.fc1.weight" in tensors
@@ -22,9 +22,7 @@ def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
         found = settings.get(name)
         if found is None or found.depth != blocks or bool(found.se_ratio) != gated:
             continue
-        with torch.device("meta"):
-            model = build_backbone(BackboneConfig(name))
-        if compare(model, tensors).complete:
+        if compare(sketch(BackboneConfig(name)), tensors).complete:
             return BackboneConfig(name), ""
     raise UserError(f"a RegNet of {blocks} blocks and these widths is none of timm's; give --arch")
 

@@ -92,7 +92,6 @@ DINOV3 = KeyMap(
     adapt=_dinov3,
 )
 
-_STAGE = "features.{}.{}."
 TORCHVISION = KeyMap(
     "torchvision's ConvNeXt",
     "features.1.0.block.0.weight",

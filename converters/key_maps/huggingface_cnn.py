@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from converters.key_maps.base import ON_TOP, KeyMap
 
-_LAYER = "encoder.stages.{}.layers.{}."
-
 
 def _rows() -> tuple[tuple[str, str], ...]:
     rows = []

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones import BackboneConfig, build_backbone, family_of
+from converters.candidates import sketch
+from core.backbones import BackboneConfig, family_of
 from core.errors import UserError
 
 _ACTIVATIONS = {
@@ -43,7 +44,7 @@ class NetworkFacts:
         """The inferred `config` with these facts. Raises `UserError` where they contradict the weights."""
         args = config.args | dict(self.args)
         try:
-            model = _built(dataclasses.replace(config, args=args))
+            model: Any = sketch(dataclasses.replace(config, args=args))
         except UserError as error:
             raise UserError(f"{self.file} beside {source} describes a network that can't be built ({error})") from None
         self._check(model, source)
@@ -154,10 +155,3 @@ def _heads(model: Any) -> int | None:
     attention = getattr(blocks[0], "attn", None) if blocks is not None and len(blocks) else None
     heads = getattr(attention, "num_heads", None)
     return heads if isinstance(heads, int) else None
-
-
-def _built(config: BackboneConfig) -> Any:
-    import torch
-
-    with torch.device("meta"):
-        return build_backbone(config)

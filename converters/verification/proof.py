@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.engines.dense_maps import input_channels
-from core.backbones import Backbone, describe, family_of
+from core.backbones import Backbone, describe, family_of, input_channels
 from core.errors import UserError
 
 Maps = Callable[[Any, Tensor], list[Tensor]]
@@ -28,16 +27,20 @@ def feature_maps(model: Any, images: Tensor) -> list[Tensor]:
     if family.dense == "patches":
         tokens = family.tokens(model, images)
         return [torch.cat([tokens.prefix, tokens.patches], dim=1)]
-    return [x for _, x in family.maps(model, images)]
+    return all_maps(model, images)
+
+
+def all_maps(model: Any, images: Tensor) -> list[Tensor]:
+    """timm's maps of all stages or blocks, [B, C, h, w] each."""
+    return [map_ for _, map_ in family_of(model).maps(model, images)]
 
 
 def taps(model: Any, images: Tensor) -> list[Tensor]:
     """timm's maps [B, C, h, w] after each stage of a ResNet or each block of a ViT, the last with the final norm."""
     family = family_of(model)
-    maps = [x for _, x in family.maps(model, images)]
+    maps = all_maps(model, images)
     if family.dense == "patches":
-        tokens = family.tokens(model, images)
-        maps[-1] = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
+        maps[-1] = family.tokens(model, images).as_map
     return maps
 
 

@@ -84,6 +84,11 @@ class Tokens(NamedTuple):
     grid: tuple[int, int]
     """Rows h and columns w of patches."""
 
+    @property
+    def as_map(self) -> Tensor:
+        """The patch tokens as a map, [B, D, h, w]."""
+        return self.patches.transpose(1, 2).unflatten(2, self.grid)
+
 
 class DenseMap(NamedTuple):
     """Map of one stage or block, and its class token."""
@@ -199,15 +204,12 @@ class Family(ABC):
 
         `norm`: after the network's final norm, where it has one. Raises `UserError` where a family can't apply it.
         """
-        if self.dense == "stages":
-            return [DenseMap(found, None) for _, found in self.maps(model, images, taps)]
-        if not norm:
+        if self.dense == "stages" or not norm:
             return [DenseMap(found, None) for _, found in self.maps(model, images, taps)]
         if list(taps) != [len(self.channels(model)) - 1]:
             raise UserError(f"{self.noun} has the final norm after its last block only; set features.blocks=[-1]")
         tokens = self.tokens(model, images)
-        patches = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
-        return [DenseMap(patches, tokens.prefix[:, 0] if tokens.prefix.shape[1] else None)]
+        return [DenseMap(tokens.as_map, tokens.prefix[:, 0] if tokens.prefix.shape[1] else None)]
 
     def layer_groups(self, model: nn.Module) -> LayerGroups:
         """Layers for layer-wise learning rates; by default one layer, for which there is no such decay."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from core.backbones.base import BackboneConfig
+from core.backbones.base import BackboneConfig, LayerGroups
 from core.errors import UserError
 
 # Modules of timm.models by the file of this folder that builds their networks; timm_stages.py takes all others.
@@ -110,8 +111,21 @@ def check_plain_config(config: BackboneConfig) -> None:
         raise UserError(f"backbone.pos_resize={config.pos_resize} is for plain ViTs; leave it out for {config.name}")
 
 
-def layers_of(model: Any) -> tuple[dict[str, int], int]:
-    """Parameter name -> layer by timm's own groups (`group_matcher`), 0 for the input's; and the layer of heads.
+def intermediates(model: Any, images: Tensor, taps: Sequence[int], norm: bool = False, **more: Any) -> list[Any]:
+    """What timm's `forward_intermediates` gives for each tap, in the order of `taps`: maps [B, C, h, w].
+
+    `norm`: after the final norm; `more`: further arguments of it, such as `return_prefix_tokens`.
+    """
+    indices = sorted(set(taps))
+    found = model.forward_intermediates(
+        images, indices=indices, norm=norm, stop_early=True, output_fmt="NCHW", intermediates_only=True, **more
+    )
+    by_index = dict(zip(indices, found, strict=True))
+    return [by_index[tap] for tap in taps]
+
+
+def layer_groups(model: Any) -> LayerGroups:
+    """timm's own groups (`group_matcher`), 0 for the input's, and the parameters that it exempts from weight decay.
 
     As in timm, heads share the group of a norm that is theirs; elsewhere they are a group of their own.
     """
@@ -120,10 +134,6 @@ def layers_of(model: Any) -> tuple[dict[str, int], int]:
     layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     last = max(layers.values())
     on_top = all(name.partition(".")[0] in _ON_TOP for name, layer in layers.items() if layer == last)
-    return layers, last if on_top else last + 1
-
-
-def undecayed(model: Any) -> frozenset[str]:
-    """Parameters that timm's model exempts from weight decay although they are not vectors."""
-    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    return frozenset(name for name, _ in model.named_parameters() if name in names)
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    undecayed = frozenset(name for name, _ in model.named_parameters() if name in exempt)
+    return LayerGroups(layers, last if on_top else last + 1, undecayed)

@@ -60,34 +60,25 @@ class TimmStages(Family):
 
     def maps(self, model: Any, images: Tensor, taps: Sequence[int] | None = None) -> list[tuple[int, Tensor]]:
         taps = range(len(model.feature_info)) if taps is None else taps
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        by_stage = dict(zip(indices, found, strict=True))
-        return [(int(model.feature_info[tap]["reduction"]), by_stage[tap]) for tap in taps]
+        found = timm_models.intermediates(model, images, taps)
+        return [(int(model.feature_info[tap]["reduction"]), map_) for tap, map_ in zip(taps, found, strict=True)]
 
     def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
         """`norm`: the last stage after the final norm, which some networks (ConvNeXt) keep in their head."""
         if not norm:
             return super().dense_maps(model, images, taps, norm)
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        by_stage = dict(zip(indices, found, strict=True))
+        found = timm_models.intermediates(model, images, taps, norm=True)
         last, own = len(model.feature_info) - 1, getattr(getattr(model, "head", None), "norm", None)
-        if last in by_stage and own is not None and getattr(own, "weight", None) is not None:
-            by_stage[last] = own(by_stage[last])
-        return [DenseMap(by_stage[tap], None) for tap in taps]
+        if own is not None and getattr(own, "weight", None) is not None:
+            found = [own(map_) if tap == last else map_ for tap, map_ in zip(taps, found, strict=True)]
+        return [DenseMap(map_, None) for map_ in found]
 
     def channels(self, model: Any) -> list[int]:
         return [int(stage["num_chs"]) for stage in model.feature_info]
 
     def layer_groups(self, model: Any) -> LayerGroups:
         """timm's own groups."""
-        layers, top = timm_models.layers_of(model)
-        return LayerGroups(layers, top, timm_models.undecayed(model))
+        return timm_models.layer_groups(model)
 
     def input_multiple(self, model: Any) -> tuple[int, int]:
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)

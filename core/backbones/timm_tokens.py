@@ -88,12 +88,8 @@ class TimmTokens(Family):
 
     def maps(self, model: Any, images: Tensor, taps: Sequence[int] | None = None) -> list[tuple[int, Tensor]]:
         taps = range(self.blocks(model)) if taps is None else taps
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        by_block = dict(zip(indices, found, strict=True))
-        return [(int(model.feature_info[tap]["reduction"]), by_block[tap]) for tap in taps]
+        found = timm_models.intermediates(model, images, taps)
+        return [(int(model.feature_info[tap]["reduction"]), map_) for tap, map_ in zip(taps, found, strict=True)]
 
     def channels(self, model: Any) -> list[int]:
         return [int(block["num_chs"]) for block in model.feature_info]
@@ -101,18 +97,12 @@ class TimmTokens(Family):
     def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
         if getattr(model, "cls_token", None) is None or not _splits_tokens(model):
             return super().dense_maps(model, images, taps, norm)
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, return_prefix_tokens=True, norm=norm, stop_early=True, output_fmt="NCHW",
-            intermediates_only=True,
-        )  # fmt: skip
-        by_block = dict(zip(indices, found, strict=True))
-        return [DenseMap(by_block[tap][0], by_block[tap][1][:, 0]) for tap in taps]
+        found = timm_models.intermediates(model, images, taps, norm, return_prefix_tokens=True)
+        return [DenseMap(map_, prefix[:, 0]) for map_, prefix in found]
 
     def layer_groups(self, model: Any) -> LayerGroups:
         """timm's own groups."""
-        layers, top = timm_models.layers_of(model)
-        return LayerGroups(layers, top, timm_models.undecayed(model))
+        return timm_models.layer_groups(model)
 
     def input_multiple(self, model: Any) -> tuple[int, int]:
         return _stride(model)

@@ -102,26 +102,16 @@ class TimmVit(Family):
 
     def maps(self, model: Any, images: Tensor, taps: Sequence[int] | None = None) -> list[tuple[int, Tensor]]:
         taps = range(len(model.blocks)) if taps is None else taps
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        by_block = dict(zip(indices, found, strict=True))
         stride = self.input_multiple(model)[0]
-        return [(stride, by_block[tap]) for tap in taps]
+        return [(stride, map_) for map_ in timm_models.intermediates(model, images, taps)]
 
     def channels(self, model: Any) -> list[int]:
         return [int(model.embed_dim)] * len(model.blocks)
 
     def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
-        indices = sorted(set(taps))
-        found = model.forward_intermediates(
-            images, indices=indices, norm=norm, stop_early=True, output_fmt="NCHW", intermediates_only=True,
-            return_prefix_tokens=True,
-        )  # fmt: skip
-        by_block = dict(zip(indices, found, strict=True))
+        found = timm_models.intermediates(model, images, taps, norm, return_prefix_tokens=True)
         classed = model.cls_token is not None
-        return [DenseMap(by_block[tap][0], by_block[tap][1][:, 0] if classed else None) for tap in taps]
+        return [DenseMap(map_, prefix[:, 0] if classed else None) for map_, prefix in found]
 
     def layer_groups(self, model: Any) -> LayerGroups:
         """Embeddings are layer 0, block i is layer i + 1, the final norm is the heads' (BEiT, arXiv 2106.08254, H)."""

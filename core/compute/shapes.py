@@ -10,22 +10,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_VALUES = frozenset(
-    (
-        "add_",
-        "clamp_",
-        "copy_",
-        "div_",
-        "erfinv_",
-        "exponential_",
-        "fill_",
-        "mul_",
-        "normal_",
-        "sub_",
-        "uniform_",
-        "zero_",
-    )
-)
+_VALUES = {
+    *("add_", "clamp_", "copy_", "div_", "erfinv_", "exponential_"),
+    *("fill_", "mul_", "normal_", "sub_", "uniform_", "zero_"),
+}
 
 
 class _NoValues(TorchFunctionMode):

@@ -7,12 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from core.config import to_dict
 from core.result import Result, write_result
 from evaluate.probes.ood.corrupted import Cell, corrupted_folder, corrupted_protocol
-from evaluate.segmentation.data.labels import read_label
 from evaluate.segmentation.plan import result_table
 
 if TYPE_CHECKING:
@@ -25,24 +23,21 @@ def measure_corrupted(setup: Setup, checked: Preflight, model: Any, cells: list[
 
     The clean result.json, which must be there, gives the facts about the data and the majority class.
     """
-    from evaluate.segmentation.engine.data_pipeline import test_set
+    from evaluate.segmentation.engine.data_pipeline import predicted, test_set
     from evaluate.segmentation.engine.metric import confusion, scores
 
     clean = json.loads((setup.out / "result.json").read_text(encoding="utf-8"))
     majority = {key: value for key, value in clean["metrics"].items() if key.startswith("majority_")}
     skipped = checked.skipped["val"]
-    pairs = [pair for position, pair in enumerate(setup.samples["val"].pairs) if position not in set(skipped)]
     model.to(setup.context.device).eval()
     for cell in cells:
         started = time.time()
         dataset = test_set(_with(setup.engine, cell), skipped)
         matrix = np.zeros((len(setup.names),) * 2, np.int64)
-        for number, (_, label) in enumerate(pairs):
-            item = dataset[number]
-            with torch.inference_mode():
-                found = model.test_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})[0]
-            truth = torch.from_numpy(read_label(label, setup.config.data))
-            matrix += confusion(found.pred_sem_seg.data.squeeze(0).cpu(), truth, len(setup.names))
+        for number in range(len(dataset)):
+            found = predicted(model, dataset[number])
+            classes, truth = (part.data.squeeze(0).cpu() for part in (found.pred_sem_seg, found.gt_sem_seg))
+            matrix += confusion(classes, truth, len(setup.names))
         metrics = scores(matrix, setup.names) | majority
         name = f"{cell[0]}:{cell[1]}"
         result = Result(

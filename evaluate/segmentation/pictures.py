@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
-import torch
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
@@ -31,7 +30,8 @@ def draw_test_images(setup: Setup, skipped: Sequence[int], model: Any, count: in
     """Draws `count` test images of a run next to its result.json. `skipped`: positions of the broken ones."""
     from evaluate.segmentation.engine.data_pipeline import test_set
 
-    seen = [pair for position, pair in enumerate(setup.samples["val"].pairs) if position not in set(skipped)]
+    left_out = set(skipped)
+    seen = [pair for position, pair in enumerate(setup.samples["val"].pairs) if position not in left_out]
     dataset, folder = test_set(setup.engine, skipped), setup.out / FOLDER
     paths = draw_predictions(folder, model, dataset, seen, setup.config.data, setup.names, count)
     print(f"pictures: {len(paths)} in {folder} (image, ground truth, prediction)")
@@ -50,19 +50,19 @@ def draw_predictions(
 
     `dataset`: the engine's data set, whose items correspond to `pairs` in order. Ignored pixels are white.
     """
+    from evaluate.segmentation.engine.data_pipeline import predicted
+
     paths = []
     model.eval()
     for index in np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int):
-        item = dataset[int(index)]
-        with torch.inference_mode():
-            found = model.test_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})[0]
-        predicted = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
+        found = predicted(model, dataset[int(index)])
+        found_classes = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
         image, label = pairs[index]
         truth = read_label(label, config)
         panels = [_fit(decode_rgb(image, str(image)))]
-        panels += [_fit(PIL.Image.fromarray(colours(classes))) for classes in (truth, predicted)]
-        present = [int(one) for one in np.union1d(truth, predicted) if one != IGNORED]
-        caption = f"{image.stem}: ground truth {_shares(truth, names)}; predicted {_shares(predicted, names)}"
+        panels += [_fit(PIL.Image.fromarray(colours(classes))) for classes in (truth, found_classes)]
+        present = [int(one) for one in np.union1d(truth, found_classes) if one != IGNORED]
+        caption = f"{image.stem}: ground truth {_shares(truth, names)}; predicted {_shares(found_classes, names)}"
         paths.append(folder / f"{image.stem}.png")
         save_picture(paths[-1], _sheet(panels, present, names), LABEL_MAPS, caption)
     return paths

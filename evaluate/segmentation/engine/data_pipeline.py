@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
@@ -68,6 +69,12 @@ def test_set(settings: dict[str, Any], skipped: Sequence[int]) -> LayoutDataset:
     """Test images of the run with these settings, without the positions `skipped`."""
     found: LayoutDataset = DATASETS.build(settings["test_dataloader"]["dataset"] | {"skipped": skipped})
     return found
+
+
+def predicted(model: Any, item: dict[str, Any]) -> Any:
+    """The sample of a test image with the model's `pred_sem_seg` beside its `gt_sem_seg`."""
+    with torch.inference_mode():
+        return model.test_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})[0]
 
 
 @TRANSFORMS.register_module()

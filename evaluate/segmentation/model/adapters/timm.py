@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from converters.engines.dense_maps import freeze, freeze_unused, measure_maps
@@ -27,15 +28,17 @@ class TimmAdapter(Adapter):
 
     def settings(self, config: SegmentConfig, backbone: Backbone, norm_cfg: dict[str, Any]) -> dict[str, Any]:
         network, what = config.network, describe(backbone.config)
-        self._check(config, backbone, what)
+        taps = self._taps_of(config, self._check(config, backbone, what))
+        channels = family_of(backbone.model).channels(backbone.model)
         return {
             "type": "TimmNetwork", "config": json.dumps(to_metadata(_seen(config, backbone).config)),
-            "taps": self._taps(config, backbone), "normed": network.final_norm_on if network.final_norm else "none",
+            "taps": taps, "normed": network.final_norm_on if network.final_norm else "none",
             "drop_path": network.drop_path,
-            "new_norms": self.widths(config, backbone) if network.map_norm else [],
+            "new_norms": [channels[tap] for tap in taps] if network.map_norm else [],
         }  # fmt: skip
 
-    def _check(self, config: SegmentConfig, backbone: Backbone, what: str) -> None:
+    def _check(self, config: SegmentConfig, backbone: Backbone, what: str) -> list[tuple[int, int]]:
+        """Facts about the maps of a crop (`measure_maps`). Raises `UserError` for settings that don't fit."""
         network, family, size = config.network, family_of(backbone.model), config.crop.size
         if self.plain:
             self.check_taps(config, what, family.blocks(backbone.model))
@@ -57,7 +60,7 @@ class TimmAdapter(Adapter):
             raise UserError(f"network.final_norm=true is for ViTs, not for {what}; set it to false")
         if config.inference.mode == "whole":
             self._check_any_size(backbone, what)
-        measure_maps(backbone.model, what, size)
+        return measure_maps(backbone.model, what, size)
 
     def _check_any_size(self, backbone: Backbone, what: str) -> None:
         """Raises `UserError` for a network that takes images of one size alone, as whole test images differ in size."""
@@ -71,10 +74,14 @@ class TimmAdapter(Adapter):
             ) from None
 
     def _taps(self, config: SegmentConfig, backbone: Backbone) -> list[int]:
+        if self.plain:
+            return list(config.network.taps)
+        return self._taps_of(config, measure_maps(backbone.model, describe(backbone.config), config.crop.size))
+
+    def _taps_of(self, config: SegmentConfig, facts: Sequence[tuple[int, int]]) -> list[int]:
         """Blocks of the protocol, or the last map of each of the four coarsest strides from 4 on."""
         if self.plain:
             return list(config.network.taps)
-        facts = measure_maps(backbone.model, describe(backbone.config), config.crop.size)
         return sorted({stride: tap for tap, (stride, _) in enumerate(facts) if stride >= 4}.values())[-4:]
 
     def widths(self, config: SegmentConfig, backbone: Backbone) -> list[int]:
