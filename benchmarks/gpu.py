@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
-from benchmarks.step import five_views, make_step, parity_rows, speed_row, synchronise
-from core.backbones import BackboneConfig
+from benchmarks.step import add_network_arguments, config_of, make_step, parity_rows, speed_row, synchronise
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
 from pretrain.views.collate import Sample, View, collate
@@ -35,10 +34,9 @@ def main() -> None:
     """Runs part by part until the time is up, and says which parts it had no time for."""
     parser = benchmark_parser("Measure parity and speed on a GPU.", rounds=5)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--backbone", default="resnet50")
+    add_network_arguments(parser)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3, help="steps per round")
-    parser.add_argument("--sizes", type=int, nargs=2, default=(224, 96), help="of global and local views, px")
     parser.add_argument("--bank", type=int, default=100_000, help="images in the bank of k-NN")
     parser.add_argument("--parity-steps", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=8, help="no part is begun after this long")
@@ -69,9 +67,7 @@ def main() -> None:
 
 
 def _speed(arguments: argparse.Namespace, device: torch.device, precision: str, compiled: bool = False) -> Row:
-    config = five_views(
-        BackboneConfig(arguments.backbone, {"zero_init_last": False}), tuple(arguments.sizes), precision
-    )
+    config = config_of(arguments, precision)
     variants = {"ours, compiled": dataclasses.replace(config.compute, compile=True)} if compiled else None
     return speed_row(config, device, arguments.batch, arguments.steps, arguments.rounds, 1.5, variants)
 
@@ -82,7 +78,7 @@ def augmentation_row(arguments: argparse.Namespace, device: torch.device) -> Row
     Within a run nothing waits for the device, so the host prepares the next views while the device computes. `five
     views alone` waits for the device and is mostly the host's time for launching kernels.
     """
-    config = five_views(BackboneConfig(arguments.backbone), tuple(arguments.sizes), "bf16")
+    config = config_of(arguments, "bf16")
     step = make_step("ours", config, device, arguments.batch)
     views = _uint8_views(config, arguments.batch, device)
     mean, std = config.backbone.mean, config.backbone.std

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
-from benchmarks.step import LR, OurStep, five_views, in_layout, random_views
+from benchmarks.step import LR, OurStep, add_network_arguments, config_of, five_views, in_layout, random_views
 from core.backbones import BackboneConfig
 from core.data.account import Account
 from core.distributed import average_gradients, init_distributed
@@ -37,9 +37,8 @@ COUNTED_STEPS = 4
 def main() -> None:
     """Equal numbers of images per process, alone and next to a second process."""
     parser = benchmark_parser("Compare a step of one process with one of two (gloo).", rounds=3)
-    parser.add_argument("--backbone", default="resnet50")
+    add_network_arguments(parser, sizes=(128, 64))
     parser.add_argument("--batch", type=int, default=8, help="images per process")
-    parser.add_argument("--sizes", type=int, nargs=2, default=(128, 64), help="of global and local views, px")
     parser.add_argument("--steps", type=int, default=2, help="steps per round")
     parser.add_argument("--as-rank", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -77,6 +76,7 @@ def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any
         out = Path(folder) / "found.json"
         own = [f"--as-rank={out}", f"--backbone={arguments.backbone}", f"--batch={arguments.batch}"]
         own += [f"--steps={arguments.steps}", f"--threads={arguments.threads}", "--sizes", *map(str, arguments.sizes)]
+        own += ["--heads", *map(str, arguments.heads)]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         subprocess.run([*launch, __file__, *own], cwd=ROOT, env=environment, check=True, capture_output=True)
@@ -86,7 +86,7 @@ def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any
 def _as_rank(arguments: argparse.Namespace) -> None:
     processes = init_distributed("cpu")
     calls = _calls_in_training(arguments.as_rank.parent / "run", processes) if processes.world_size > 1 else 0
-    config = five_views(BackboneConfig(arguments.backbone), tuple(arguments.sizes))
+    config = config_of(arguments)
     torch.manual_seed(0)
     ours = OurStep(config, processes.device)
     parameters = list(ours.method.online.parameters())

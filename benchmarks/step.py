@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import multiprocessing
 import sys
@@ -44,10 +45,9 @@ def main() -> None:
     """Parity first, then timings."""
     parser = benchmark_parser("Compare a BYOL step of five views with a plain loop.", rounds=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--backbone", default="resnet50")
+    add_network_arguments(parser)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1, help="steps per round")
-    parser.add_argument("--sizes", type=int, nargs=2, default=(224, 96), help="of global and local views, px")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--parity-steps", type=int, default=PARITY_STEPS)
     parser.add_argument("--profile", action="store_true", help="also list the operators that take the time")
@@ -55,12 +55,24 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     rows = parity_rows(device, arguments.parity_steps)
-    config = five_views(
-        BackboneConfig(arguments.backbone, {"zero_init_last": False}), tuple(arguments.sizes), arguments.precision
-    )
+    config = config_of(arguments, arguments.precision)
     rows.append(speed_row(config, device, arguments.batch, arguments.steps, arguments.rounds, goal=1.7))
     facts = {"profile": profiles(config, device, arguments.batch)} if arguments.profile else {}
     finish("step", arguments, rows, **facts)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser, sizes: tuple[int, int] = (224, 96)) -> None:
+    """Adds the options of the networks and their views, which `config_of` reads."""
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--sizes", type=int, nargs=2, default=sizes, help="of global and local views, px")
+    parser.add_argument("--heads", type=int, nargs=2, default=(4096, 256), help="widths of projector and predictors")
+
+
+def config_of(arguments: argparse.Namespace, precision: str = "fp32") -> PretrainConfig:
+    """The recipe of five views with the networks of the command line, for ResNets and ViTs."""
+    resnet = arguments.backbone.startswith("resnet")
+    backbone = BackboneConfig(arguments.backbone, {"zero_init_last": False} if resnet else {})
+    return five_views(backbone, tuple(arguments.sizes), precision, tuple(arguments.heads))
 
 
 def five_views(

@@ -24,7 +24,7 @@ WARM = "SSL_TRANSFER_WARM"
 
 
 def warm_python() -> Path:
-    """Path of the stand-in for the interpreter; its server is started by whoever asks first."""
+    """Path of the stand-in for the interpreter, beside one for torchrun; whoever asks first starts the server."""
     folder = Path(os.environ[WARM])
     program, address = folder / "python", folder / "socket"
     with (folder / "lock").open("a") as lock:
@@ -42,9 +42,14 @@ def warm_python() -> Path:
             while not address.exists():
                 assert server.poll() is None, (folder / "server.log").read_text()
                 time.sleep(0.01)
-            program.touch(0o755)
-            program.write_text(f"#!{sys.executable} -SI\n{source}", encoding="utf-8")
+            _write_program(folder / "torchrun", f'#!/bin/sh\nexec {program} -m torch.distributed.run "$@"\n')
+            _write_program(program, f"#!{sys.executable} -SI\n{source}")
     return program
+
+
+def _write_program(file: Path, text: str) -> None:
+    file.touch(0o755)
+    file.write_text(text, encoding="utf-8")
 
 
 def stop_warm_python(folder: Path) -> None:

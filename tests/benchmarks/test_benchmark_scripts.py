@@ -12,7 +12,8 @@ from benchmarks.alternate import from_json
 from benchmarks.startup import entry_points
 from tests.torchrun import fresh_python, python
 
-TINY_STEP = ("--backbone", "resnet18", "--sizes", "32", "16", "--batch", "4", "--parity-steps", "2")
+NETWORKS = ("--backbone", "resnet18", "--sizes", "32", "16", "--heads", "64", "32")
+TINY_STEP = (*NETWORKS, "--batch", "4", "--parity-steps", "2")
 TINY = {
     "views": (("--images", "4"), 5),
     "step": ((*TINY_STEP, "--profile"), 3),
@@ -23,7 +24,7 @@ TINY = {
     ),
     "probes": (("--images", "400", "--width", "16", "--batch", "100", "--epochs", "1"), 5),
     "convert": (("--names", "resnet50"), 2),
-    "scaling": (("--backbone", "resnet18", "--batch", "2", "--sizes", "32", "16", "--steps", "1"), 3),
+    "scaling": ((*NETWORKS, "--batch", "2", "--steps", "1"), 3),
     "gpu": (
         (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1",
          "--parts", "parity", "augmentation", "k-NN"),
