@@ -226,7 +226,8 @@ class Stepper:
     def __init__(
         self, way: str, config: PretrainConfig, device: torch.device, batch: int, steps: int, threads: int
     ) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.step"])
         self._mine, theirs = context.Pipe()
         self._images = steps * batch
         self._process = context.Process(target=_serve, args=(theirs, way, config, str(device), batch, steps, threads))
