@@ -118,7 +118,10 @@ class Scattering(nn.Module):
         key = (*images.shape[-2:], images.device, images.dtype)
         if key not in self._banks:
             wavelets, low_pass = filters((images.shape[-2], images.shape[-1]), self.scales, self.angles)
-            as_tensor = lambda values: torch.from_numpy(values).to(images.device, images.dtype)  # noqa: E731
+
+            def as_tensor(values: np.ndarray) -> Tensor:
+                return torch.from_numpy(values).to(images.device, images.dtype, non_blocking=True)
+
             grids = range(self.scales)
             banks = [as_tensor(at_stride(of_scale, 2**grid)) for of_scale in wavelets for grid in grids]
             self._banks[key] = banks, [as_tensor(at_stride(low_pass, 2**grid)) for grid in grids]
