@@ -1,4 +1,4 @@
-"""Scaling: what a second process costs a step, and how many gradient all-reduces a step makes.
+"""Scaling: what a second process costs a step, and how much of the exchange the last backward pass hides.
 
 `python benchmarks/scaling.py`
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch.distributed as dist
 from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
 from benchmarks.step import LR, OurStep, add_network_arguments, config_of, five_views, in_layout, random_views
 from core.backbones import BackboneConfig
+from core.compute.exchange import BUCKET_BYTES, GradientExchange
 from core.data.account import Account
 from core.distributed import average_gradients, init_distributed
 from core.schedules import ScheduleConfig
@@ -40,6 +42,7 @@ def main() -> None:
     add_network_arguments(parser, sizes=(128, 64))
     parser.add_argument("--batch", type=int, default=8, help="images per process")
     parser.add_argument("--steps", type=int, default=2, help="steps per round")
+    parser.add_argument("--bucket", type=float, default=BUCKET_BYTES / 2**20, help="MiB of gradients per all-reduce")
     parser.add_argument("--as-rank", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -61,13 +64,20 @@ def main() -> None:
             f"a step of {arguments.batch} images per process, {arguments.backbone}", "s", taken,
             ("two processes", "one process"), note="1 is perfect scaling; one thread per process",
         ),
-        Row("of that step of two processes, the exchange", "share", {"exchange": [one["share"] for one in two]}),
+        Row(
+            "wait for the exchange after the last backward pass of two processes", "s",
+            {way: [one["waits"][way] for one in two] for way in two[0]["waits"]}, ("buckets", "one all-reduce"),
+        ),
+        Row(
+            "of the gradients, those that had arrived when the last backward pass ended", "share",
+            {"buckets": [one["arrived"] for one in two]},
+        ),
         Row(
             "gradient all-reduces per training step of two processes", "calls",
             {"counted in the trainer": [one["calls"] / COUNTED_STEPS for one in two]}, goal=Goal("=", 1),
         ),
     ]  # fmt: skip
-    finish("scaling", arguments, rows, gradient_megabytes=two[0]["megabytes"])
+    finish("scaling", arguments, rows, gradient_megabytes=two[0]["megabytes"], timeline=two[-1]["timeline"])
 
 
 def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -75,6 +85,7 @@ def started_with(processes: int, arguments: argparse.Namespace) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         own = [f"--as-rank={out}", f"--backbone={arguments.backbone}", f"--batch={arguments.batch}"]
+        own += [f"--bucket={arguments.bucket}"]
         own += [f"--steps={arguments.steps}", f"--threads={arguments.threads}", "--sizes", *map(str, arguments.sizes)]
         own += ["--heads", *map(str, arguments.heads)]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -91,24 +102,77 @@ def _as_rank(arguments: argparse.Namespace) -> None:
     ours = OurStep(config, processes.device)
     parameters = list(ours.method.online.parameters())
     views = in_layout(config, random_views(config, arguments.batch, processes.device, processes.rank))
-    exchange, total = 0.0, 0.0
+    exchange = GradientExchange(parameters, int(arguments.bucket * 2**20))
+    waits = {"one all-reduce": 0.0, "buckets": 0.0}
+    total, arrived, watch = 0.0, 0.0, Timeline()
     for step in range(-1, arguments.steps):
-        started = time.perf_counter()
-        ours.method.update_target(0.99)
-        ours.method.backward(views)
-        before = time.perf_counter()
-        average_gradients(parameters)
-        exchanged = time.perf_counter() - before
-        ours.optimiser.step()
-        ours.optimiser.zero_grad()
-        if step >= 0:
-            exchange, total = exchange + exchanged, total + time.perf_counter() - started
+        for way in waits:
+            started = time.perf_counter()
+            ours.method.update_target(0.99)
+            with watch:
+                ours.method.backward(views, before_last=watch.then(exchange.expect) if way == "buckets" else None)
+                watch.backward_ended()
+                if way == "buckets":
+                    exchange.finish()
+                else:
+                    average_gradients(parameters)
+                waited = watch.now() - watch.end
+            ours.optimiser.step()
+            ours.optimiser.zero_grad()
+            if step >= 0:
+                waits[way] += waited / arguments.steps
+            if step >= 0 and way == "buckets":
+                total, arrived = total + time.perf_counter() - started, arrived + watch.arrived()
     if processes.is_main:
         found = {
-            "seconds": total / arguments.steps, "share": exchange / total, "calls": calls, "lr": LR,
-            "megabytes": sum(parameter.numel() for parameter in parameters) * 4 / 1e6,
+            "seconds": total / arguments.steps, "waits": waits, "arrived": arrived / arguments.steps, "calls": calls,
+            "lr": LR, "megabytes": sum(parameter.numel() for parameter in parameters) * 4 / 1e6,
+            "timeline": {"last_backward_ends_ms": round(1e3 * watch.end, 1), "buckets": watch.buckets},
         }  # fmt: skip
         arguments.as_rank.write_text(json.dumps(found), encoding="utf-8")
+
+
+class Timeline:
+    """Context that notes when all-reduces of gradients leave and arrive, from the start of the last backward pass."""
+
+    def __enter__(self) -> None:
+        self.buckets: list[dict[str, float]] = []
+        self.start = time.perf_counter()
+        self.end = 0.0
+        self._plain = dist.all_reduce
+        dist.all_reduce = self._noted
+
+    def __exit__(self, *_: object) -> None:
+        dist.all_reduce = self._plain
+
+    def now(self) -> float:
+        return time.perf_counter() - self.start
+
+    def then(self, expect: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
+        """`expect`, at which the last backward pass begins."""
+
+        def both(loss: torch.Tensor) -> None:
+            self.start = time.perf_counter()
+            expect(loss)
+
+        return both
+
+    def backward_ended(self) -> None:
+        self.end = self.now()
+
+    def arrived(self) -> float:
+        """Share of the bytes that had arrived when the last backward pass ended."""
+        there = [bucket["megabytes"] for bucket in self.buckets if bucket.get("arrived_ms", 9e9) <= 1e3 * self.end]
+        return sum(there) / max(sum(bucket["megabytes"] for bucket in self.buckets), 1e-9)
+
+    def _noted(self, tensor: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        bucket = {"megabytes": round(tensor.numel() * 4 / 1e6, 1), "sent_ms": round(1e3 * self.now(), 1)}
+        work = self._plain(tensor, *rest, **named)
+        if work is not None:
+            self.buckets.append(bucket)
+            note = lambda _: bucket.update(arrived_ms=round(1e3 * self.now(), 1))  # noqa: E731
+            work.get_future().add_done_callback(note)
+        return work
 
 
 def _calls_in_training(run: Path, processes: Any) -> int:

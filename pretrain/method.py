@@ -119,23 +119,33 @@ class Method:
         scaler: torch.amp.GradScaler | None = None,
         parameters: Mapping[str, Sequence[Parameters]] | None = None,
         progress: Progress = Progress(),  # noqa: B008  (frozen)
+        before_last: Callable[[Tensor], None] | None = None,
     ) -> dict[str, Tensor]:
         """Adds the gradients of the loss to the online network's parameters.
 
         `views`: per view type its normalised images [B, 3, S, S]; `parameters`: those of the views, needed by losses
-        that read them. Returns each weighted term of the loss as a detached scalar on the device; their sum is the
-        loss. Nothing is read back to the host.
+        that read them. `before_last` gets the scalar from which the last of the backward passes is about to start.
+        Returns each weighted term of the loss as a detached scalar on the device; their sum is the loss. Nothing is
+        read back to the host.
         """
         found: dict[str, Tensor] = {}
+        left = 0
 
         def add(terms: Mapping[str, Tensor]) -> None:
+            nonlocal left
             for name, term in terms.items():
                 found[name] = found.get(name, 0) + term.detach()
             loss = torch.stack(list(terms.values())).sum()
-            (loss if scaler is None else scaler.scale(loss)).backward()
+            loss = loss if scaler is None else scaler.scale(loss)
+            left -= 1
+            if left == 0 and before_last is not None:
+                before_last(loss)
+            loss.backward()
 
         known = parameters or {name: [{}] * len(images) for name, images in views.items()}
         groups = self._groups(views, known, self.objective.view_types)
+        weights = {name: self.config.auxiliary[name].weight_at(progress.epoch) for name in self.auxiliaries}
+        left = len(groups) + sum(weight != 0 for weight in weights.values())
         targets, passes = self._targets_and_passes(views, known, groups, progress)
         for outputs in passes:
             with self._autocast():
@@ -143,7 +153,7 @@ class Method:
             add(self.objective([view.in_full_precision() for view in outputs], targets, progress))
         self.objective.observe()
         for name, loss in self.auxiliaries.items():
-            weight = self.config.auxiliary[name].weight_at(progress.epoch)
+            weight = weights[name]
             if weight == 0:  # a pass would change norm statistics and the random state for nothing
                 found |= {term: torch.zeros((), device=self.device) for term in loss.terms}
                 continue

@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.backbones import Backbone
+from core.compute.exchange import GradientExchange
 from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
-from core.distributed import Processes, average_gradients, broadcast_weights
+from core.distributed import Processes, broadcast_weights
 from core.errors import UserError
 from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
@@ -75,6 +76,7 @@ def train(
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
     parameters = list(method.online.parameters())
     freezer = Freezer(method.online, config.optim)
+    exchange = GradientExchange(parameters)
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
@@ -123,8 +125,8 @@ def train(
             method.update_target(momentum(config.target.momentum, done, total))
             views = views_on_device(batch, config, device, method.layout)
             progress = Progress(done, per_epoch, total)
-            losses = method.backward(views, scaler, parameters_of(batch), progress)
-            average_gradients(parameters)
+            losses = method.backward(views, scaler, parameters_of(batch), progress, exchange.expect)
+            exchange.finish()
             if scaler is not None:
                 scaler.unscale_(optimiser)
             freezer.drop_gradients(progress.epoch)

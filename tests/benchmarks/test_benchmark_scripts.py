@@ -24,7 +24,7 @@ TINY = {
     ),
     "probes": (("--images", "400", "--width", "16", "--batch", "100", "--epochs", "1"), 5),
     "convert": (("--names", "resnet50"), 2),
-    "scaling": ((*NETWORKS, "--batch", "2", "--steps", "1"), 3),
+    "scaling": ((*NETWORKS, "--batch", "2", "--steps", "1", "--bucket", "0.01"), 4),
     "gpu": (
         (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1",
          "--parts", "parity", "augmentation", "k-NN"),
@@ -55,7 +55,8 @@ def test_a_benchmark_writes_its_figures(name: str, tmp_path: Path) -> None:
         assert all(value >= 0 for value in row.figure()), row
         assert all(len(values) == len(row.figure()) for values in row.values.values()), row
     if name == "scaling":
-        assert report.rows[2].figure() == [1.0]
+        assert report.rows[3].figure() == [1.0]
+        assert len(report.facts["timeline"]["buckets"]) > 5
     if name in ("step", "gpu"):
         assert report.rows[0].reached()
     if name == "knn":
