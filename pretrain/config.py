@@ -125,8 +125,15 @@ class MonitorConfig:
     """Shorter side to which images are resized, px."""
     crop: int = 224
     """Side of the centre crop, px."""
+    predictor_fits: int = 0
+    """Times, evenly over the run and at its end, at which the excess loss of the predictors is measured
+    (pretrain/predictor_fit.py); for BYOL, SimSiam and MoCo v3 in one process."""
+    predictor_images: int = 3072
+    """Images of that measurement, two thirds of them to fit predictors; their views stay in memory."""
 
     def __post_init__(self) -> None:
+        if self.predictor_fits < 0 or self.predictor_images < 1:
+            raise ValueError("predictor_fits must not be negative, and predictor_images must be at least 1")
         if self.every_epochs < 0 or min(self.bank, self.queries, self.k, self.resize, self.crop) < 1:
             raise ValueError("every_epochs must not be negative, the other values must be at least 1")
         if self.crop > self.resize:
@@ -231,6 +238,8 @@ class PretrainConfig:
                 f"predictor.widths must end as projector.widths do ({self.projector.widths[-1]}), "
                 f"not in {self.predictor.widths[-1]}"
             )
+        if self.monitor.predictor_fits and "predictors" not in loss.USES:
+            raise ValueError(f"monitor.predictor_fits: objective.name={name} has no predictors; set it to 0")
         if self.target.kind not in loss.TARGETS:
             raise ValueError(
                 f"target.kind must be {' or '.join(loss.TARGETS)} for objective.name={name}, not {self.target.kind}"

@@ -163,6 +163,18 @@ class Method:
             add({term: weight * value for term, value in loss(full(vectors), of_view, progress).items()})
         return found
 
+    @torch.no_grad()
+    def project(
+        self, views: Mapping[str, Sequence[Tensor]], parameters: Mapping[str, Sequence[Parameters]]
+    ) -> tuple[list[list[Outputs]], object]:
+        """Outputs of each group of views before the heads of `predict`, and prepared targets, as in a step.
+
+        Norms use and update statistics as in training.
+        """
+        groups = self._groups(views, parameters, self.objective.view_types)
+        targets, passes = self._targets_and_passes(views, parameters, groups, Progress())
+        return [[view.detached() for view in outputs] for outputs in passes], targets
+
     def _targets_and_passes(
         self,
         views: Mapping[str, Sequence[Tensor]],

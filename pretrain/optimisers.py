@@ -164,6 +164,11 @@ def clip_gradients(parameters: Sequence[nn.Parameter], config: OptimConfig) -> N
     torch._foreach_mul_(gradients, list((config.clip / (norms + 1e-6)).clamp(max=1.0).unbind()))
 
 
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, a scalar on their device."""
+    return torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).norm()
+
+
 class Freezer:
     """Parameters that stay at their start for some epochs: neither gradient nor decay reaches them."""
 

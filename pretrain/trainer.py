@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import multiprocessing
+import multiprocessing.util
 import signal
 import sys
 import time
@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,14 +31,21 @@ from pretrain import state
 from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.initial import facts_of, start_from
-from pretrain.losses.base import Parameters, Progress
+from pretrain.losses.base import Progress
 from pretrain.method import Method
 from pretrain.metrics import CollapseWatch, Report, StepMetrics
 from pretrain.monitor import Monitor
-from pretrain.optimisers import Freezer, build_optimiser, clip_gradients, set_learning_rate, set_weight_decay
-from pretrain.views.augment import augment
-from pretrain.views.collate import Batch, View, collate
-from pretrain.views.config import ViewConfig
+from pretrain.optimisers import (
+    Freezer,
+    build_optimiser,
+    clip_gradients,
+    gradient_norm,
+    set_learning_rate,
+    set_weight_decay,
+)
+from pretrain.predictor_fit import PredictorFit
+from pretrain.views.collate import collate
+from pretrain.views.on_device import parameters_of, views_on_device
 
 
 class Stopped(Exception):
@@ -113,10 +119,12 @@ def train(
         folder = RunFolder(run, config, config.tracker)
         if done:
             print(f"resuming after step {done} of {total}" if done < total else f"finished already: {total} steps")
+    predictor_fit = PredictorFit(config, images, processes, workers) if config.monitor.predictor_fits else None
+    fit_steps = {round(total * n / config.monitor.predictor_fits) for n in range(1, config.monitor.predictor_fits + 1)}
     saved = time.monotonic()
     minutes = config.checkpoint.every_minutes or math.inf
 
-    atexit.register(_end_loader_processes)
+    multiprocessing.util.Finalize(None, _end_loader_processes, exitpriority=0)
     with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
         for batch in loader:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
@@ -130,6 +138,7 @@ def train(
             if scaler is not None:
                 scaler.unscale_(optimiser)
             freezer.drop_gradients(progress.epoch)
+            norm = gradient_norm(parameters)
             clip_gradients(parameters, config.optim)
             if scaler is None:
                 optimiser.step()
@@ -145,8 +154,9 @@ def train(
             epoch_ends = step_in_epoch == 0
             stop, due = bool(asked_to_stop), time.monotonic() - saved > 60 * minutes
             # Ranks must agree on when to stop or save, so several of them settle this at log steps only.
-            if epoch_ends or done % config.checkpoint.log_steps == 0 or (processes.world_size == 1 and (stop or due)):
-                report = log.report(stop, due, method.health())
+            logged = epoch_ends or done % config.checkpoint.log_steps == 0 or done in fit_steps
+            if logged or (processes.world_size == 1 and (stop or due)):
+                report = log.report(stop, due, method.health() | {"gradient_norm": norm})
                 stop, due = report.stop, report.checkpoint_due
                 if folder is not None:
                     warning = collapse.warning(done, report.values)
@@ -156,6 +166,11 @@ def train(
                     _show(bar, report, peak_lr * factor, warning)
             else:
                 stop = due = False
+            if predictor_fit is not None and done in fit_steps:
+                found = predictor_fit.measure(method)
+                if folder is not None:
+                    folder.write(done, {"epoch": done / per_epoch, **found})
+                log.restart_clock()
             if monitor is not None and epoch_ends and (epoch % config.monitor.every_epochs == 0 or done == total):
                 accuracy = monitor.accuracy(method.online.backbone)
                 if folder is not None:
@@ -173,24 +188,6 @@ def train(
                 log.restart_clock()
     if folder is not None:
         folder.close()
-
-
-def views_on_device(
-    batch: Batch, config: PretrainConfig, device: torch.device, layout: torch.memory_format
-) -> dict[str, list[Tensor]]:
-    """The second stage: uint8 crops [B, 3, S, S] -> augmented, normalised float views on the device, in `layout`."""
-
-    def finish(view: View, view_config: ViewConfig) -> Tensor:
-        images = view.images.to(device, non_blocking=True)
-        done = augment(images, view.parameters, view_config, config.backbone.mean, config.backbone.std)
-        return done.contiguous(memory_format=layout)
-
-    return {name: [finish(view, config.views[name]) for view in views] for name, views in batch.views.items()}
-
-
-def parameters_of(batch: Batch) -> dict[str, list[Parameters]]:
-    """Parameters of each view of a batch, arrays [B, …] on the CPU."""
-    return {name: [view.parameters for view in views] for name, views in batch.views.items()}
 
 
 def _ignore_stop_signals(worker: int) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import PIL.Image
@@ -78,11 +78,12 @@ def check_source(config: DenseDataConfig, known: Sequence[str]) -> None:
 class SemanticScenes(Scenes):
     """Built-in scenes with class maps: 0 background, 1 … 8 the shapes."""
 
+    PLANES: ClassVar[tuple[str, ...]] = ("image", "semantic")
     names = ("background", *CLASSES)
 
     def semantic(self, index: int) -> NDArray[np.uint8]:
         """Class of each pixel, [H, W]."""
-        return self.scene(index).semantic
+        return self.plane("semantic", index)
 
 
 class SemanticFiles:

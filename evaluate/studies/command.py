@@ -28,7 +28,8 @@ def main() -> None:
     study = open_study(arguments.study)
     name = Path(arguments.study).stem
     out: Path = arguments.out or Path("studies") / name
-    seeds = study.seeds if arguments.seeds is None else arguments.seeds
+    most = max(arm.seeds for arm in study.arms)
+    seeds = most if arguments.seeds is None else min(most, arguments.seeds)
 
     from evaluate.studies.trainings import trainings_of
     from evaluate.suites.measurement import measurement_of
@@ -49,18 +50,19 @@ def main() -> None:
     for training in trainings:
         training.claim()
 
+    from evaluate.studies.courses import course_tables
     from evaluate.studies.findings import summary
     from evaluate.studies.measurements import evaluations_of, record_of
     from evaluate.suites.runner import end_for, make_slots, run_stoppably
 
     slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
-    end_for(run_stoppably(waiting, slots, {}, warm=False))
+    end_for(run_stoppably(waiting, slots, {}))
     runs = evaluations_of(study, out, seeds)
     failures = run_stoppably([run for run in runs if not run.complete], slots, {})
     failed = [failure.run for failure in failures]
     if measured := [run for run in runs if run not in failed]:
         record = record_of(f"{name}-{arguments.tag}" if arguments.tag else name, study, trainings, measured)
-        print(f"\n{summary(record)}")
+        print(f"\n{summary(record)}{course_tables(record)}")
     end_for(failures)
     if arguments.record:
         from evaluate.studies.record import write_record
@@ -75,11 +77,12 @@ def _plan(
     lines = [
         f"study       {name}: {study.question}",
         f"recipe      {study.recipe_file}{''.join(f' {each}' for each in study.settings)}",
-        f"arms        {len(study.arms)}, each with seeds 0 … {seeds - 1}",
+        f"arms        {len(study.arms)}",
     ]
     for arm in study.arms:
         against = f" (against {arm.baseline})" if arm.baseline else ""
-        lines.append(f"  {arm.name}{against}: {' '.join(arm.settings) or 'the recipe as it is'}")
+        numbers = f"seeds 0 … {min(seeds, arm.seeds) - 1}"
+        lines.append(f"  {arm.name}{against}, {numbers}: {' '.join(arm.settings) or 'the recipe as it is'}")
     lines.append(f"trainings   {len(trainings)}, {len(trainings) - len(waiting)} done already")
     lines += [f"  {each.title}   {'to run' if each in waiting else 'done'}" for each in trainings]
     protocols = ", ".join(dict.fromkeys(each.protocol for each in study.evaluations))
@@ -110,7 +113,7 @@ def _arguments() -> argparse.Namespace:
     known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
     parser.add_argument("study", nargs="?", metavar="NAME|YAML", help=f"configs/studies/NAME.yaml: {known}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of runs and results (default studies/NAME)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 … N-1 (default: the study's)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="at most seeds 0 … N-1 (default: the study's)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     parser.add_argument("--per-gpu", type=int, default=1, metavar="N", help="runs that share a GPU (default 1)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")

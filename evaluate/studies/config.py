@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,8 @@ class Arm:
     """Settings that the recipe gets, `key=value`."""
     baseline: str
     """Name of the arm that it is compared with: the level before it of the last factor; empty for the first one."""
+    seeds: int
+    """Trainings of it, with seeds 0 … seeds - 1."""
 
     @property
     def slug(self) -> str:
@@ -39,14 +41,18 @@ class StudyConfig:
     recipe: str
     """Recipe that the arms change: a name in configs/pretrain, or a YAML file."""
     factors: dict[str, dict[str, tuple[str, ...]]]
-    """Levels by factor, and the settings of each level. An arm is a combination of levels; it is
-    compared, seed by seed, with the arm of the level before it in the last factor."""
+    """Levels by factor, and the settings of each level. An arm is a combination of levels; it is compared, seed by
+    seed, with the arm of the level before it in the last factor, or of the level that `baselines` names."""
     evaluations: tuple[Evaluation, ...]
     """Evaluations of every network."""
     settings: tuple[str, ...] = ()
     """Settings of all arms."""
     seeds: int = 3
     """Trainings per arm, with seeds 0 … seeds - 1."""
+    more_seeds: dict[str, int] = field(default_factory=dict)
+    """Trainings per arm by level, for levels of any factor that get more of them."""
+    baselines: dict[str, str] = field(default_factory=dict)
+    """Levels of the last factor that are compared with another level than the one before them."""
     network: Literal["online", "target"] = "online"
     """Network that is evaluated."""
 
@@ -55,6 +61,11 @@ class StudyConfig:
             raise ValueError("evaluations must hold at least one")
         if not self.factors or not all(self.factors.values()):
             raise ValueError("factors must hold at least one factor, and each of them at least one level")
+        if wrong := [level for pair in self.baselines.items() for level in pair if level not in self._compared]:
+            raise ValueError(f"baselines: {wrong[0]!r} is no level of the last factor ({', '.join(self._compared)})")
+        levels = [level for factor in self.factors.values() for level in factor]
+        if unknown := next((level for level in self.more_seeds if level not in levels), None):
+            raise ValueError(f"more_seeds: {unknown!r} is no level of a factor ({', '.join(levels)})")
         if self.seeds < 1:
             raise ValueError(f"seeds must be 1 or more, not {self.seeds}")
         every = [*self.settings, *(text for arm in self.arms for text in arm.settings)]
@@ -67,17 +78,23 @@ class StudyConfig:
             raise ValueError(f"two arms would share the folder {doubled!r}; name their levels differently")
 
     @property
+    def _compared(self) -> list[str]:
+        """Levels of the last factor."""
+        return list(list(self.factors.values())[-1])
+
+    @property
     def arms(self) -> list[Arm]:
         """All combinations of levels, the last factor varying fastest."""
         arms = []
         for levels in itertools.product(*self.factors.values()):
-            last = list(list(self.factors.values())[-1])
-            before = last[max(0, last.index(levels[-1]) - 1)]
+            last = self._compared
+            before = self.baselines.get(levels[-1], last[max(0, last.index(levels[-1]) - 1)])
             baseline = "" if levels[-1] == before else " · ".join((*levels[:-1], before))
             settings = itertools.chain.from_iterable(
                 factor[level] for factor, level in zip(self.factors.values(), levels, strict=True)
             )
-            arms.append(Arm(" · ".join(levels), tuple(settings), baseline))
+            seeds = max(self.seeds, *(self.more_seeds.get(level, 1) for level in levels))
+            arms.append(Arm(" · ".join(levels), tuple(settings), baseline, seeds))
         return arms
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
 from evaluate.common.registry import find_description
+from evaluate.studies.courses import course_tables
 from evaluate.studies.record import FOLDER, Record, arms_with_references, read_record
 from evaluate.studies.statistics import Difference
 
@@ -57,7 +58,7 @@ def page(folder: Path = FOLDER) -> str:
             f"{len(record.trained)} trainings on {record.device} at {min(speeds, default=0):,.0f} to "
             f"{max(speeds, default=0):,.0f} images/s; {record.date}, revision {record.git_revision}, "
             f"torch {record.libraries.get('torch', 'unknown')}. {compared}\n\n"
-            f"{summary(record)}"
+            f"{summary(record)}{course_tables(record)}"
         )
     return "".join(parts)
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from core.files.atomic_file import file_digest
 from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
 from evaluate.studies.record import Measured, Record, Trained
-from evaluate.studies.trainings import Training, last_metrics, mean_speed
+from evaluate.studies.trainings import (
+    Training,
+    last_metrics,
+    mean_speed,
+    predictor_losses,
+    seen_by,
+    stability_of,
+)
 
 if TYPE_CHECKING:
     from evaluate.suites.plan import Run
@@ -20,20 +27,25 @@ if TYPE_CHECKING:
 def evaluations_of(study: StudyConfig, out: Path, seeds: int) -> list[Run]:
     """Every evaluation of every trained network, of the first arm's as initialised, and of raw pixels.
 
-    Finished ones are complete. The trainings must be finished.
+    At most `seeds` of each. Finished ones are complete. The trainings must be finished.
     """
     from evaluate.suites.plan import Checkpoint, plan_runs
     from evaluate.tables.results import read_usable
 
-    runs = {arm.name: str(out / "runs" / f"{arm.slug}-seed{{seed}}") for arm in study.arms}
-    checkpoints = [
-        *(Checkpoint(run, name) for name, run in runs.items()),
-        Checkpoint(f"random:{next(iter(runs.values()))}", UNTRAINED),
-        Checkpoint("pixels", PIXELS),
-    ]
+    folders = {arm.name: str(out / "runs" / f"{arm.slug}-seed{{seed}}") for arm in study.arms}
     results = out / "results"
     stored, _ = read_usable(results)
-    return plan_runs(study.evaluations, checkpoints, range(seeds), study.network, stored, results)
+    numbers = {arm.name: min(seeds, arm.seeds) for arm in study.arms}
+    runs: list[Run] = []
+    for count in sorted(set(numbers.values()), reverse=True):
+        checkpoints = [Checkpoint(folders[name], name) for name in folders if numbers[name] == count]
+        if numbers[study.arms[0].name] == count:
+            checkpoints += [
+                Checkpoint(f"random:{folders[study.arms[0].name]}", UNTRAINED),
+                Checkpoint("pixels", PIXELS),
+            ]
+        runs += plan_runs(study.evaluations, checkpoints, range(count), study.network, stored, results)
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs: Sequence[Run]) -> Record:
@@ -54,9 +66,12 @@ def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs
                 )
             )  # fmt: skip
     trained = [
-        Trained(each.arm.name, each.seed, each.arm.settings, last_metrics(each.folder), mean_speed(each.folder))
+        Trained(
+            each.arm.name, each.seed, each.arm.settings, last_metrics(each.folder), mean_speed(each.folder),
+            *seen_by(each.folder), stability_of(each.folder), predictor_losses(each.folder),
+        )
         for each in trainings
-    ]
+    ]  # fmt: skip
     return Record(
         name, study.question, study.recipe_file.stem, file_digest(study.recipe_file), study.settings,
         {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class Trained:
     """The last line of its metrics."""
     images_per_second: float
     """Mean speed while it trained."""
+    images: int = 0
+    """Images seen, each as often as it was drawn; 0 in records of before."""
+    pixels: int = 0
+    """Pixels of all views seen: images × Σ views × side²."""
+    stability: dict[str, float] = field(default_factory=dict)
+    """Course of the training (`trainings.stability_of`)."""
+    predictor: tuple[dict[str, float], ...] = ()
+    """Losses with the run's own and with fitted predictors by epoch: `epoch`, and per view type `VIEW/trained`,
+    `VIEW/alone` and `VIEW/together` (pretrain/predictor_fit.py)."""
 
 
 @dataclass(frozen=True)

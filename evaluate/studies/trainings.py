@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -16,6 +17,7 @@ from core.project import ROOT
 from evaluate.studies.config import Arm, StudyConfig
 
 _ARGUMENTS = "study.json"
+_PREDICTOR = "predictor/"
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,20 @@ class Training:
 
 
 def trainings_of(study: StudyConfig, out: Path, seeds: int) -> list[Training]:
-    """Seed after seed, each over all arms, so that a study cut short is balanced."""
+    """Seed after seed, each over all arms that have it, so that a study cut short is balanced; at most `seeds`."""
     return [
         Training(
             arm, seed, study.recipe_file, (*study.settings, *arm.settings), out / "runs" / f"{arm.slug}-seed{seed}"
         )
         for seed in range(seeds)
         for arm in study.arms
+        if seed < arm.seeds
     ]
 
 
 def last_metrics(run: Path) -> dict[str, float]:
-    """The last line of a run's metrics.jsonl; empty if it has none."""
-    lines = _lines(run)
+    """The last line with a loss of a run's metrics.jsonl; empty if it has none."""
+    lines = [line for line in _lines(run) if "loss" in line]
     return {key: value for key, value in lines[-1].items() if isinstance(value, int | float)} if lines else {}
 
 
@@ -100,6 +103,42 @@ def mean_speed(run: Path) -> float:
     """Images per second, mean over the lines of metrics.jsonl; NaN without a line."""
     speeds = [line["images_per_second"] for line in _lines(run) if "images_per_second" in line]
     return statistics.fmean(speeds) if speeds else math.nan
+
+
+def seen_by(run: Path) -> tuple[int, int]:
+    """Images that a finished run has seen, and pixels of their views (images × Σ views × side²)."""
+    config, lines = read_yaml(run / "config.yaml"), _lines(run)
+    images = int(max((line["step"] for line in lines), default=0) * config["batch"])
+    return images, images * sum(view["count"] * view["size"] ** 2 for view in config["views"].values())
+
+
+def stability_of(run: Path) -> dict[str, float]:
+    """Course of a training in a few numbers, over the lines of its log after the first tenth.
+
+    `loss_rise`: largest rise of the loss from one line to the next, as a share of its whole fall; `gradient_peak`:
+    largest gradient norm over the median one; `spread_least`: least spread of the projections. Those that were logged.
+    """
+    lines = [line for line in _lines(run) if "loss" in line]
+    lines = lines[len(lines) // 10 :]
+    found = {}
+    losses = [line["loss"] for line in lines]
+    if len(losses) > 1 and (fall := max(losses) - min(losses)):
+        found["loss_rise"] = max(0.0, *(later - before for before, later in itertools.pairwise(losses))) / fall
+    if norms := [line["gradient_norm"] for line in lines if "gradient_norm" in line]:
+        found["gradient_peak"] = max(norms) / statistics.median(norms)
+    if spreads := [line["spread"] for line in lines if "spread" in line]:
+        found["spread_least"] = min(spreads)
+    return found
+
+
+def predictor_losses(run: Path) -> tuple[dict[str, float], ...]:
+    """Losses with the run's own and with fitted predictors, `epoch` and `VIEW/…`; a line for each measurement."""
+    return tuple(
+        {"epoch": line["epoch"]}
+        | {key.removeprefix(_PREDICTOR): value for key, value in line.items() if key.startswith(_PREDICTOR)}
+        for line in _lines(run)
+        if any(key.startswith(_PREDICTOR) for key in line)
+    )
 
 
 def seconds_of(run: Path) -> float:

@@ -120,17 +120,15 @@ def run_all(
     return failures
 
 
-def run_stoppably(
-    jobs: Sequence[Job], slots: Sequence[Slot], known: Mapping[str, float], warm: bool = True
-) -> list[Failure]:
+def run_stoppably(jobs: Sequence[Job], slots: Sequence[Slot], known: Mapping[str, float]) -> list[Failure]:
     """`run_all` with progress printed; Ctrl-C and SIGTERM stop all runs and say that the same command resumes.
 
-    `known`: seconds of a run by protocol. `warm`: the runs are evaluations, which start with their imports done.
+    `known`: seconds of a run by protocol.
     """
     if not jobs:
         return []
     threads = {name: value for name, value in slots[0].environment.items() if name != "CUDA_VISIBLE_DEVICES"}
-    server = WarmStart(threads) if warm else None
+    server = WarmStart(threads)
     progress = Progress(jobs, len(slots), known)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
     try:

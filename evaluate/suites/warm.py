@@ -76,6 +76,7 @@ class WarmStart:
 def run_door(words: list[str], log: str, environment: dict[str, str]) -> None:
     """Runs a front door in this process, as its own command line would: script and arguments."""
     os.setsid()  # Ctrl-C reaches the suite alone, which then asks its runs to stop
+    multiprocessing.set_start_method(None, force=True)  # loader workers start as they do from the command line
     os.environ.clear()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -92,8 +93,8 @@ def run_door(words: list[str], log: str, environment: dict[str, str]) -> None:
 
     if not environment.get("CUDA_VISIBLE_DEVICES"):
         disable_trimming()  # on the CPU a step needs the memory of the one before it
-    door = Path(words[0]).stem
-    run_entry_point(lambda: importlib.import_module(f"evaluate.{door}").main())
+    door = ".".join(Path(words[0]).relative_to(ROOT).with_suffix("").parts)
+    run_entry_point(lambda: importlib.import_module(door).main())
 
 
 def _text(descriptor: int) -> TextIO:

@@ -48,6 +48,18 @@ def projected(network: Encoder, images: Tensor) -> Encoded:
     return Encoded(vector, heads={"projection": network.get_head("projector")(vector)})
 
 
+def predict_with(predictors: Mapping[str, nn.Module], outputs: Sequence[Outputs]) -> list[Outputs]:
+    """Adds `prediction` [B, D] to views of one group; the views of a type pass through its predictor together."""
+    predicted = list(outputs)
+    for name in dict.fromkeys(view.view for view in outputs):
+        rows = [row for row, view in enumerate(outputs) if view.view == name]
+        projections = [outputs[row]["projection"] for row in rows]
+        values = predictors[name](torch.cat(projections)).split(len(projections[0]))
+        for row, prediction in zip(rows, values, strict=True):
+            predicted[row] = predicted[row].with_head("prediction", prediction)
+    return predicted
+
+
 class Pairwise(Objective):
     """Sum over view types of weight_v · mean over (view of type v, global target that is not the same view) of D."""
 
@@ -108,14 +120,8 @@ class Latent(Pairwise):
 
     def predict(self, outputs: Sequence[Outputs]) -> list[Outputs]:
         """Adds `prediction`, each view type's by its predictor: [B, D]."""
-        predicted = list(outputs)
-        for name in dict.fromkeys(view.view for view in outputs):
-            rows = [row for row, view in enumerate(outputs) if view.view == name]
-            predictor = self.predictors[SHARED if SHARED in self.predictors else name]
-            projections = [outputs[row]["projection"] for row in rows]
-            for row, prediction in zip(rows, predictor(torch.cat(projections)).split(len(projections[0])), strict=True):
-                predicted[row] = predicted[row].with_head("prediction", prediction)
-        return predicted
+        shared = SHARED in self.predictors
+        return predict_with({name: self.predictors[SHARED if shared else name] for name in self.view_types}, outputs)
 
     def prepare(self, targets: Sequence[Outputs], progress: Progress) -> Sequence[Tensor]:
         """Projections of the global views in their order, [B, D] each."""

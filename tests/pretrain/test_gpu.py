@@ -16,8 +16,9 @@ from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
 from pretrain.optimisers import build_optimiser
-from pretrain.trainer import parameters_of, train, views_on_device
+from pretrain.trainer import train
 from pretrain.views.collate import Batch, collate
+from pretrain.views.on_device import parameters_of, views_on_device
 from tests.pretrain.losses.tiny_losses import DINO, IBOT, SELFPATCH
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_products")]

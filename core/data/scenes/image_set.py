@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from core.data.account import Account
 from core.data.scenes.photographs import SPLITS, pixels_digest
 from core.data.scenes.render import CLASSES, VERSION, Scene, ScenesConfig, arrange, render
+from core.data.scenes.rendered import RenderedPlane
 from core.errors import UserError
 
 
 class Scenes:
-    """The scenes of one split, an `ImageSet`. Nothing is stored: a scene is rendered whenever it is asked for."""
+    """The scenes of one split, an `ImageSet`; each is rendered when it is first asked for and kept in the cache."""
+
+    PLANES: ClassVar[tuple[str, ...]] = ("image",)
+    """Fields of `Scene` that are kept."""
 
     def __init__(self, split: str, config: ScenesConfig | None = None) -> None:
         """`split` is pretrain, train or test; each draws on its own regions of the photographs.
@@ -29,6 +35,10 @@ class Scenes:
         self.config = ScenesConfig() if config is None else config
         self.name = f"scenes:{split}"
         self.classes = tuple(CLASSES)
+        self._planes: dict[str, RenderedPlane] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_planes": {}}  # descriptors are those of this process
 
     def __len__(self) -> int:
         return getattr(self.config, self.split)
@@ -44,7 +54,24 @@ class Scenes:
 
     def image(self, index: int) -> PIL.Image.Image:
         """The image of scene `index`, RGB."""
-        return PIL.Image.fromarray(self.scene(index).image)
+        return PIL.Image.fromarray(self.plane("image", index))
+
+    def plane(self, name: str, index: int) -> NDArray[Any]:
+        """One of `PLANES` of scene `index`."""
+        if not self._planes:
+            self._planes = {each: self._kept(each) for each in self.PLANES}
+        if (values := self._planes[name].get(self._checked(index))) is not None:
+            return values
+        scene = self.scene(index)
+        for each, plane in self._planes.items():
+            plane.put(index, getattr(scene, each))
+        return getattr(scene, name)
+
+    def _kept(self, name: str) -> RenderedPlane:
+        size = self.config.size
+        shape = (size, size, 3) if name == "image" else (size, size)
+        kind = np.float32 if name == "depth" else np.uint8
+        return RenderedPlane(f"{self.split}-{self.digest()[:16]}.{name}", len(self), shape, kind)
 
     def label(self, index: int) -> int:
         """Class of the object with the most visible pixels (ties: the nearer one). Computed without rendering."""
@@ -70,7 +97,7 @@ class Scenes:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def account(self) -> Account:
-        """Empty: nothing is stored."""
+        """Empty: every scene is used as it is drawn."""
         return Account()
 
     def conversions(self, index: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
@@ -58,13 +59,15 @@ _LAYOUTS = {
 class DepthScenes(Scenes):
     """Built-in scenes with depth maps; `objects` separates objects from the background."""
 
+    PLANES: ClassVar[tuple[str, ...]] = ("image", "semantic", "depth")
+
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth of each pixel in metres, [H, W]."""
-        return self.scene(index).depth
+        return self.plane("depth", index)
 
     def objects(self, index: int) -> NDArray[np.bool_]:
         """True where an object is seen, [H, W]."""
-        return self.scene(index).semantic > 0
+        return self.plane("semantic", index) > 0
 
 
 class DepthFiles:

@@ -55,7 +55,7 @@ def test_from_arms_to_a_record(
     monkeypatch.setattr(records.write_record, "__defaults__", (tmp_path / "records",))
     given = [str(study), "--out", str(out), "--device", "cpu", "--jobs", "2", "--record"]
     plan = run(monkeypatch, capsys, *given, "--dry-run")
-    assert "MoCo v3 · per view (against MoCo v3 · shared): predictors=per_view" in plan
+    assert "MoCo v3 · per view (against MoCo v3 · shared), seeds 0 … 1: predictors=per_view" in plan
     assert not out.exists()
     first = run(monkeypatch, capsys, *given)
     record = read_record(tmp_path / "records/tiny.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +23,11 @@ def finished(process: WarmProcess) -> int:
 def test_warm_runs_are_processes_of_their_own(tmp_path: Path) -> None:
     warm = WarmStart({"OMP_NUM_THREADS": "1"})
     probe = [sys.executable, str(ROOT / "evaluate/probe.py")]
-    logs = [tmp_path / f"{name}.txt" for name in ("good", "bad", "long")]
+    logs = [tmp_path / f"{name}.txt" for name in ("good", "bad", "long", "door")]
+    door = warm.start([sys.executable, str(ROOT / "tests/evaluate/suites/start_method_door.py")], logs[3], {})
+    assert finished(door) == 0
+    usual = multiprocessing.get_start_method()  # not that of the server that forked the run
+    assert f"start method {usual}" in logs[3].read_text()
     good = warm.start([*probe, "overcluster", "--help"], logs[0], {})
     bad = warm.start([*probe, "none"], logs[1], {})
     assert (finished(good), finished(bad)) == (0, 2)

@@ -1,0 +1,80 @@
+"""evaluate/studies: levels with more seeds or another baseline, courses of trainings, excess losses in the tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluate.studies.config import StudyConfig
+from evaluate.studies.courses import course_tables, excess
+from evaluate.studies.record import Record, Trained
+from evaluate.studies.trainings import predictor_losses, seen_by, stability_of, trainings_of
+from evaluate.suites.config import Evaluation
+
+EVALUATIONS = (Evaluation("knn", "knn_fashion_mnist_32px"),)
+FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "objective": {"BYOL": (), "SimSiam": ("objective={name: simsiam}",)},
+    "views": {"two": (), "many": ("a=1",), "long": ("epochs=9",)},
+}
+
+
+def test_levels_choose_their_seeds_and_baselines(tmp_path: Path) -> None:
+    study = StudyConfig(
+        "q", "demo_fashion_mnist", FACTORS, EVALUATIONS, seeds=1, more_seeds={"BYOL": 2}, baselines={"long": "two"}
+    )
+    assert {arm.name: (arm.baseline, arm.seeds) for arm in study.arms} == {
+        "BYOL · two": ("", 2), "BYOL · many": ("BYOL · two", 2), "BYOL · long": ("BYOL · two", 2),
+        "SimSiam · two": ("", 1), "SimSiam · many": ("SimSiam · two", 1), "SimSiam · long": ("SimSiam · two", 1),
+    }  # fmt: skip
+    planned = [(each.seed, each.arm.name) for each in trainings_of(study, tmp_path, 5)]
+    assert planned == [(0, arm.name) for arm in study.arms] + [(1, f"BYOL · {level}") for level in FACTORS["views"]]
+    assert len(trainings_of(study, tmp_path, 1)) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [({"more_seeds": {"other": 2}}, "more_seeds"), ({"baselines": {"long": "BYOL"}}, "baselines")]
+)
+def test_levels_that_do_not_exist_are_refused(given: dict[str, dict], key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        StudyConfig("q", "demo_fashion_mnist", FACTORS, EVALUATIONS, **given)
+
+
+def test_the_course_of_a_run_is_read_from_its_log(tmp_path: Path) -> None:
+    losses = [9.0] * 2 + [5.0, 4.0, 4.5, 3.0] + [2.0] * 14  # the first tenth, two lines, doesn't count
+    lines = [
+        {"step": n + 1, "loss": loss, "gradient_norm": 1.0 + 2 * (n == 7), "spread": 0.5}
+        for n, loss in enumerate(losses)
+    ]
+    lines.insert(5, {"step": 5, "epoch": 0.5, "predictor/local/trained": 0.5, "predictor/local/alone": 0.25})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "config.yaml").write_text(
+        "{batch: 10, views: {global: {count: 2, size: 4}, local: {count: 1, size: 2}}}"
+    )
+    assert seen_by(tmp_path) == (200, 200 * 36)
+    assert stability_of(tmp_path) == pytest.approx({"loss_rise": 0.5 / 3, "gradient_peak": 3, "spread_least": 0.5})
+    assert predictor_losses(tmp_path) == ({"epoch": 0.5, "local/trained": 0.5, "local/alone": 0.25},)
+
+
+def trained(arm: str, seed: int, pixels: int, *losses: tuple[float, float, float]) -> Trained:
+    lines = tuple(
+        {"epoch": n, "local/trained": own, "local/alone": alone, "local/together": together}
+        for n, (own, alone, together) in enumerate(losses)
+    )
+    return Trained(arm, seed, (), {}, 1.0, 10, pixels, {"loss_rise": 0.25}, lines)
+
+
+def test_tables_show_excess_losses_and_compute() -> None:
+    runs = (
+        trained("shared", 0, 100, (0.9, 0.5, 0.6), (0.5, 0.3, 0.35)),
+        trained("shared", 1, 100, (0.9, 0.5, 0.6), (0.6, 0.3, 0.35)),
+        trained("own", 0, 150, (0.6, 0.5, 0.6), (0.35, 0.3, 0.35)),
+        trained("own", 1, 150, (0.6, 0.5, 0.6), (0.45, 0.3, 0.35)),
+    )
+    assert excess(runs[0], "local") == pytest.approx([0.4, 0.2])
+    record = Record("s", "q", "r", "0", (), {"shared": "", "own": "shared"}, "", {}, "", "", runs, ())
+    text = course_tables(record)
+    assert "| shared | local | 0.400 → 0.250 ± 0.071 (2) |  |  | 0.050 |" in text
+    assert "| own | local | 0.100 → 0.100 ± 0.071 (2) | **-0.150 [-0.150, -0.150]** | 0.000 | 0.050 |" in text
+    assert "| own | 10 | 1.50 × | 25% | – | – |" in text
