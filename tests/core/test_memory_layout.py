@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from core.backbones import BackboneConfig, build_backbone
 from core.compute.memory_layout import training_layout
-from tests.torchrun import ROOT
+from tests.torchrun import python
 
 CPU = torch.device("cpu")
 
@@ -40,7 +37,6 @@ def test_channels_last_is_a_choice() -> None:
 
 
 _TRAIN = """
-import sys; sys.path.insert(0, {root!r})
 import torch
 from tests.core.test_memory_layout import CPU, resnet, training_layout
 model = resnet(4, 8, 8, 16).train()
@@ -55,8 +51,5 @@ print("survived")
 
 def test_narrow_networks_train_without_corrupting_memory() -> None:
     """In a process of its own, as a corrupted heap ends the process. AVX2's kernels are those that overran."""
-    done = subprocess.run(
-        [sys.executable, "-c", _TRAIN.format(root=str(ROOT))], capture_output=True, text=True, timeout=300,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    )  # fmt: skip
+    done = python("-c", _TRAIN, env={"ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert done.stdout.strip().endswith("survived"), (done.returncode, done.stderr[-2000:])

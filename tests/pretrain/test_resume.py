@@ -112,7 +112,7 @@ def test_a_run_from_before_losses_had_options_resumes_exactly(
 
 def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None:
     """SIGKILL at whatever the process is doing; the next one must find a whole state."""
-    overrides = ["epochs=40", "checkpoint.log_steps=1"]
+    overrides = ["epochs=20", "checkpoint.log_steps=1"]
 
     save_config(recipe(image_folder, *overrides), tmp_path / "r.yaml")
     whole = run(recipe(image_folder, *overrides), tmp_path / "whole")
@@ -121,12 +121,12 @@ def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None
         "--device", "cpu", "--workers", "0",
     ]  # fmt: skip
     kills = 0
-    for lines in (5, 41, 80):
+    for lines in (5, 21, 40):
         process = Process(*command)
         metrics = tmp_path / "run/metrics.jsonl"
         while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") >= lines):
             time.sleep(0.005)
-        if lines < 80:
+        if lines < 40:
             process.kill()
             kills += process.wait() == -signal.SIGKILL
     assert process.wait(timeout=60) == 0
