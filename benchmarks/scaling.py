@@ -31,6 +31,7 @@ from core.compute.exchange import BUCKET_BYTES, GradientExchange
 from core.data.account import Account
 from core.distributed import average_gradients, init_distributed
 from core.schedules import ScheduleConfig
+from pretrain.method import Pass
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTED_STEPS = 4
@@ -110,7 +111,7 @@ def _as_rank(arguments: argparse.Namespace) -> None:
             started = time.perf_counter()
             ours.method.update_target(0.99)
             with watch:
-                ours.method.backward(views, before_last=watch.then(exchange.expect) if way == "buckets" else None)
+                ours.method.backward(views, before=watch.then(exchange) if way == "buckets" else None)
                 watch.backward_ended()
                 if way == "buckets":
                     exchange.finish()
@@ -148,14 +149,15 @@ class Timeline:
     def now(self) -> float:
         return time.perf_counter() - self.start
 
-    def then(self, expect: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
-        """`expect`, at which the last backward pass begins."""
+    def then(self, exchange: GradientExchange) -> Callable[[Pass], None]:
+        """What announces the last backward pass, at which the time begins."""
 
-        def both(loss: torch.Tensor) -> None:
-            self.start = time.perf_counter()
-            expect(loss)
+        def announce(backward: Pass) -> None:
+            if backward.left == 0:
+                self.start = time.perf_counter()
+                exchange.expect(backward.loss)
 
-        return both
+        return announce
 
     def backward_ended(self) -> None:
         self.end = self.now()

@@ -87,9 +87,22 @@ def _device(device: str, local_rank: int) -> torch.device:
     return chosen
 
 
+_apart: list[bool] = []
+
+
 def in_group() -> bool:
     """True if there are other processes in the group."""
-    return dist.is_initialized() and dist.get_world_size() > 1
+    return not _apart and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Context in which a process computes as if it were alone, e.g. what the others need not."""
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -43,6 +43,10 @@ def main() -> None:
     monitor, monitoring = open_monitor(config, processes, workers)
     if processes.is_main:
         print(plan(config, images, processes, str(run), monitoring, start), flush=True)
+        if arguments.dry_run or processes.device.type == "cuda":
+            from pretrain.large.memory import device_memory, lines, memory_plan
+
+            print("\n".join(lines(memory_plan(config, processes), device_memory(processes.device))), flush=True)
     if arguments.dry_run:
         return
     if arguments.show_views:

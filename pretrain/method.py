@@ -21,6 +21,17 @@ from pretrain.config import PretrainConfig
 from pretrain.losses.base import Encoded, Encoder, Outputs, Parameters, Progress, full
 
 
+class Pass(NamedTuple):
+    """One of the backward passes of a step, about to start."""
+
+    loss: Tensor
+    """Scalar from which it starts."""
+    terms: tuple[str, ...]
+    """Names of the terms of the loss that it is made of."""
+    left: int
+    """Number of passes that follow it."""
+
+
 class _View(NamedTuple):
     """One view of a batch, before its pass."""
 
@@ -119,14 +130,13 @@ class Method:
         scaler: torch.amp.GradScaler | None = None,
         parameters: Mapping[str, Sequence[Parameters]] | None = None,
         progress: Progress = Progress(),  # noqa: B008  (frozen)
-        before_last: Callable[[Tensor], None] | None = None,
+        before: Callable[[Pass], None] | None = None,
     ) -> dict[str, Tensor]:
         """Adds the gradients of the loss to the online network's parameters.
 
         `views`: per view type its normalised images [B, 3, S, S]; `parameters`: those of the views, needed by losses
-        that read them. `before_last` gets the scalar from which the last of the backward passes is about to start.
-        Returns each weighted term of the loss as a detached scalar on the device; their sum is the loss. Nothing is
-        read back to the host.
+        that read them. `before` is called before each backward pass. Returns each weighted term of the loss as a
+        detached scalar on the device; their sum is the loss. Nothing is read back to the host.
         """
         found: dict[str, Tensor] = {}
         left = 0
@@ -138,8 +148,8 @@ class Method:
             loss = torch.stack(list(terms.values())).sum()
             loss = loss if scaler is None else scaler.scale(loss)
             left -= 1
-            if left == 0 and before_last is not None:
-                before_last(loss)
+            if before is not None:
+                before(Pass(loss, tuple(terms), left))
             loss.backward()
 
         known = parameters or {name: [{}] * len(images) for name, images in views.items()}

@@ -32,7 +32,7 @@ from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.initial import facts_of, start_from
 from pretrain.losses.base import Progress
-from pretrain.method import Method
+from pretrain.method import Method, Pass
 from pretrain.metrics import CollapseWatch, Report, StepMetrics
 from pretrain.monitor import Monitor
 from pretrain.optimisers import (
@@ -84,6 +84,10 @@ def train(
     freezer = Freezer(method.online, config.optim)
     exchange = GradientExchange(parameters)
 
+    def announce(backward: Pass) -> None:
+        if backward.left == 0:
+            exchange.expect(backward.loss)
+
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
     training = state.Training(run, config, data, processes, method, optimiser, scaler, broken, facts_of(start))
@@ -133,7 +137,7 @@ def train(
             method.update_target(momentum(config.target.momentum, done, total))
             views = views_on_device(batch, config, device, method.layout)
             progress = Progress(done, per_epoch, total)
-            losses = method.backward(views, scaler, parameters_of(batch), progress, exchange.expect)
+            losses = method.backward(views, scaler, parameters_of(batch), progress, announce)
             exchange.finish()
             if scaler is not None:
                 scaler.unscale_(optimiser)

@@ -146,6 +146,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path
     assert "batch       4 = 1 × 4; 400 epochs × 3 steps = 1200 steps" in done.stdout
     assert "adamw, lr 0.05 × 4/256 = 0.0007813, weight decay 0.1, clip 0.5" in done.stdout
     assert "2 × global 32 px, area 0.25–1, weight 1" in done.stdout
+    assert re.search(r"^memory +about [\d.]+ MiB of .* per process: fits", done.stdout, re.MULTILINE)
     assert not (tmp_path / "run").exists()
 
 

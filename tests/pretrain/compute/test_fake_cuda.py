@@ -22,8 +22,8 @@ from pretrain.losses.base import Auxiliary, Objective, Progress
 from pretrain.method import Method
 from pretrain.metrics import StepMetrics
 from pretrain.optimisers import Freezer, build_optimiser, clip_gradients
-from pretrain.trainer import parameters_of, views_on_device
 from pretrain.views.collate import Batch, collate
+from pretrain.views.on_device import parameters_of, views_on_device
 from tests.pretrain.compute.fake_cuda import WaitsForTheDevice, fake_cuda, no_waiting
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs/pretrain"

@@ -1,0 +1,1 @@
+"""Backbones that need much memory: its plan before a run."""
