@@ -37,7 +37,7 @@ from pretrain.views.on_device import parameters_of, views_on_device
 
 HELD_OUT = 3
 """Every third batch is held out: the losses are those of batches that no predictor was fitted to."""
-STEPS = 150
+STEPS = 100
 """Steps of a fit, one batch each."""
 LR = 2e-3
 """First learning rate of a fit (Adam); it falls to 0 along a cosine."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from core.project import CONFIGS
 from evaluate.common.registry import extra_folders
 
 FOLDER = CONFIGS / "evaluate"
-LABELS = frozenset({"name", "kind", "scaled_down"})
-"""Settings that name a protocol and decide nothing."""
+_LABELS = ("name", "kind", "scaled_down", "noise")
 
 
 def protocol_file(name: str, kind: str) -> Path:
@@ -70,6 +70,17 @@ def current_version(name: str) -> int:
     return 1 if file is None else _version_of_file(file)
 
 
+def noise_of(name: str) -> dict[str, Noise]:
+    """Measured noise of the protocol with exactly this name by metric; empty if none was measured."""
+    file = _file_of(name)
+    return {} if file is None else _noise_of_file(file)
+
+
+@cache
+def _noise_of_file(file: Path) -> dict[str, Noise]:
+    return {metric: Noise(**found) for metric, found in read_yaml(file).get("noise", {}).items()}
+
+
 @cache
 def _version_of_file(file: Path) -> int:
     version = read_yaml(file).get("protocol_version", 1)
@@ -91,6 +102,29 @@ def check_name(name: str) -> None:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Standard deviations of a metric for one network whose weights stay (benchmarks/protocol_noise.py)."""
+
+    seeds: float = 0.0
+    """Over seeds of the evaluation; 0 where they decide nothing."""
+    arithmetic: float = 0.0
+    """Over one thread, two threads, AVX2 and plain kernels."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 0 or self.arithmetic < 0:
+            raise ValueError("seeds and arithmetic are standard deviations and must not be negative")
+
+    def of_difference(self, runs: int, others: int) -> float:
+        """Standard deviation of the difference of two means over so many seeds, each measured on one machine."""
+        return math.sqrt(self.seeds**2 * (1 / runs + 1 / others) + 2 * self.arithmetic**2)
+
+
+def is_label(key: str) -> bool:
+    """True for a setting, by its whole key, that names or describes a protocol and decides nothing."""
+    return key.partition(".")[0] in _LABELS
+
+
+@dataclass(frozen=True)
 class ProtocolConfig:
     """Settings of every protocol; the config of a kind of evaluation adds its own, and defaults of the first two."""
 
@@ -102,6 +136,8 @@ class ProtocolConfig:
     """True if it is made for small machines: no paper has numbers of it."""
     protocol_version: int = 1
     """Version of the protocol's meaning, raised when that changes; results of different versions are not comparable."""
+    noise: dict[str, Noise] = field(default_factory=dict)
+    """Spread of each metric for one network whose weights stay. Tables mark numbers that differ by less."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -121,7 +157,7 @@ def full_name(config: Any, file: Path, neutral: Collection[str]) -> str:
     reference = flat(to_dict(load_config(type(config), own)))
     changes = []
     for key, value in flat(to_dict(config)).items():
-        if key in neutral or key in LABELS or value == reference.get(key):
+        if key in neutral or is_label(key) or value == reference.get(key):
             continue
         if key == "data.source" and _kind(value) == _kind(reference[key]):
             continue

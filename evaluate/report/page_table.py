@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluate.common.metrics import Metric
 from evaluate.report.grouping import Measured
-from evaluate.tables.renderers import MODIFIED, SCALED_DOWN, UNCONFIRMED, UNCONFIRMED_MEANING
+from evaluate.tables.renderers import MODIFIED, NOISE, NOISE_MEANING, SCALED_DOWN, UNCONFIRMED, UNCONFIRMED_MEANING
 from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
 _SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"
@@ -21,6 +21,8 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
     unconfirmed = {"sign": UNCONFIRMED, "anchor": "unconfirmed", "meaning": UNCONFIRMED_MEANING, "detail": ""}
     if any(cell.unconfirmed for cell in table.cells.values()):
         marks.append(unconfirmed)
+    if any(cell.within_noise for cell in table.cells.values()):
+        marks.append({"sign": NOISE, "anchor": "noise", "meaning": NOISE_MEANING, "detail": ""})
     sources, cited = _sources(table)
     rows: list[dict[str, Any]] = [
         {
@@ -90,6 +92,7 @@ def _cell(row: int, cell: Cell | None, metric: Metric, numbers: dict[tuple[int, 
     return {
         "mean": metric.text(cell.mean),
         "mark": UNCONFIRMED * cell.unconfirmed,
+        "noise": NOISE * cell.within_noise,
         "std": "" if cell.std is None else metric.text(cell.std),
         "counted": f"{cell.counted[0]} {cell.counted[1]}",
         "links": links or [{"target": url, "text": ""}],

@@ -15,7 +15,7 @@ from core.config import load_config, to_dict
 from core.distributed import init_distributed, rank_zero_first
 from evaluate.common.context import RunContext
 from evaluate.common.opening import open_named
-from evaluate.common.protocol import LABELS, flat, full_name, protocol_file, result_folder
+from evaluate.common.protocol import flat, full_name, is_label, protocol_file, result_folder
 from evaluate.segmentation.data.class_names import class_names
 from evaluate.segmentation.data.layouts import Samples, find_root, list_split
 from evaluate.segmentation.engine.engine_settings import engine_settings
@@ -90,5 +90,8 @@ def open_setup(arguments: argparse.Namespace) -> Setup:
 
 def measured_settings(config: SegmentConfig) -> dict[str, Any]:
     """Settings by full key (`optim.lr`) without neutral ones; equal for comparable runs."""
-    ignored = PERFORMANCE_KEYS | LABELS - {"name"}
-    return {key: value for key, value in flat(to_dict(config)).items() if key not in ignored}
+
+    def ignored(key: str) -> bool:
+        return key in PERFORMANCE_KEYS or (is_label(key) and key != "name")
+
+    return {key: value for key, value in flat(to_dict(config)).items() if not ignored(key)}

@@ -89,19 +89,36 @@ def _plan(
     lines.append(
         f"evaluations {protocols}, of every trained network, of the first arm's network untrained, and of raw pixels"
     )
-    lines.append(f"time        {_hours(trainings, waiting)}")
+    lines.append(f"time        {_hours(study, trainings, waiting, name)}")
     return "\n".join(lines)
 
 
-def _hours(trainings: Sequence[Training], waiting: Sequence[Training]) -> str:
+def _hours(study: StudyConfig, trainings: Sequence[Training], waiting: Sequence[Training], name: str) -> str:
+    """Time of the trainings left, from those that are done or, where none is, from a record of the study."""
+    from evaluate.studies.record import FOLDER as RECORDS
+    from evaluate.studies.record import read_record
     from evaluate.studies.trainings import seconds_of
 
-    known = [seconds for each in trainings if each not in waiting if (seconds := seconds_of(each.folder))]
     if not waiting:
         return "no training is left"
-    if not known:
-        return "unknown until the first training has ended"
-    return f"about {sum(known) / len(known) * len(waiting) / 3600:.1f} h of trainings left, one after another"
+    known = [seconds for each in trainings if each not in waiting if (seconds := seconds_of(each.folder))]
+    if known:
+        return f"about {_duration(sum(known) / len(known) * len(waiting))} of trainings left, one after another"
+    for record in (read_record(file) for file in sorted(RECORDS.glob(f"{name}*.json"))):
+        timed = [run for run in record.trained if run.images and run.images_per_second > 0]
+        taken = [run.images / run.images_per_second for run in timed]
+        if taken and set(record.baselines) == {arm.name for arm in study.arms}:
+            seconds = sum(taken) / len(taken) * len(waiting)
+            tests = sum(each.wall_seconds for each in record.measured) / len(record.trained) * len(waiting)
+            return (
+                f"about {_duration(seconds)} of trainings and {_duration(tests)} of evaluations, one after another, at "
+                f"the speed of record {record.study} ({record.device})"
+            )
+    return "unknown until the first training has ended"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _arguments() -> argparse.Namespace:

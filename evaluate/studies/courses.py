@@ -63,7 +63,7 @@ def _excess_rows(record: Record, trained: Mapping[str, Sequence[Trained]], arm: 
 def _difference(record: Record, trained: Mapping[str, Sequence[Trained]], arm: str, view: str) -> str:
     """Cells of the difference to the baseline over common seeds, and of the smallest to be seen."""
     own, other = (
-        {run.seed: found[-1] for run in trained.get(name, ()) if (found := excess(run, view))}
+        {run.seed: values[-1] for run in trained.get(name, ()) if (values := excess(run, view))}
         for name in (arm, record.baselines[arm])
     )
     if not (common := sorted(own.keys() & other.keys())):

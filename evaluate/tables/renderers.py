@@ -17,6 +17,11 @@ _MARKS = {
     SCALED_DOWN: "scaled down to run on a small machine: no paper has numbers of this protocol",
     MODIFIED: "settings of the protocol were changed: compare with nothing but itself",
 }
+NOISE = "≈"
+NOISE_MEANING = (
+    "differs from the best number of its column by less than twice the standard deviation that seeds and arithmetic "
+    "of the evaluation alone give (`noise` of the protocol): not ranked below it"
+)
 UNCONFIRMED_MEANING = "published, but confirmed by no source outside the paper: nothing is compared with it"
 _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
@@ -98,6 +103,8 @@ def notes(table: TransferTable) -> list[str]:
     sentences += [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in marks]
     if any(cell.unconfirmed for cell in table.cells.values()):
         sentences.append(f"{UNCONFIRMED} {UNCONFIRMED_MEANING}")
+    if any(cell.within_noise for cell in table.cells.values()):
+        sentences.append(f"{NOISE} {NOISE_MEANING}")
     if any(cell.paths and cell.std is None for cell in table.cells.values()):
         sentences.append(
             "a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
@@ -134,19 +141,21 @@ def _markdown_cell(cell: Cell | None, metric: Metric, place: Path) -> str:
         return _number(cell, metric)
     links = [quote(os.fsencode(_relative(path, place))) for path in cell.paths]
     if cell.std is None:
-        return f"[{metric.text(cell.mean)}]({links[0]}){_delta(cell, metric)}"
+        return f"[{metric.text(cell.mean)}]({links[0]}){NOISE * cell.within_noise}{_delta(cell, metric)}"
     count, kind = cell.counted
     distinct = len(set(cell.seeds)) == len(cell.seeds)
     labels = cell.seeds if distinct else range(1, len(links) + 1)
     linked = ", ".join(f"[{number}]({link})" for number, link in zip(labels, links, strict=True))
-    return f"{metric.text(cell.mean)} ± {metric.text(cell.std)} ({count} {kind}: {linked}){_delta(cell, metric)}"
+    number = f"{metric.text(cell.mean)}{NOISE * cell.within_noise} ± {metric.text(cell.std)}"
+    return f"{number} ({count} {kind}: {linked}){_delta(cell, metric)}"
 
 
 def _number(cell: Cell | None, metric: Metric) -> str:
     if cell is None:
         return "–"
     spread = "" if cell.std is None else f" ± {metric.text(cell.std)} ({' '.join(map(str, cell.counted))})"
-    return f"{metric.text(cell.mean)}{UNCONFIRMED * cell.unconfirmed}{spread}{_delta(cell, metric)}"
+    marks = UNCONFIRMED * cell.unconfirmed + NOISE * cell.within_noise
+    return f"{metric.text(cell.mean)}{marks}{spread}{_delta(cell, metric)}"
 
 
 def _delta(cell: Cell, metric: Metric) -> str:
@@ -184,6 +193,7 @@ def _tex(text: str) -> str:
         ("§", r"\S{}"),
         ("–", "--"),
         ("×", r"$\times$"),
+        ("≈", r"$\approx$"),
         (LOWER, r"$\downarrow$"),
     ):
         text = text.replace(sign, command)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from evaluate.common.metrics import Metric
-from evaluate.common.protocol import current_version, kind_of_protocol
+from evaluate.common.protocol import current_version, kind_of_protocol, noise_of
 from evaluate.common.registry import descriptions, find_description
 from evaluate.tables.published import Published
 from evaluate.tables.results import StoredResult, baseline_of, data_of, row_of, run_of, short_row_of
@@ -78,6 +78,8 @@ class Cell:
     """For each run the digest of its backbone's weights; empty: all are of one network."""
     seed_matters: bool = True
     """True if the result depends on the seed for fixed weights."""
+    within_noise: bool = False
+    """Not the best of its column, but behind it by less than twice the protocol's noise."""
 
     @property
     def network_means(self) -> tuple[float, ...]:
@@ -218,7 +220,23 @@ def build_table(
                     cells[y, x] = Cell((number.value,), (), (), number)
                     sources.append(number.table)
         rows.append(Row(name, True, ", ".join([paper, *dict.fromkeys(sources)])))
+    for x, key in enumerate(keys):
+        _mark_noise(cells, x, len(own), key, metrics[key])
     return TransferTable(tuple(rows), _columns(keys, metrics, small), cells)
+
+
+def _mark_noise(cells: dict[tuple[int, int], Cell], x: int, own: int, key: _Key, metric: Metric) -> None:
+    """Marks our cells of a column whose distance from its best one may be noise of the evaluation alone."""
+    noise = noise_of(key.protocol).get(key.metric) if key.version == current_version(key.protocol) else None
+    found = {y: cells[y, x] for y in range(own) if (y, x) in cells}
+    if noise is None or len(found) < 2:
+        return
+    sign = -1 if metric.better == "lower" else 1
+    best = max(found, key=lambda y: sign * found[y].mean)
+    for y, cell in found.items():
+        deviation = noise.of_difference(len(cell.values), len(found[best].values))
+        if y != best and abs(cell.mean - found[best].mean) < 2 * deviation:
+            cells[y, x] = replace(cell, within_noise=True)
 
 
 def _columns(keys: Sequence[_Key], metrics: Mapping[_Key, Metric], small: Collection[_Key]) -> tuple[Column, ...]:

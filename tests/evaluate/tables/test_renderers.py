@@ -107,6 +107,16 @@ def test_an_unconfirmed_number_is_marked_and_explained_in_every_form() -> None:
     assert r"BYOL & 40.4\S{} & -- \\" in latex(table, Path("r"))
 
 
+def test_a_number_within_the_protocols_noise_is_marked_in_every_form() -> None:
+    close = dataclasses.replace(TABLE.cells[0, 1], within_noise=True)
+    table = dataclasses.replace(TABLE, cells={**TABLE.cells, (0, 1): close})
+    assert "[50.0](d/result.json)≈" in markdown(table, Path("r"))
+    assert "50.0$\\approx$" in latex(table, Path("r"))
+    for form in (markdown, latex):
+        assert "noise" in form(table, Path("r"))
+        assert "noise" not in form(TABLE, Path("r"))
+
+
 def test_the_command(tmp_path: Path) -> None:
     document = {
         "format": "ssl-transfer/result/1", "protocol": "coco_maskrcnn_r50_fpn_1x_densecl", "backbone": "resnet50",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
+from evaluate.common.protocol import Noise
 from evaluate.tables.published import Published
 from evaluate.tables.results import StoredResult, read_names, read_results, read_usable
 from evaluate.tables.transfer_table import Cell, TransferTable, build_table
@@ -269,3 +270,18 @@ def test_reading_names(tmp_path: Path) -> None:
     (tmp_path / "names.yaml").write_text("b row: 3\n")
     with pytest.raises(UserError, match=r"names\.yaml.*'b row'"):
         read_names(tmp_path)
+
+
+def test_numbers_within_the_protocols_noise_of_the_best_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """σ of a difference of single runs is √(2 · 1² + 2 · 0.5²) = 1.58; of 1 and 2 seeds √(1.5 + 0.5) = 1.41."""
+    noise = {"knn_a": {"top1": Noise(seeds=1.0, arithmetic=0.5)}}
+    monkeypatch.setattr("evaluate.tables.transfer_table.noise_of", lambda name: noise.get(name, {}))
+    rows = {"best": [60.0], "close": [57.0], "far": [56.0], "two": [57.0, 57.4], "two, far": [57.0, 57.1]}
+    results = [
+        changed(result(value, seed=seed), checkpoint={"given": f"{name}.pth", "family": name, "backbone_sha256": name})
+        for name, values in rows.items()
+        for seed, value in enumerate(values)
+    ]
+    table = build_table([*results, changed(results[1], protocol="knn_b")], [PUBLISHED])
+    marked = [cell.values for cell in table.cells.values() if cell.within_noise]
+    assert sorted(marked) == [(57.0,), (57.0, 57.4)]
