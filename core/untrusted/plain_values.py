@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from core.errors import UserError
 
 MAX_DEPTH = 64
@@ -23,6 +21,8 @@ def to_plain(document: Any, source: str, leaf: Callable[[Any], Any] = lambda val
     methods; the copy does not. Raises `UserError`, naming `source`, for a document that is nested too deeply or too
     large.
     """
+    import torch  # here alone: configurations are checked by this file, and most commands read some before torch
+
     count = 0
 
     def copy(value: Any, depth: int) -> Any:

@@ -33,16 +33,21 @@ def main() -> None:
         )
     results = arguments.results
 
-    from evaluate.suites.plan import parse_checkpoints, plan_runs
+    from evaluate.suites.plan import Request, make_plan
+    from evaluate.suites.runner import end_for, make_slots, run_stoppably, thread_limits
+    from evaluate.suites.warm import WarmStart
     from evaluate.tables.results import add_names, read_names, read_usable
 
-    checkpoints = parse_checkpoints(arguments.ckpts)
-    read_names(results)  # reports a mistake in it now, not after the last run
-    stored, unreadable = read_usable(results)
-    for sentence in unreadable:
+    request = Request(
+        tuple(evaluations), tuple(arguments.ckpts), arguments.seeds, arguments.network, results,
+        arguments.gpus if arguments.emit else 1,
+    )  # fmt: skip
+    # The runs are planned where they run; this process then needs no torch.
+    server = None if arguments.dry_run or arguments.emit else WarmStart(thread_limits(arguments.jobs))
+    plan = make_plan(request) if server is None else server.call(make_plan, request)
+    for sentence in plan.ignored:
         print(f"ignored   {sentence}", file=sys.stderr)
-    processes = arguments.gpus if arguments.emit else 1
-    runs = plan_runs(evaluations, checkpoints, range(arguments.seeds), arguments.network, stored, results, processes)
+    runs = plan.runs
     todo = [run for run in runs if not run.complete]
     if names := {run.row: run.name for run in runs if run.named and not arguments.dry_run}:
         add_names(results, names)  # for this table and every later one
@@ -53,13 +58,11 @@ def main() -> None:
         print(commands(todo, arguments.emit, arguments.gpus, results))
         return
     print(_plan(runs), flush=True)
-    if arguments.dry_run:
+    if server is None:
         return
 
-    from evaluate.suites.runner import end_for, make_slots, run_stoppably
-
-    known = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
-    failures = run_stoppably(todo, make_slots(arguments.jobs, arguments.device), known)
+    slots = server.call(make_slots, arguments.jobs, arguments.device)
+    failures = run_stoppably(todo, slots, plan.seconds, server)
     stored, now_unreadable = read_usable(results)
     if measured := [each for each in stored if _belongs(each, runs)]:
         from evaluate.tables.published import read_published

@@ -1,4 +1,7 @@
-"""Runs of a suite: every evaluation of every checkpoint with every seed, and which of them are done."""
+"""Runs of a suite: every evaluation of every checkpoint with every seed, and which of them are done.
+
+The suite's own process imports this module, so torch is imported inside functions only.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.backbones import fixed_backbone
-from core.data.open import USERS_COPY
 from core.errors import UserError
 from core.files.user_path import user_path
 from core.project import ROOT
 from evaluate.suites.config import Evaluation
 from evaluate.suites.measurement import measurement_of
-from evaluate.tables.results import StoredResult, read_result, row_of, run_of
+from evaluate.tables.results import StoredResult, read_names, read_result, read_usable, row_of, run_of
 
 Network = Literal["online", "target"]
 _NAMED = re.compile(r"([\w][^=:/()\[\]]*)=(.+)")
@@ -97,8 +98,51 @@ class Run:
         return ", ".join(found)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a suite asks for."""
+
+    evaluations: tuple[Evaluation, ...]
+    """With the places of their data filled in."""
+    checkpoints: tuple[str, ...]
+    """As `--ckpts` takes them."""
+    seeds: int
+    """Seeds 0 … seeds − 1 of each run."""
+    network: Network
+    results: Path
+    """Folder of results."""
+    processes: int = 1
+    """Processes of each run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs of a suite, and what is stored already."""
+
+    runs: tuple[Run, ...]
+    seconds: dict[str, float]
+    """Duration of a stored run by protocol."""
+    ignored: tuple[str, ...]
+    """Sentences about results that can't be read."""
+
+
+def make_plan(request: Request) -> Plan:
+    """Opens every protocol and every checkpoint, and looks for results. Raises `UserError` for mistakes in them."""
+    checkpoints = parse_checkpoints(request.checkpoints)
+    read_names(request.results)  # reports a mistake in it now, not after the last run
+    stored, unreadable = read_usable(request.results)
+    runs = plan_runs(
+        request.evaluations, checkpoints, range(request.seeds), request.network, stored, request.results,
+        request.processes,
+    )  # fmt: skip
+    seconds = {each.document["protocol"]: float(each.document.get("wall_seconds", 0)) for each in stored}
+    return Plan(tuple(runs), seconds, tuple(unreadable))
+
+
 def parse_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
     """Checkpoints of `[NAME=]CKPT`; CKPT `random` is the first one untrained. Raises `UserError` for equal names."""
+    from core.backbones import fixed_backbone
+
     checkpoints: list[Checkpoint] = []
     for text in given:
         found = None if Path(text).exists() else _NAMED.fullmatch(text)
@@ -131,6 +175,7 @@ def plan_runs(
     run, and so do seeds that decide nothing. Every protocol and every checkpoint is opened here, so that a mistake in
     the last one is reported at once.
     """
+    from core.backbones import fixed_backbone
     from evaluate.common.protocol import result_folder
 
     backbones = _backbones(checkpoints, seeds, network)
@@ -214,6 +259,8 @@ def _stored_place(document: Mapping[str, Any], key: str) -> str:
 
 def _is_of_set(named: str, protocol: str, source: str) -> bool:
     """True if a result's name, `PROTOCOL on cifar10` or `PROTOCOL on folder:/data/birds/train`, is of this set."""
+    from core.data.open import USERS_COPY
+
     before, _, label = named.partition(f"{protocol} on ")
     kind, _, place = source.partition(":")
     if before:

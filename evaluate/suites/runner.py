@@ -41,11 +41,18 @@ class Failure:
     """The last line of its log, or what is wrong with its result."""
 
 
+def thread_limits(jobs: int) -> dict[str, str]:
+    """Variables that give each of the runs at once its share of the CPU cores, or fewer where one of them does so."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    given = [int(value) for name in names if (value := os.environ.get(name, "")).isdigit() and int(value)]
+    return dict.fromkeys(names, str(max(1, min([_cores() // jobs, *given]))))
+
+
 def make_slots(jobs: int, device: str, per_gpu: int = 1) -> list[Slot]:
     """One for each of the runs at once. `UserError` for more than `per_gpu` on each GPU, or than CPU cores."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -58,9 +65,11 @@ def make_slots(jobs: int, device: str, per_gpu: int = 1) -> list[Slot]:
         return [Slot("cuda", workers, {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}) for number in range(jobs)]
     if jobs > cores:
         raise UserError(f"--jobs {jobs} is more than the {cores} CPU cores; lower it")
-    threads = cores // jobs
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return [Slot("cpu", threads - 1, {"CUDA_VISIBLE_DEVICES": "", **limits})] * jobs
+    return [Slot("cpu", cores // jobs - 1, {"CUDA_VISIBLE_DEVICES": "", **thread_limits(jobs)})] * jobs
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Process(Protocol):
@@ -120,15 +129,17 @@ def run_all(
     return failures
 
 
-def run_stoppably(jobs: Sequence[Job], slots: Sequence[Slot], known: Mapping[str, float]) -> list[Failure]:
+def run_stoppably(
+    jobs: Sequence[Job], slots: Sequence[Slot], known: Mapping[str, float], server: WarmStart | None = None
+) -> list[Failure]:
     """`run_all` with progress printed; Ctrl-C and SIGTERM stop all runs and say that the same command resumes.
 
-    `known`: seconds of a run by protocol.
+    `known`: seconds of a run by protocol. `server`: starts the runs; None: one of its own.
     """
     if not jobs:
         return []
     threads = {name: value for name, value in slots[0].environment.items() if name != "CUDA_VISIBLE_DEVICES"}
-    server = WarmStart(threads)
+    server = WarmStart(threads) if server is None else server
     progress = Progress(jobs, len(slots), known)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is like Ctrl-C
     try:

@@ -1,7 +1,8 @@
 """Runs of a suite as processes that begin with everything imported: a server forks them.
 
 Each is a process of its own, with its log, its exit code and its session, as one started from the command line; what it
-saves is the imports of torch and timm, which take longer than a small probe.
+saves is the imports of torch and timm, which take longer than a small probe. The suite's own process needs neither:
+networks and GPUs are looked at in a forked process, too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import multiprocessing.forkserver
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
+from core.errors import UserError
 from core.project import ROOT
+
+Answer = TypeVar("Answer")
 
 PRELOADED = "evaluate.suites.preload"
 
@@ -50,7 +56,7 @@ class WarmProcess:
 
 
 class WarmStart:
-    """The server; it imports while the suite goes through its plan."""
+    """The server, which imports once for everything that it is asked for."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """`environment`: variables that must be set before torch is imported, such as numbers of threads."""
@@ -71,6 +77,46 @@ class WarmStart:
         process = self._context.Process(target=run_door, args=(command[1:], str(log), variables))
         process.start()
         return WarmProcess(process)
+
+    def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Return value of `function(*arguments)`, called in a process of its own. Raises what it raises.
+
+        Function, arguments and value are pickled.
+        """
+        receiver, sender = self._context.Pipe(duplex=False)
+        place = (dict(os.environ), os.getcwd(), "--debug" in sys.argv)
+        process = self._context.Process(target=_answer, args=(sender, function, arguments, *place))
+        process.start()
+        sender.close()
+        try:
+            good, value = receiver.recv()
+        except EOFError:
+            process.join()
+            raise UserError(
+                f"the process that plans the runs was ended (exit code {process.exitcode}); free memory and try again"
+            ) from None
+        process.join()
+        if not good:
+            raise value
+        found: Answer = value
+        return found
+
+
+def _answer(
+    sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str],
+    folder: str, debug: bool,
+) -> None:  # fmt: skip
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    try:
+        sender.send((True, function(*arguments)))
+    except KeyboardInterrupt:
+        return  # the suite is interrupted, too, and reports it
+    except Exception as error:
+        if debug or not isinstance(error, UserError | OSError):
+            traceback.print_exc()
+        sender.send((False, error))
 
 
 def run_door(words: list[str], log: str, environment: dict[str, str]) -> None:

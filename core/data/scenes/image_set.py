@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.data.account import Account
 from core.data.scenes.photographs import SPLITS, pixels_digest
-from core.data.scenes.render import CLASSES, VERSION, Scene, ScenesConfig, arrange, render
+from core.data.scenes.render import CLASSES, VERSION, Annotations, Scene, ScenesConfig, annotate, arrange, render
 from core.data.scenes.rendered import RenderedPlane
 from core.errors import UserError
 
@@ -51,6 +51,10 @@ class Scenes:
     def scene(self, index: int) -> Scene:
         """Scene `index` with all its annotations."""
         return render(self.config, self.split, self._checked(index))
+
+    def annotations(self, index: int) -> Annotations:
+        """Annotations of scene `index`, without painting it."""
+        return annotate(self.config, self.split, self._checked(index))
 
     def image(self, index: int) -> PIL.Image.Image:
         """The image of scene `index`, RGB."""

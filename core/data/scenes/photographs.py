@@ -92,16 +92,14 @@ def tiles(name: str, split: str) -> tuple[PIL.Image.Image, ...]:
     path = data_folder() / photograph.file
     try:
         with PIL.Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
+            whole = np.asarray(opened.convert("RGB"))
     except OSError as error:
         raise UserError(
             f"can't read {path}, a photograph the scenes need: run `pip install --force-reinstall scikit-image`"
         ) from error
-    inked = np.rint(np.minimum(pixels * np.array(photograph.ink), 255)).astype(np.uint8)
-    return tuple(
-        PIL.Image.fromarray(np.ascontiguousarray(inked[top:bottom, left:right]))
-        for left, top, right, bottom in regions(name, split)
-    )
+    parts = [whole[top:bottom, left:right] for left, top, right, bottom in regions(name, split)]
+    inked = [np.rint(np.minimum(part * np.array(photograph.ink), 255)).astype(np.uint8) for part in parts]
+    return tuple(PIL.Image.fromarray(part) for part in inked)
 
 
 @cache

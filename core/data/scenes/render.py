@@ -83,11 +83,9 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One image and everything that is true of it. N objects, the nearest first."""
+class Annotations:
+    """Everything that is true of an image. N objects, the nearest first."""
 
-    image: NDArray[np.uint8]
-    """RGB, [H, W, 3]."""
     boxes: NDArray[np.float32]
     """Left, top, right, bottom of the visible part of each object in pixels, tight and half-open, [N, 4]."""
     labels: NDArray[np.int64]
@@ -99,6 +97,14 @@ class Scene:
     depth: NDArray[np.float32]
     """Distance in metres along the optical axis, for a focal length of `size` pixels and objects of 0.25 m radius that
     face the camera; 10 m where the background is seen, [H, W]."""
+
+
+@dataclass(frozen=True)
+class Scene(Annotations):
+    """One image and everything that is true of it."""
+
+    image: NDArray[np.uint8]
+    """RGB, [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,11 @@ def _overlap(corner: tuple[int, int], side: int, size: int) -> tuple[tuple[slice
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
+def annotate(config: ScenesConfig, split: str, index: int) -> Annotations:
+    """Everything that is true of scene `index` of `split`, without painting it."""
+    return _annotations(config, arrange(config, split, index))
+
+
 def render(config: ScenesConfig, split: str, index: int) -> Scene:
     """Scene `index` of `split`.
 
@@ -189,6 +200,11 @@ def render(config: ScenesConfig, split: str, index: int) -> Scene:
         UserError: if scikit-image or one of its photographs is missing.
     """
     placed = arrange(config, split, index)
+    image = _paint(config, split, placed, _stream(config, split, index, 1))
+    return Scene(**vars(_annotations(config, placed)), image=image)
+
+
+def _annotations(config: ScenesConfig, placed: list[Placed]) -> Annotations:
     size = config.size
     semantic = np.zeros((size, size), dtype=np.uint8)
     depth = np.full((size, size), FAR, dtype=np.float32)
@@ -198,8 +214,7 @@ def render(config: ScenesConfig, split: str, index: int) -> Scene:
         depth[thing.visible] = OBJECT_RADIUS * size / thing.radius
         rows, columns = np.flatnonzero(thing.visible.any(1)), np.flatnonzero(thing.visible.any(0))
         box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return Scene(
-        image=_paint(config, split, placed, _stream(config, split, index, 1)),
+    return Annotations(
         boxes=boxes,
         labels=np.array([thing.label for thing in placed], dtype=np.int64),
         masks=np.stack([thing.visible for thing in placed]),

@@ -31,7 +31,7 @@ class BoxedScenes(Scenes):
 
     def boxes(self, index: int) -> NDArray[np.float64]:
         """Left, top, right, bottom of each object in pixels, half-open, [N, 4]."""
-        return self.scene(index).boxes.astype(np.float64)
+        return self.annotations(index).boxes.astype(np.float64)
 
 
 class BoxedVoc:

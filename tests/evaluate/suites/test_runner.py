@@ -21,7 +21,7 @@ from evaluate.suites import runner
 from evaluate.suites.config import Evaluation
 from evaluate.suites.plan import Run
 from evaluate.suites.progress import Progress
-from evaluate.suites.runner import Slot, last_line, make_slots, run_all
+from evaluate.suites.runner import Slot, last_line, make_slots, run_all, thread_limits
 
 
 def run(folder: Path, code: str, seed: int = 0) -> Run:
@@ -54,8 +54,23 @@ WRITE = f"import pathlib; pathlib.Path(FOLDER, 'result.json').write_text('{RESUL
 SLOT = Slot("cpu", 0, {"THREADS": "3"})
 
 
+def test_runs_take_no_more_threads_than_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert thread_limits(2) == dict.fromkeys(names, "4")
+    assert thread_limits(16) == dict.fromkeys(names, "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert (thread_limits(1), thread_limits(4)) == (dict.fromkeys(names, "3"), dict.fromkeys(names, "2"))
+    monkeypatch.setenv("MKL_NUM_THREADS", "all")
+    assert thread_limits(1) == dict.fromkeys(names, "3")
+
+
 def test_several_at_once_share_the_cores_or_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     slots = make_slots(2, "cpu")
     assert [(slot.device, slot.workers, slot.environment["OMP_NUM_THREADS"]) for slot in slots] == [("cpu", 3, "4")] * 2
     assert slots[0].environment["CUDA_VISIBLE_DEVICES"] == ""

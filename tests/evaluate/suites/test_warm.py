@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from core.project import ROOT
 from evaluate.suites.warm import WarmProcess, WarmStart
 
@@ -49,3 +50,60 @@ def test_warm_runs_are_processes_of_their_own(tmp_path: Path) -> None:
         warm.start([*probe, "--help"], logs[2], {})
     os.killpg(long.pid, signal.SIGINT)
     assert finished(long) in (130, -signal.SIGINT)
+
+
+def placed(name: str) -> tuple[str, str]:
+    return os.getcwd(), os.environ[name]
+
+
+def failing() -> None:
+    raise UserError("no such network")
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_call_answers_from_a_process_that_is_in_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = WarmStart({"OMP_NUM_THREADS": "1"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", "here")
+    assert warm.call(placed, "PLACE") == (str(tmp_path), "here")
+    with pytest.raises(UserError, match="no such network"):
+        warm.call(failing)
+    with pytest.raises(UserError, match="-9"):
+        warm.call(killed)
+
+
+def test_loader_workers_of_a_run_start_as_those_of_a_command_do(tmp_path: Path) -> None:
+    probes = tmp_path / "probes/asks"
+    probes.mkdir(parents=True)
+    (probes / "probe.py").write_text(
+        "import multiprocessing\nprint('start method', multiprocessing.get_context().get_start_method())\n"
+    )
+    log = tmp_path / "log.txt"
+    run = WarmStart({"OMP_NUM_THREADS": "1"}).start(
+        [sys.executable, str(ROOT / "evaluate/probe.py"), "--help"], log, {"SSL_TRANSFER_PROBES": str(probes.parent)}
+    )
+    finished(run)
+    assert f"start method {multiprocessing.get_context().get_start_method()}" in log.read_text()
+
+
+def test_a_suite_and_its_table_need_no_torch() -> None:
+    modules = (
+        "suites.command",
+        "suites.plan",
+        "suites.runner",
+        "suites.warm",
+        "tables.transfer_table",
+        "tables.renderers",
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        + "".join(f"import evaluate.{name}\n" for name in modules)
+        + "from evaluate.suites.config import open_suite\nopen_suite('dense')\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

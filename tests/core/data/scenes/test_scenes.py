@@ -190,6 +190,8 @@ def test_scenes_is_an_image_set():
         scene = scenes.scene(index)
         assert scene.labels.tolist() == [scenes.label(index)]
         np.testing.assert_array_equal(np.asarray(scenes.image(index)), scene.image)
+        for name, values in vars(scenes.annotations(index)).items():
+            np.testing.assert_array_equal(values, getattr(scene, name))
     assert scenes.image(0).mode == "RGB"
     assert pickle.loads(pickle.dumps(scenes)).digest() == scenes.digest()
     for index in (-1, 24):
