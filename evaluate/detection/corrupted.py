@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.config import to_dict
-from core.result import Result, write_result
+from core.result import Result
 from evaluate.common.context import RunContext
 from evaluate.detection.metrics.inference import run_inference
 from evaluate.detection.outcome import count_metrics, data_part, metrics_table
-from evaluate.probes.ood.corrupted import Cell, corrupted_folder, corrupted_protocol
+from evaluate.probes.ood.corrupted import Cell, write_corrupted
 
 
 def measure_corrupted(setup: Any, context: RunContext, broken_train: list[str], cells: Sequence[Cell]) -> None:
@@ -23,17 +23,14 @@ def measure_corrupted(setup: Any, context: RunContext, broken_train: list[str], 
         metrics = count_metrics(config, val, detections)
         if detections is None:
             continue
-        name = f"{cell[0]}:{cell[1]}"
         result = Result(
-            protocol=corrupted_protocol(setup.protocol, cell),
+            protocol=setup.protocol,
             metrics=metrics,
             backbone=setup.backbone,
             data={"train": data_part(train, broken_train), "val": data_part(val, detections.broken)},
             seed=context.seed,
-            settings=to_dict(config) | {"scaling": setup.scaling, "corrupt": name},
+            settings=to_dict(config) | {"scaling": setup.scaling, "processes": context.processes.world_size},
             started=started,
             device=context.device,
         )
-        path = corrupted_folder(setup.folder, cell) / "result.json"
-        write_result(path, result)
-        print(f"{name}\n{metrics_table(metrics)}\nresult: {path}")
+        write_corrupted(setup.folder, cell, result, metrics_table(metrics))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.config import to_dict
-from core.result import Result, write_result
-from evaluate.probes.ood.corrupted import Cell, corrupted_folder, corrupted_protocol
+from core.result import Result
+from evaluate.probes.ood.corrupted import Cell, write_corrupted
 from evaluate.segmentation.plan import result_table
 
 if TYPE_CHECKING:
@@ -39,20 +39,18 @@ def measure_corrupted(setup: Setup, checked: Preflight, model: Any, cells: list[
             classes, truth = (part.data.squeeze(0).cpu() for part in (found.pred_sem_seg, found.gt_sem_seg))
             matrix += confusion(classes, truth, len(setup.names))
         metrics = scores(matrix, setup.names) | majority
-        name = f"{cell[0]}:{cell[1]}"
+        trained = {"processes": clean["settings"]["processes"], "scaling": setup.scaling, "loaded": setup.loaded}
         result = Result(
-            protocol=corrupted_protocol(setup.protocol, cell),
+            protocol=setup.protocol,
             metrics=metrics,
             backbone=setup.backbone,
             data=clean["data"],
             seed=setup.context.seed,
-            settings=to_dict(setup.config) | {"corrupt": name, "loaded": setup.loaded},
+            settings=to_dict(setup.config) | trained,
             started=started,
             device=setup.context.device,
         )
-        path = corrupted_folder(setup.out, cell) / "result.json"
-        write_result(path, result)
-        print(f"{name}\n{result_table(metrics)}\nresult: {path}")
+        write_corrupted(setup.out, cell, result, result_table(metrics))
 
 
 def _with(engine: dict[str, Any], cell: Cell) -> dict[str, Any]:

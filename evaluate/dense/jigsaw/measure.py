@@ -23,8 +23,7 @@ from evaluate.dense.mlp import standardised, train_mlp
 from evaluate.dense.pictures import evenly, save_panels
 from evaluate.probes.base import Job, Measured
 from evaluate.probes.features.cache import CachedFeatures, cached_features
-from evaluate.probes.knn.search import open_engine
-from evaluate.probes.ood.heads import KnnHead
+from evaluate.probes.ood.heads import knn_head
 
 PUZZLES = "puzzles"
 
@@ -117,19 +116,8 @@ def _recognised(job: Job, orders: dict[str, NDArray[np.int64]]) -> dict[str, flo
     crop = config.features.transform.crop
     bank = cached_features(job.backbone, job.inputs, job.data["train"], config.features, job.context)
     intact = cached_features(job.backbone, job.inputs, job.data["val"], config.features, job.context)
-    values = bank.values[bank.rows].astype(np.float32)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    engine, classes = open_engine(job.context.processes), len(job.data["train"].classes)
-    head = KnnHead(
-        "k-NN",
-        job.inputs.names[0],
-        values,
-        bank.labels,
-        classes,
-        min(config.k, len(values)),
-        config.temperature,
-        engine,
-    )
+    classes = len(job.data["train"].classes)
+    head = knn_head(bank, job.inputs, classes, config.k, config.temperature, job.context.processes)
     base = config.features
     seen = dataclasses.replace(base, transform=EvalTransformConfig(crop, crop))
     found = {"intact": intact}

@@ -86,8 +86,7 @@ def _summary(names: list[str], sequences: list[dict[str, Any]]) -> dict[str, Any
 
 def _sequence(job: Job, clip: Clip) -> dict[str, Any]:
     val: Any = job.data["val"]
-    positions = range(clip.start, clip.start + clip.frames)
-    truth = np.stack([_checked(val, position, clip) for position in positions])
+    truth = _truth(val, clip)
     objects = object_count(truth[0], val.describe(clip.start))
     shown = shown_size((truth.shape[2], truth.shape[1]), job.config)
     found, vanished = propagate(_maps(job, clip, shown), truth[0], shown, job.config)
@@ -98,11 +97,14 @@ def _sequence(job: Job, clip: Clip) -> dict[str, Any]:
     return {"vanished": vanished, **{name: object_scores(truth, own, objects) for name, own in rows.items()}}
 
 
-def _checked(val: Any, position: int, clip: Clip) -> NDArray[np.uint8]:
-    found: NDArray[np.uint8] = val.indices(position)
-    if position > clip.start and found.shape != val.indices(clip.start).shape:
-        raise UserError(f"{val.describe(position)} has another size than the first frame of {clip.name}; fix it")
-    return found
+def _truth(val: Any, clip: Clip) -> NDArray[np.uint8]:
+    """Index maps of the clip's frames, [n, H, W]. Raises `UserError` unless all have one size."""
+    found: list[NDArray[np.uint8]] = []
+    for position in range(clip.start, clip.start + clip.frames):
+        found.append(val.indices(position))
+        if found[-1].shape != found[0].shape:
+            raise UserError(f"{val.describe(position)} has another size than the first frame of {clip.name}; fix it")
+    return np.stack(found)
 
 
 def _maps(job: Job, clip: Clip, shown: tuple[int, int]) -> Iterator[Tensor]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
+
+if TYPE_CHECKING:
+    from core.result import Result
 
 Cell = tuple[str, int]
 """Corruption and severity."""
@@ -43,6 +48,20 @@ def corrupted_protocol(protocol: str, cell: Cell) -> str:
 def corrupted_folder(folder: Path, cell: Cell) -> Path:
     """Folder of the result below that of the run."""
     return folder / "corrupted" / f"{cell[0]}-{cell[1]}"
+
+
+def write_corrupted(folder: Path, cell: Cell, result: Result, table: str) -> None:
+    """Writes a result under the corruption's name, below the run's `folder`, and prints it with its `table`.
+
+    `result`: protocol and settings are those of the run on clean images; the corruption is added here.
+    """
+    from core.result import write_result
+
+    name = f"{cell[0]}:{cell[1]}"
+    path = corrupted_folder(folder, cell) / "result.json"
+    settings = {**result.settings, "corrupt": name}
+    write_result(path, replace(result, protocol=corrupted_protocol(result.protocol, cell), settings=settings))
+    print(f"{name}\n{table}\nresult: {path}")
 
 
 def corrupted_file(image: PIL.Image.Image, file: str, cell: Cell) -> PIL.Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from core.errors import UserError
-from evaluate.probes.knn.search import Engine, nearest
+from evaluate.probes.knn.search import Engine, nearest, open_engine
+
+if TYPE_CHECKING:
+    from core.distributed import Processes
+    from evaluate.probes.features.cache import CachedFeatures
+    from evaluate.probes.features.head_inputs import HeadInputs
 
 Groups = Sequence[tuple[int, ...]] | None
 """Classes behind each answer; None: every class is an answer."""
@@ -66,6 +71,17 @@ class KnnHead:
         weights = np.exp((similarities.astype(np.float64) - 1) / self.temperature)
         np.add.at(votes, (np.arange(len(unit))[:, None], labels[rows]), weights)
         return votes.astype(np.float32)
+
+
+def knn_head(
+    features: CachedFeatures, inputs: HeadInputs, classes: int, k: int, temperature: float, processes: Processes
+) -> KnnHead:
+    """Head whose bank are the first of the `inputs` of all usable images; of fewer than `k` images all vote."""
+    start, end = inputs.slices[0]
+    values = features.values[features.rows][:, start:end].astype(np.float32)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    most, engine = min(k, len(values)), open_engine(processes)
+    return KnnHead("k-NN", inputs.names[0], values, features.labels, classes, most, temperature, engine)
 
 
 @dataclass(frozen=True)

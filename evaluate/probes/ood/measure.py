@@ -21,8 +21,7 @@ from core.files.user_path import user_path
 from evaluate.common.resumable import ProbeState
 from evaluate.probes.base import Job, Measured
 from evaluate.probes.features.cache import cached_features
-from evaluate.probes.knn.search import open_engine
-from evaluate.probes.ood.heads import Head, KnnHead, answers
+from evaluate.probes.ood.heads import Head, answers, knn_head
 from evaluate.probes.ood.protocol import OodConfig
 from evaluate.probes.ood.shifts import (
     C_CORRUPTIONS,
@@ -148,13 +147,8 @@ def _heads(job: Job) -> list[Head]:
     heads: list[Head] = []
     if config.knn:
         bank = cached_features(job.backbone, inputs, job.data["train"], config.features, job.context)
-        start, end = inputs.slices[0]
-        values = bank.values[bank.rows][:, start:end].astype(np.float32)
-        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
         classes = len(job.data["train"].classes)
-        engine = open_engine(job.context.processes)
-        k = min(config.k, len(values))
-        heads.append(KnnHead("k-NN", inputs.names[0], values, bank.labels, classes, k, config.temperature, engine))
+        heads.append(knn_head(bank, inputs, classes, config.k, config.temperature, job.context.processes))
     return [*heads, *linear]
 
 

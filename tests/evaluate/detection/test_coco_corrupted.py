@@ -25,6 +25,7 @@ def test_corrupted_results_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     clean, same = result(tmp_path / "run"), result(tmp_path / "run/corrupted/fog-1")
     assert same["protocol"] == "tiny (modified: corrupt=fog:1)"
     assert same["metrics"] == clean["metrics"], "unchanged images score as before"
+    assert same["settings"] == {**clean["settings"], "corrupt": "fog:1"}
     run(monkeypatch, *arguments(place, tmp_path / "run", "--corrupt", "contrast:5"))
     grey = result(tmp_path / "run/corrupted/contrast-5")
     assert (grey["kind"], grey["data"]["val"]["images"]) == ("detection", 5)
