@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set PYTHON=/path/to/python"; exit 2; }
 	@echo "== environment: $(VENV) ($(PYTHON), $(FAISS)); the first installation takes a few minutes"
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),detection,report,segmentation,hf,fsspec,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),detection,report,segmentation,hf,fsspec,cluster,dev]'
 	@$(PY) -c 'import cv2' 2>/dev/null || { echo "== no libGL on this machine: OpenCV without windows"; \
 		$(PY) -m pip uninstall -qq --yes opencv-python; \
 		$(PY) -m pip install -qq --disable-pip-version-check opencv-python-headless; }

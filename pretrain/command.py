@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from core.cluster.options import add_launcher, resources_of
 from core.errors import UserError
 from core.project import CONFIGS, command
 from evaluate.common.cli import help_end
@@ -15,6 +16,11 @@ from evaluate.common.cli import help_end
 def main() -> None:
     """Pre-trains a backbone, resuming the run in `--out` if one exists."""
     arguments = _arguments()
+    if resources := resources_of(arguments):
+        from core.cluster.submit import submit_this_command
+
+        submit_this_command(resources)
+        return
 
     from core.compute.malloc import disable_trimming
     from core.config import Setting, load_config
@@ -115,4 +121,5 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--show-views", type=Path, metavar="PNG", help="draw views as the network sees them, and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's mistake too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
+    add_launcher(parser)
     return parser.parse_intermixed_args()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from core.backbone_options import add_backbone_settings
+from core.cluster.options import add_launcher, resources_of
 from core.errors import UserError
 from core.project import command
 
@@ -66,6 +68,7 @@ def evaluation_parser(description: str, example: str, default: str | None, says:
     parser.add_argument("--dry-run", action="store_true", help="open everything, print the plan and exit")
     parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the protocol's")
+    add_launcher(parser)
     return parser
 
 
@@ -99,7 +102,10 @@ def add_frozen(parser: argparse.ArgumentParser, section: str) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The checked arguments; `--data` becomes an override, and `--init` a part of `ckpt`."""
+    """The checked arguments; `--data` becomes an override, and `--init` a part of `ckpt`.
+
+    With `--launcher` the command is submitted, and this process ends.
+    """
     arguments = parser.parse_intermixed_args(argv)
     arguments.ckpt = _start(arguments.ckpt, arguments.init)
     if getattr(arguments, "data", None):
@@ -110,6 +116,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     for name in ("seed", "workers", "draw"):
         if getattr(arguments, name, 0) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
+    if resources := resources_of(arguments):
+        from core.cluster.submit import submit_this_command
+
+        submit_this_command(resources)
+        sys.exit(0)
     return arguments
 
 

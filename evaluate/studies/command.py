@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.cluster.options import add_launcher, resources_of
 from core.errors import UserError
 from core.project import command
 from evaluate.studies.config import FOLDER, StudyConfig, open_study
@@ -38,6 +39,7 @@ def main() -> None:
         measurement_of(evaluation, 1)  # a mistake in a protocol is reported now, not after the trainings
     trainings = trainings_of(study, out, seeds)
     waiting = [each for each in trainings if not each.written()]
+    resources = resources_of(arguments)
     print(_plan(study, trainings, waiting, seeds, name), flush=True)
     if arguments.dry_run:
         return
@@ -49,6 +51,15 @@ def main() -> None:
         return
     for training in trainings:
         training.claim()
+    if resources:
+        from evaluate.studies.cluster import submit_study
+
+        print(submit_study(study, waiting, seeds, resources, arguments.device, arguments.jobs))
+        return
+    if waiting and (arguments.share or arguments.table):
+        raise UserError(
+            f"{len(waiting)} trainings of the study are not finished; give the command without --share first"
+        )
 
     from evaluate.studies.courses import course_tables
     from evaluate.studies.findings import summary
@@ -58,8 +69,17 @@ def main() -> None:
     slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
     end_for(run_stoppably(waiting, slots, {}))
     runs = evaluations_of(study, out, seeds)
-    failures = run_stoppably([run for run in runs if not run.complete], slots, {})
-    failed = [failure.run for failure in failures]
+    if arguments.share:
+        number, of = arguments.share
+        runs = runs[number::of]
+    missing = [run for run in runs if not run.complete]
+    failures = [] if arguments.table else run_stoppably(missing, slots, {})
+    if arguments.share:
+        end_for(failures)
+        return
+    failed = missing if arguments.table else [failure.run for failure in failures]
+    for run in failed if arguments.table else ():
+        print(f"not measured: {run.title}", file=sys.stderr)
     if measured := [run for run in runs if run not in failed]:
         record = record_of(f"{name}-{arguments.tag}" if arguments.tag else name, study, trainings, measured)
         print(f"\n{summary(record)}{course_tables(record)}")
@@ -121,6 +141,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
+def _share(text: str) -> tuple[int, int]:
+    """`2/8` as numbers. Raises `UserError`."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise UserError(f"--share must look like 0/8 … 7/8, not {text!r}")
+    return int(number), int(of)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train the arms of a study with several seeds, evaluate every network, and print means, spreads "
@@ -138,8 +166,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tag", default="", help="ending of the record's name, such as the device's")
     parser.add_argument("--write-findings", action="store_true", help="write docs/findings.md from all records")
     parser.add_argument("--emit", action="store_true", help="print the commands of the trainings only")
+    parser.add_argument(
+        "--share", type=_share, metavar="I/N", help="run the I-th of N shares of the evaluations alone, I from 0 on"
+    )
+    parser.add_argument("--table", action="store_true", help="run nothing, print the table of what is measured")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
+    add_launcher(parser, local=False)
     arguments = parser.parse_args()
     if arguments.study is None and not arguments.write_findings:
         raise UserError(f"name a study: {known}, or a YAML file")

@@ -1,19 +1,41 @@
-"""A suite as commands for a cluster: torchrun lines, or sbatch lines around them."""
+"""A suite on a cluster: as one array of jobs with the table after it, or as torchrun lines for other schedulers."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from core.project import command
+from core.cluster.options import Resources
+from core.project import ROOT, command
 from evaluate.suites.plan import Run
 
-Form = Literal["torchrun", "slurm"]
+TABLE_MINUTES = 30
+"""Time of the job that prints a table."""
 
 
-def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
+def submit_runs(runs: Sequence[Run], resources: Resources, device: str, at_once: int, results: Path) -> str:
+    """Submits the runs as one array, and the table after they have all ended; says where the logs are."""
+    from core.cluster.submit import submit
+
+    words = [[sys.executable, str(run.script()), *run.arguments(), "--device", device] for run in runs]
+    array = submit(words, resources, "evaluations", at_once)
+    shown = submit(
+        [[sys.executable, str(ROOT / "evaluate/table.py"), str(results)]], on_one_core(resources), "table",
+        after=f"afterany:{array.number}",
+    )  # fmt: skip
+    lines = [f"  {log}: {run.title}" for run, log in zip(runs, array.logs, strict=True)]
+    return "\n".join([f"submitted: array {array.number}, {at_once} at once", *lines, f"table: {shown.logs[0]}"])
+
+
+def on_one_core(resources: Resources) -> Resources:
+    """The same account and partition for a job that prints a table."""
+    return replace(resources, nodes=1, processes=1, gpus=0, cpus=1, minutes=TABLE_MINUTES)
+
+
+def commands(runs: Sequence[Run], gpus: int, results: Path) -> str:
     """One line of bash for each run, to be started in any order; the table's command comes as a comment at the end."""
     lines = ["# for bash"]
     for run in runs:
@@ -23,16 +45,8 @@ def commands(runs: Sequence[Run], form: Form, gpus: int, results: Path) -> str:
         ]
         folder, log = shlex.quote(str(run.folder)), shlex.quote(str(run.log))
         lines.append(f"# {run.title}")
-        if form == "torchrun":
-            # Without pipefail the line would end as tee does, whatever happened to the run.
-            lines.append(f"mkdir -p {folder} && (set -o pipefail; {shlex.join(torchrun)} 2>&1 | tee -a {log})")
-        else:
-            sbatch = [
-                *("sbatch", f"--job-name={run.evaluation.protocol}-seed{run.seed}", "--nodes=1", "--ntasks=1"),
-                *(f"--gpus-per-node={gpus}", f"--chdir={Path.cwd()}", "--open-mode=append", f"--output={run.log}"),
-                f"--wrap={shlex.join(torchrun)}",
-            ]
-            lines.append(f"mkdir -p {folder} && {shlex.join(sbatch)}")
+        # Without pipefail the line would end as tee does, whatever happened to the run.
+        lines.append(f"mkdir -p {folder} && (set -o pipefail; {shlex.join(torchrun)} 2>&1 | tee -a {log})")
     table = command("evaluate/table.py", str(results))
     return "\n".join([*lines, f"# when all have ended: {table}"])
 

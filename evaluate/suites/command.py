@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.cluster.options import GPUS, add_launcher, resources_of
 from core.errors import UserError
 from evaluate.suites.config import open_suite, shipped_roots
 
@@ -38,12 +39,14 @@ def main() -> None:
     from evaluate.suites.warm import WarmStart
     from evaluate.tables.results import add_names, read_names, read_usable
 
+    resources = resources_of(arguments)
+    processes = resources.world_size if resources else (arguments.gpus or GPUS) if arguments.emit else 1
     request = Request(
-        tuple(evaluations), tuple(arguments.ckpts), arguments.seeds, arguments.network, results,
-        arguments.gpus if arguments.emit else 1,
-    )  # fmt: skip
+        tuple(evaluations), tuple(arguments.ckpts), arguments.seeds, arguments.network, results, processes
+    )
     # The runs are planned where they run; this process then needs no torch.
-    server = None if arguments.dry_run or arguments.emit else WarmStart(thread_limits(arguments.jobs))
+    elsewhere = arguments.dry_run or arguments.emit or resources is not None
+    server = None if elsewhere else WarmStart(thread_limits(arguments.jobs))
     plan = make_plan(request) if server is None else server.call(make_plan, request)
     for sentence in plan.ignored:
         print(f"ignored   {sentence}", file=sys.stderr)
@@ -55,9 +58,13 @@ def main() -> None:
         from evaluate.suites.cluster import commands
 
         print("".join(f"# {line}\n" for line in _plan(runs).splitlines()), end="")
-        print(commands(todo, arguments.emit, arguments.gpus, results))
+        print(commands(todo, processes, results))
         return
     print(_plan(runs), flush=True)
+    if resources and todo and not arguments.dry_run:
+        from evaluate.suites.cluster import submit_runs
+
+        print(submit_runs(todo, resources, arguments.device, arguments.jobs, results))
     if server is None:
         return
 
@@ -97,13 +104,17 @@ def _arguments() -> argparse.Namespace:
         help="folder of results, searched at any depth (default results)",
     )  # fmt: skip
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at once: a GPU each, or a share of cores"
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at once: a GPU each, or a share of cores; with --launcher: jobs at once",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-    parser.add_argument("--emit", choices=("torchrun", "slurm"), help="print commands for a cluster instead of running")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="processes of an emitted command (default 8)")
+    parser.add_argument("--emit", action="store_true", help="print torchrun commands for --gpus N instead of running")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
+    add_launcher(parser, local=False)
     suite = parser.parse_known_args()[0].suite if not {"-h", "--help"} & set(sys.argv) else ""
     roots = [*shipped_roots(), *(open_suite(suite).roots if suite.endswith((".yaml", ".yml")) else ())]
     for name in dict.fromkeys(roots):
@@ -114,8 +125,8 @@ def _arguments() -> argparse.Namespace:
             raise UserError(f"suite {suite}: {{{name}}} is the name of another option, --{name}; rename it") from None
     arguments = parser.parse_args()
     for name in ("seeds", "jobs", "gpus"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} must be 1 or more, not {getattr(arguments, name)}")
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            raise UserError(f"--{name} must be 1 or more, not {number}")
     return arguments
 
 

@@ -121,7 +121,7 @@ def test_a_bad_result_stops_nothing(suite: Path, image_folder: Path, tmp_path: P
 def test_names_outlast_an_emitted_suite(tmp_path: Path, command: Command) -> None:
     given = [
         "--suite", "demo_knn_scenes", "--ckpts", f"mine={ONE}", "pixels", "--results", str(tmp_path / "r"),
-        "--emit", "torchrun",
+        "--emit",
     ]  # fmt: skip
     assert command(*given, "--dry-run").code == 0
     assert not (tmp_path / "r").exists()
@@ -140,7 +140,7 @@ def test_an_emitted_line_fails_where_its_run_does(
     (programs / "torchrun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     emitted = command(
-        "--suite", "demo_knn_scenes", "--ckpts", ONE, "--emit", "torchrun", "--results", str(tmp_path / "r")
+        "--suite", "demo_knn_scenes", "--ckpts", ONE, "--emit", "--results", str(tmp_path / "r")
     )  # fmt: skip
     done = subprocess.run(["bash", "-c", emitted.stdout], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "no GPU\n")
@@ -168,23 +168,18 @@ def test_a_failed_run_stops_nothing_and_is_told_at_the_end(
     assert "| resnet18(channels=[8, 8, 16, 16], stem=small), random initialisation |" in done.stdout
 
 
-def test_commands_for_a_cluster(tmp_path: Path, command: Command) -> None:
+def test_commands_for_torchrun(tmp_path: Path, command: Command) -> None:
     emitted = command(
-        "--suite", "imagenet_r50", "--ckpts", ONE, "--coco", "/data/coco", "--emit", "slurm",
+        "--suite", "imagenet_r50", "--ckpts", ONE, "--coco", "/data/coco", "--emit",
         "--gpus", "4", "--results", str(tmp_path), "--seeds", "2",
     )  # fmt: skip
     assert emitted.code == 0, emitted.stderr
     lines = [line for line in emitted.stdout.splitlines() if line.startswith("mkdir")]
     assert len(lines) == 4
-    assert "sbatch --job-name=coco_maskrcnn_r50_fpn_1x_mulan-seed0 --nodes=1 --ntasks=1 --gpus-per-node=4" in lines[0]
     assert "torchrun --standalone --nproc-per-node=4 evaluate/coco.py --ckpt" in lines[0]
     assert "--data coco:/data/coco" in lines[0]
-    plain = command(
-        "--suite", "voc", "--ckpts", ONE, "--voc", "/data/voc", "--emit", "torchrun",
-        "--results", str(tmp_path),
-    )  # fmt: skip
-    assert "mkdir" in plain.stdout
-    assert "evaluate/coco.py --ckpt 'timm:resnet18(channels=[8,8,16,16],stem=small)'" in plain.stdout
+    plain = command("--suite", "voc", "--ckpts", ONE, "--voc", "/data/voc", "--emit", "--results", str(tmp_path))
+    assert "--nproc-per-node=8 evaluate/coco.py --ckpt 'timm:resnet18(channels=[8,8,16,16],stem=small)'" in plain.stdout
 
 
 @pytest.mark.parametrize(
