@@ -16,7 +16,7 @@ from evaluate.common.cli import help_end
 def main() -> None:
     """Pre-trains a backbone, resuming the run in `--out` if one exists."""
     arguments = _arguments()
-    if resources := resources_of(arguments):
+    if (resources := resources_of(arguments)) and not arguments.dry_run:
         from core.cluster.submit import submit_this_command
 
         submit_this_command(resources)

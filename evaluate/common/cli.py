@@ -104,7 +104,7 @@ def add_frozen(parser: argparse.ArgumentParser, section: str) -> None:
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The checked arguments; `--data` becomes an override, and `--init` a part of `ckpt`.
 
-    With `--launcher` the command is submitted, and this process ends.
+    With `--launcher` the command is submitted, and this process ends; `--dry-run` prints the plan here all the same.
     """
     arguments = parser.parse_intermixed_args(argv)
     arguments.ckpt = _start(arguments.ckpt, arguments.init)
@@ -116,7 +116,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     for name in ("seed", "workers", "draw"):
         if getattr(arguments, name, 0) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
-    if resources := resources_of(arguments):
+    if (resources := resources_of(arguments)) and not arguments.dry_run:
         from core.cluster.submit import submit_this_command
 
         submit_this_command(resources)
