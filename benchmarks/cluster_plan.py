@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -123,7 +124,7 @@ def work_of(recipe: Path, overrides: Sequence[str]) -> Work:
     forward: dict[int, float] = {}
     for size in sizes:
         with torch.device("meta"):
-            model = timm.create_model(config.backbone.name, num_classes=0, img_size=size)
+            model: Any = timm.create_model(config.backbone.name, num_classes=0, img_size=size)
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 model(torch.empty(1, 3, size, size))
         forward[size] = float(counter.get_total_flops())
