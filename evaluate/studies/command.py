@@ -58,7 +58,7 @@ def main() -> None:
         return
     if waiting and (arguments.share or arguments.table):
         raise UserError(
-            f"{len(waiting)} trainings of the study are not finished; give the command without --share first"
+            f"{len(waiting)} trainings are not finished; give the command without --share and --table first"
         )
 
     from evaluate.studies.courses import course_tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,8 @@ def import_datasets(kind: str) -> Any:
         import datasets
     except ImportError:
         raise UserError(f"{kind}:… needs the packages datasets and pyarrow: {extra('hf')}") from None
-    datasets.disable_progress_bars()
+    if not sys.stderr.isatty():  # a log would hold every state of the bars
+        datasets.disable_progress_bars()
     return datasets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def test_digests_are_of_content(hub: Path, tmp_path: Path) -> None:
     rows = pq.read_table(file)
     pq.write_table(rows.take(list(range(len(rows)))[::-1]), file)
     assert open_images(DataConfig(f"parquet:{hub}/data/{{split}}-*.parquet"), "train", 0).digest() != of_hub
+
+
+def test_the_cache_of_the_hub_is_used_offline(hub: Path, tmp_path: Path) -> None:
+    """A prepared data set, laid as `datasets` keeps one of the hub: NAMESPACE___NAME/CONFIG/VERSION/COMMIT."""
+    prepared = datasets.load_dataset(str(hub), cache_dir=str(tmp_path / "elsewhere"))["train"].cache_files[0]
+    kept = tmp_path / "hf/somebody___pets/default/0.0.0" / ("a" * 40)
+    shutil.copytree(Path(prepared["filename"]).parent, kept)
+    images = open_images(DataConfig("hf:somebody/pets"), "train", 0)
+    assert images.digest() == open_images(DataConfig(f"hf:{hub}"), "train", 0).digest()
+    assert images.describe(2) == "hf:somebody/pets[train]#2"
+    with pytest.raises(UserError, match="other"):
+        open_images(DataConfig("hf:somebody/pets:other"), "train", 0)
 
 
 def test_an_image_folder_of_datasets_names_its_files(image_folder: Path, tmp_path: Path) -> None:
