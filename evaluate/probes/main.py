@@ -41,8 +41,9 @@ def probe_main(probe: Probe, argv: Sequence[str] | None = None) -> None:
 
 
 def _arguments(probe: Probe, argv: Sequence[str] | None) -> argparse.Namespace:
-    scenes, others = probe.protocols.get("scenes"), probe.protocols[""]
-    default = others if scenes is None else f"{scenes}, or {others} with data of your own"
+    named = [f"{name} for {kind}" for kind, name in probe.protocols.items() if kind not in ("scenes", "")]
+    scenes, others = probe.protocols.get("scenes"), ", ".join([*named, probe.protocols[""]])
+    default = others if scenes is None else f"{scenes}, or with data of your own {others}"
     parser = evaluation_parser(probe.summary, probe.example, default=None, says=default)
     probe.add_arguments(parser)
     arguments = parse(parser, argv)

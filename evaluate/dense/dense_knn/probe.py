@@ -44,7 +44,10 @@ class DenseKnnProbe(DenseProbe):
         size = 4 * patches * job.inputs.shape[0] / 2**20
         crops = "random crops and colours" if memory.augment else "whole images"
         return [
-            ("memory", f"at most {patches:,} patches, {size:,.0f} MiB per process; {crops}, {memory.passes} passes"),
+            (
+                "memory",
+                f"at most {patches:,} patches, {size:,.0f} MiB per process; {crops}, passes {memory.passes}",
+            ),
             ("vote", f"k {config.k}; softmax(cosine / {config.temperature:g})"),
         ]
 

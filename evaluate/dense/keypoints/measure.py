@@ -48,7 +48,8 @@ def measure(job: Job) -> Measured | None:
     else:
         metrics = summary(every)
         of = f"{metrics['keypoints']:,} keypoints"
-    scores = ", ".join(f"{name} {value:.2f}" for name, value in metrics["by_viewpoint"].items())
+    groups = metrics["recall_per_category" if isinstance(whole, SemanticScenes) else "by_viewpoint"]
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in groups.items())
     text = (
         f"recall {metrics['recall']:.2f} % of {of} ({scores})\n"
         f"chance {metrics['chance']:.2f} %, at the same place {metrics['same_place']:.2f} %"

@@ -44,7 +44,7 @@ class OverclusterProbe(DenseProbe):
             (
                 "clusters",
                 f"K {', '.join(map(str, config.clusters))} of {config.components} principal components; "
-                f"{config.seeds} seeds, {config.iterations} iterations, {config.restarts} restarts",
+                f"seeds {config.seeds}, iterations {config.iterations}, restarts {config.restarts}",
             )
         ]
 

@@ -60,7 +60,7 @@ class PropagateProbe(DenseProbe):
         config: PropagateConfig = job.config
         val: Any = job.data["val"]
         return [
-            ("clips", f"{len(val.sequences)} of {len(val):,} frames"),
+            ("clips", f"{len(val.sequences)}, {len(val):,} frames in all"),
             (
                 "labels",
                 f"of the first and the last {config.queue} frames; {config.k} nearest cells within {config.radius}, "
