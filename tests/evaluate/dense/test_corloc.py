@@ -10,6 +10,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from core.data.scenes.image_set import Scenes
+from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.dense.corloc.discovery import centred_square, component_box, located, lost, overlaps, tokencut
 from evaluate.dense.corloc.probe import PROBE
@@ -55,7 +57,13 @@ def test_scenes_with_the_centred_square(tmp_path: Path) -> None:
     assert found["images"] == 8
     assert 0 <= found["lost"] <= 100
     assert found["tokencut"] == max(found["tokencut_by_threshold"].values())
-    assert found["square"] > 0, "one large object stands near the centre of some scenes"
+    config = ScenesConfig(size=32, objects=(1, 2), radius=(0.2, 0.4), train=16, test=8)
+    boxes = [torch.from_numpy(Scenes("test", config).annotations(index).boxes) for index in range(8)]
+    shares = {}
+    for share in np.arange(0.1, 1.01, 0.05):
+        square = torch.tensor([[16 - 16 * share, 16 - 16 * share, 16 + 16 * share, 16 + 16 * share]])
+        shares[share] = 100 * np.mean([float(box_iou(square.float(), each).max()) > 0.5 for each in boxes])
+    assert found["square"] == pytest.approx(max(shares.values()))
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
 
 
