@@ -149,6 +149,10 @@ def _exported(path: Path, network: Network, arch: str | None) -> Backbone:
 
 def _training_state(path: Path, state: Mapping[str, Any], network: Network, arch: str | None) -> Backbone:
     try:
+        if state["online"] is None:
+            raise UserError(
+                f"{path} has its weights in {path.stem}.shards; pass the run folder, which holds the exports"
+            )
         if state[network] is None:
             raise UserError(f"{path} holds no {network} network, only online; ask for that")
         settings = state["config"]

@@ -90,6 +90,11 @@ class ComputeConfig:
     then takes a minute or more."""
     sync_bn: bool = False
     """Share batch norm statistics among processes; a single process has plain batch norm either way."""
+    shard: Literal["none", "fsdp2"] = "none"
+    """`fsdp2`: the blocks of a ViT and their optimiser state are spread over the processes of torchrun, in the
+    online and the momentum network; for AdamW in fp32 or bf16. With `compile`, each block is compiled alone."""
+    checkpointing: bool = False
+    """Keep only the inputs of a ViT's blocks for the backward pass, which computes the rest again."""
     backward: Literal["per_view", "packed"] = "per_view"
     """`per_view`: one forward and backward pass per view, least memory, batch norm statistics of each view alone.
     `packed`: views of equal size pass together, fewer and larger kernels, batch norm statistics of all of them."""
@@ -210,6 +215,7 @@ class PretrainConfig:
             raise ValueError(f"views must include {GLOBAL!r}, whose views are the targets; it has {list(self.views)}")
         self._check_auxiliaries()
         self._check_objective()
+        self._check_shard()
 
     def _check_channels(self) -> None:
         """`ValueError` where data and backbone differ in channels, and for colours of images that aren't RGB."""
@@ -221,6 +227,19 @@ class PretrainConfig:
             )
         if any(recipe.jitter_p or recipe.grey_p for view in self.views.values() for recipe in view.photometric):
             raise ValueError("views.*.photometric: colours need RGB images; set jitter_p and grey_p to 0")
+
+    def _check_shard(self) -> None:
+        if self.compute.shard == "none":
+            return
+        needed = {
+            "optim.name": (self.optim.name == "adamw", "adamw, whose state is sharded"),
+            "compute.precision": (self.compute.precision != "fp16", "fp32 or bf16"),
+            "monitor.every_epochs": (self.monitor.every_epochs == 0, "0: the monitor reads whole networks"),
+            "monitor.predictor_fits": (self.monitor.predictor_fits == 0, "0: fits read whole networks"),
+        }
+        for key, (done, what) in needed.items():
+            if not done:
+                raise ValueError(f"{key} must be {what}, for compute.shard={self.compute.shard}")
 
     def auxiliary_views(self) -> set[str]:
         """View types that belong to an auxiliary loss alone, and not to the objective."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from core.backbones import build_backbone
 from core.backbones.vit_start import build_started
 from core.compute.memory_layout import training_layout
+from core.compute.shards import local
 from core.compute.sync_norm import synchronise_norms
 from pretrain import losses
 from pretrain.build_losses import build_auxiliaries, build_objective
@@ -85,15 +86,12 @@ class Method:
         for loss in self.losses().values():
             loss.to(device).train()
         # Compile the functions themselves: the modules below them are not called through __call__.
-        compiled: Callable = torch.compile if config.compute.compile else lambda function: function
+        whole = config.compute.compile and config.compute.shard == "none"  # sharded blocks are compiled alone
+        compiled: Callable = torch.compile if whole else lambda function: function
         self._encode = compiled(lambda images, mask: self.objective.encode(self.online, images, mask))
         self._encode_target = compiled(lambda images: self.objective.encode_target(self.target or self.online, images))
         self._vector = compiled(self.online.vector)
-        online_parameters = dict(self.online.named_parameters())
-        self._averages: list[Tensor] = [] if self.target is None else list(self.target.parameters())
-        self._sources: list[Tensor] = (
-            [] if self.target is None else [online_parameters[name] for name, _ in self.target.named_parameters()]
-        )
+        self.pair_averages()
 
     @property
     def terms(self) -> list[str]:
@@ -114,6 +112,13 @@ class Method:
         for name, loss in self.auxiliaries.items():
             values |= {f"{name}/{key}": value for key, value in loss.health().items()}
         return values
+
+    def pair_averages(self) -> None:
+        """Finds the tensors of `update_target`, again where they were replaced: of sharded ones this rank's parts."""
+        online = dict(self.online.named_parameters())
+        averages = {} if self.target is None else dict(self.target.named_parameters())
+        self._averages = [local(average) for average in averages.values()]
+        self._sources = [local(online[name]) for name in averages]
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from core.compute.shards import is_sharded, local, norms
 from core.errors import UserError
 
 
@@ -156,17 +157,21 @@ def clip_gradients(parameters: Sequence[nn.Parameter], config: OptimConfig) -> N
     """Clips the gradients in place, together or each tensor alone; reads nothing back to the host."""
     if config.clip is None:
         return
-    if config.clip_mode == "whole":
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if config.clip_mode == "whole" and not any(map(is_sharded, gradients)):
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
-    torch._foreach_mul_(gradients, list((config.clip / (norms + 1e-6)).clamp(max=1.0).unbind()))
+    each = norms(gradients)
+    if config.clip_mode == "whole":
+        each = each.norm().expand(len(gradients))
+    torch._foreach_mul_(
+        [local(gradient) for gradient in gradients], list((config.clip / (each + 1e-6)).clamp(max=1.0).unbind())
+    )
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Euclidean norm of all gradients together, a scalar on their device."""
-    return torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).norm()
+    return norms([parameter.grad for parameter in parameters if parameter.grad is not None]).norm()
 
 
 class Freezer:

@@ -16,6 +16,7 @@ from core.errors import UserError
 from pretrain import losses
 from pretrain.build_losses import build_auxiliaries, build_objective
 from pretrain.config import AuxiliaryConfig, PretrainConfig
+from pretrain.large.sharding import check_blocks
 from pretrain.losses.base import Auxiliary
 from pretrain.views.config import GLOBAL, pairs
 
@@ -32,6 +33,7 @@ def check_sizes(config: PretrainConfig) -> None:
                     f"{describe(config.backbone)} can't take views.{name} of {view.size} px ({error}); "
                     f"change views.{name}.size"
                 ) from None
+        check_blocks(config, backbone)
         with shapes_only():
             build_objective(config, backbone)
             build_auxiliaries(config, backbone)
@@ -92,7 +94,9 @@ def plan(
         f"schedule    cosine per {schedule.granularity} to {schedule.end:g} of the peak, "
         f"{schedule.warmup_epochs:g} epochs of warm-up",
         f"compute     {processes.device}, {compute.precision}, batch norm {norms}, backward {compute.backward}"
-        + (", compiled" if compute.compile else ""),
+        + (", compiled" if compute.compile else "")
+        + (", blocks sharded over the processes (FSDP2)" if compute.shard != "none" else "")
+        + (", blocks checkpointed" if compute.checkpointing else ""),
         f"monitor     {monitoring}",
     ]
     return "\n".join(lines)

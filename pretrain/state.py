@@ -17,6 +17,7 @@ from core.distributed import Processes, gather_objects, raise_on_all_ranks
 from core.errors import UserError
 from core.result import git_revision
 from pretrain.config import PretrainConfig
+from pretrain.large import sharding
 from pretrain.method import Method
 
 CHANGEABLE = ("checkpoint.", "monitor.", "tracker", "broken_share", "optim.lr", "optim.clip", "compute.precision")
@@ -56,6 +57,13 @@ def save(training: Training, step: int, epoch: int) -> None:
     """
     config, method = training.config, training.method
     rng = gather_objects(_rng_state(training.processes.device))
+    folder = training.run / "checkpoints"
+    sharded = config.compute.shard != "none"
+    backbones: list[Any] = [network.backbone for network in method.networks()]
+    if sharded:
+        sharding.remove_left_over(folder, training.processes)
+        sharding.save(sharding.folder_of(folder, step), method, training.optimiser)
+        backbones = sharding.whole_backbones(method)
     if not training.processes.is_main:
         return
     state = {
@@ -63,10 +71,10 @@ def save(training: Training, step: int, epoch: int) -> None:
         "epoch": epoch,
         "data": dict(training.data),
         "broken": list(training.broken.names),
-        "online": method.online.state_dict(),
-        "target": None if method.target is None else method.target.state_dict(),
+        "online": None if sharded else method.online.state_dict(),
+        "target": None if sharded or method.target is None else method.target.state_dict(),
         "losses": {name: memory for name, loss in method.losses().items() if (memory := loss.memory())},
-        "optimiser": training.optimiser.state_dict(),
+        "optimiser": None if sharded else training.optimiser.state_dict(),
         "scaler": None if training.scaler is None else training.scaler.state_dict(),
         "rng": rng,
     }
@@ -82,12 +90,9 @@ def save(training: Training, step: int, epoch: int) -> None:
         **method.objective.FACTS,
         **training.initial,
     }
-    networks = {"online": method.online.backbone}
-    if method.target is not None:
-        networks["target"] = method.target.backbone
-    for network, backbone in networks.items():
+    for network, backbone in zip(EXPORTS, backbones, strict=False):
         export_backbone(training.run / EXPORTS[network], backbone, config.backbone, {"network": network, **facts})
-    save_training_state(training.run / "checkpoints", step, state)
+    save_training_state(folder, step, state)
 
 
 def restore(training: Training) -> int:
@@ -137,12 +142,15 @@ def restore(training: Training) -> int:
 
 def _load(training: Training, state: Mapping[str, Any]) -> int:
     method, rng, rank = training.method, state["rng"], training.processes.rank
-    method.online.load_state_dict(state["online"])
-    if method.target is not None:
-        method.target.load_state_dict(state["target"])
+    if training.config.compute.shard != "none":
+        sharding.load(sharding.folder_of(training.run / "checkpoints", int(state["step"])), method, training.optimiser)
+    else:
+        method.online.load_state_dict(state["online"])
+        if method.target is not None:
+            method.target.load_state_dict(state["target"])
+        training.optimiser.load_state_dict(state["optimiser"])
     for name, loss in method.losses().items():
         loss.restore(state.get("losses", {}).get(name, {}))
-    training.optimiser.load_state_dict(state["optimiser"])
     if training.scaler is not None and state["scaler"] is not None:
         training.scaler.load_state_dict(state["scaler"])
     if rank < len(rng):

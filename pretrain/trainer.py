@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from core.backbones import Backbone
 from core.compute.exchange import GradientExchange
+from core.compute.shards import is_sharded, norms
 from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
 from core.data.order import GlobalBatches
@@ -31,6 +32,7 @@ from pretrain import state
 from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.initial import facts_of, start_from
+from pretrain.large.sharding import prepare_blocks
 from pretrain.losses.base import Progress
 from pretrain.method import Method, Pass
 from pretrain.metrics import CollapseWatch, Report, StepMetrics
@@ -76,13 +78,14 @@ def train(
         start_from(method, start)
     for network in method.networks():
         broadcast_weights(network)
+    prepare_blocks(method)
     torch.manual_seed(config.seed + 1_000_003 * (processes.rank + 1))  # ranks draw their own stochastic depth
     peak_lr = config.optim.lr * config.batch / 256
     optimiser = build_optimiser(method.online, config.optim, peak_lr)
     scaler = torch.amp.GradScaler(device.type) if config.compute.precision == "fp16" else None
     parameters = list(method.online.parameters())
     freezer = Freezer(method.online, config.optim)
-    exchange = GradientExchange(parameters)
+    exchange = GradientExchange(parameter for parameter in parameters if not is_sharded(parameter))
 
     def announce(backward: Pass) -> None:
         if backward.left == 0:
@@ -209,8 +212,7 @@ def _end_loader_processes() -> None:
 
 def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
     """Never replace a usable checkpoint by one with non-finite weights."""
-    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters]))
-    if not bool(torch.isfinite(norms).all()):
+    if not bool(torch.isfinite(norms([parameter.detach() for parameter in parameters])).all()):
         raise UserError(
             f"weights are not finite after step {step}; the last checkpoint is intact: resume from it with a lower "
             f"optim.lr, with optim.clip or with compute.precision=fp32"

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import pkgutil
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,7 +33,8 @@ from core.errors import UserError
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "Backbone", "BackboneConfig", "Dense", "Family", "LayerGroups", "Pooling",
-    "Tokens", "architecture_args", "build_backbone", "check_rgb", "check_weights", "describe", "families",
+    "Tokens", "architecture_args", "block_modules", "build_backbone", "check_rgb", "check_weights", "describe",
+    "families",
     "family_named", "family_of", "feature_width", "fixed_backbone", "input_channels", "pooled_features", "to_metadata",
 ]  # fmt: skip
 
@@ -86,6 +88,14 @@ def fixed_backbone(name: str) -> Backbone | None:
         return None
     config = BackboneConfig(name)
     return Backbone(config, family.build(config, 0.0), family.title, {"network": "none"})
+
+
+def block_modules(model: nn.Module) -> list[nn.Module]:
+    """Blocks of a transformer on patches, which are called one after the other; none for other networks."""
+    blocks: Any = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or family_of(model).dense != "patches":
+        return []
+    return list(blocks)
 
 
 def check_weights(backbone: Backbone, purpose: str) -> None:

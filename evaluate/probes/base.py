@@ -84,6 +84,9 @@ class Probe(Description):
     sources: ClassVar[tuple[str, ...]] = ("scenes", "folder")
     """Kinds of data that it can measure, the built-in ones first; others are reported when they are opened."""
 
+    frozen: ClassVar[bool] = True
+    """False if the backbone is trained."""
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds arguments of its own."""
         from evaluate.common.cli import add_data

@@ -45,6 +45,11 @@ def _arguments(probe: Probe, argv: Sequence[str] | None) -> argparse.Namespace:
     scenes, others = probe.protocols.get("scenes"), ", ".join([*named, probe.protocols[""]])
     default = others if scenes is None else f"{scenes}, or with data of your own {others}"
     parser = evaluation_parser(probe.summary, probe.example, default=None, says=default)
+    if probe.frozen:
+        parser.add_argument(
+            "--stream-blocks", action="store_true",
+            help="for backbones too large for the device: a ViT's blocks stay in a file and come one at a time",
+        )  # fmt: skip
     probe.add_arguments(parser)
     arguments = parse(parser, argv)
     probe.check_arguments(arguments)
@@ -68,7 +73,12 @@ def _open(probe: Probe, arguments: argparse.Namespace, started: float) -> Job:
     with rank_zero_first():
         backbone = open_named(arguments, arguments.seed)
         data = probe.open_data(config, arguments)
-    backbone.model.to(context.device)
+    if probe.frozen and arguments.stream_blocks:
+        from core.compute.streaming import stream_blocks
+
+        stream_blocks(backbone, context.device)
+    else:
+        backbone.model.to(context.device)
     digest = backbone_digest(backbone)
     folder = arguments.out or result_folder(protocol, digest, arguments.seed, version=config.protocol_version)
     config, adapted = probe.fit_to_data(config, data, context.processes.world_size)

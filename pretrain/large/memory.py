@@ -13,9 +13,11 @@ from torch import Tensor
 
 from core.compute.footprint import Footprint, fake_tensors, without_memory
 from core.compute.shapes import shapes_only
+from core.compute.shards import checkpoint
 from core.distributed import Processes, apart
 from pretrain.build_losses import loss_draws
 from pretrain.config import PretrainConfig
+from pretrain.large.sharding import blocks_of
 from pretrain.losses.base import Parameters, Progress
 from pretrain.method import Method, Pass
 from pretrain.optimisers import build_optimiser, clip_gradients
@@ -65,7 +67,30 @@ def memory_plan(config: PretrainConfig, processes: Processes) -> MemoryPlan:
             for module in [*method.networks(), *method.losses().values()]:
                 without_memory(module)
             method.device = torch.device("cpu")
-            return _step(config, method, batch, several=processes.world_size > 1)
+            if config.compute.checkpointing:
+                for block in blocks_of(method.online):
+                    checkpoint(block)
+            plan = _step(config, method, batch, several=processes.world_size > 1)
+        return _sharded(plan, method, processes.world_size) if config.compute.shard != "none" else plan
+
+
+def _sharded(plan: MemoryPlan, method: Method, processes: int) -> MemoryPlan:
+    """The plan where each process keeps its part of the blocks, and one of them is whole at a time."""
+    sizes = [[_bytes(block.parameters()) for block in blocks_of(network)] for network in method.networks()]
+    away = 1 - 1 / processes
+    online = sum(sizes[0])
+    states = int(away * plan.states * online / plan.gradients)
+    kept, gradients = int(away * sum(map(sum, sizes))), int(away * online)
+    exchange = max(0, plan.exchange - online)
+    return dataclasses.replace(
+        plan,
+        parameters=plan.parameters - kept,
+        gradients=plan.gradients - gradients,
+        exchange=exchange,
+        states=plan.states - states,
+        # A block travels with its weights and its gradients.
+        peak=plan.peak - kept - gradients - states + 2 * max(sizes[0]),
+    )
 
 
 def _step(config: PretrainConfig, method: Method, batch: int, several: bool) -> MemoryPlan:

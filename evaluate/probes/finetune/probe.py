@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class FinetuneProbe(Probe):
     kind = "finetune"
     door = "finetune"
+    frozen = False
     metrics = (Metric("top1", "top-1"),)
     performance_keys = frozenset({"features.batch"})
     memory_advice = "lower batch, or set features.precision=bf16"

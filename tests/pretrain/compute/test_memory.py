@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from core.backbones import build_backbone
 from core.config import load_config
 from core.distributed import Processes
 from pretrain.config import PretrainConfig
@@ -77,6 +78,23 @@ def test_the_peak_is_within_15_percent(name: str) -> None:
     several = memory_plan(config, Processes(0, 2, ALONE.device))
     assert several.exchange == several.gradients
     assert several.views == plan.views // 2
+
+
+def test_sharding_and_checkpointing_save_memory() -> None:
+    two = Processes(0, 2, ALONE.device)
+    whole = memory_plan(load_config(PretrainConfig, None, RECIPES["vit_tiny"]), two)
+    plain = load_config(PretrainConfig, None, [*RECIPES["vit_tiny"], "compute.shard=fsdp2"])
+    sharded = memory_plan(plain, two)
+    blocks = 2 * sum(
+        size(block.parameters())
+        for block in build_backbone(plain.backbone).blocks  # type: ignore[union-attr]
+    )
+    assert whole.parameters - sharded.parameters == blocks // 2
+    assert whole.gradients - sharded.gradients == blocks // 4
+    assert whole.states - sharded.states == pytest.approx(blocks // 2, rel=0.01)
+    assert whole.peak > sharded.peak
+    small = load_config(PretrainConfig, None, [*RECIPES["vit_tiny"], "compute.checkpointing=true"])
+    assert memory_plan(small, two).passes["global"] < whole.passes["global"] / 4
 
 
 def test_what_fits_is_in_the_lines() -> None:
