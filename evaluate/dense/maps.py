@@ -14,9 +14,8 @@ from torch import Tensor
 
 from core.backbones import Backbone, family_of
 from core.compute.precision import OLD_NAMES, Precision
-from core.data.account import Account
 from core.data.base import ImageSet
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from core.dense import PIXEL_CELL, check_blocks, concatenated_features, stage_of_stride
 from core.errors import UserError
 from core.features import EvalTransformConfig, FeatureConfig, frozen
@@ -127,32 +126,18 @@ def open_taps(backbone: Backbone, config: MapConfig, device: torch.device, padde
     return MapTaps(tuple(blocks), config.norm, config.class_token, (channels, height, width))
 
 
-class Square:
+class Square(Derived):
     """Images of `whole`, each resized to a square of `size` pixels (bilinear, antialiased)."""
 
     def __init__(self, whole: ImageSet, size: int) -> None:
-        self.whole, self.size, self.name, self.classes = whole, size, whole.name, whole.classes
-
-    def __len__(self) -> int:
-        return len(self.whole)
+        super().__init__(whole)
+        self.size = size
 
     def image(self, index: int) -> PIL.Image.Image:
         return self.whole.image(index).resize((self.size, self.size), PIL.Image.Resampling.BILINEAR)
 
-    def label(self, index: int) -> int:
-        return self.whole.label(index)
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index)
-
-    def digest(self) -> str:
-        return part_digest(self.whole.digest(), f"square {self.size} bilinear".encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return self.whole.conversions(index)
+    def identity(self) -> str:
+        return f"square {self.size} bilinear"
 
 
 @dataclass(frozen=True)

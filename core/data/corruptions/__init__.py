@@ -7,11 +7,10 @@ import zlib
 import numpy as np
 import PIL.Image
 
-from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.corruptions.functions import FUNCTIONS
 from core.data.corruptions.tables import CORRUPTIONS, parameters
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from core.errors import UserError
 
 __all__ = ["CORRUPTIONS", "Corrupted", "corrupt", "parse_corruption"]
@@ -37,32 +36,15 @@ def corrupt(image: PIL.Image.Image, name: str, severity: int, seed: int, index: 
     return PIL.Image.fromarray(np.rint(255 * np.clip(changed, 0, 1)).astype(np.uint8))
 
 
-class Corrupted:
+class Corrupted(Derived):
     """Images of `whole`, each corrupted."""
 
     def __init__(self, whole: ImageSet, name: str, severity: int, seed: int = 0) -> None:
-        self.whole, self.classes = whole, whole.classes
-        self.name = f"{whole.name} ({name}:{severity})"
+        super().__init__(whole, f"{whole.name} ({name}:{severity})")
         self._corruption, self._severity, self._seed = name, severity, seed
-
-    def __len__(self) -> int:
-        return len(self.whole)
 
     def image(self, index: int) -> PIL.Image.Image:
         return corrupt(self.whole.image(index), self._corruption, self._severity, self._seed, index)
 
-    def label(self, index: int) -> int:
-        return self.whole.label(index)
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index)
-
-    def digest(self) -> str:
-        text = f"corruption {VERSION} {self._corruption} {self._severity} {self._seed}"
-        return part_digest(self.whole.digest(), text.encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return self.whole.conversions(index)
+    def identity(self) -> str:
+        return f"corruption {VERSION} {self._corruption} {self._severity} {self._seed}"

@@ -7,43 +7,27 @@ import PIL.Image
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from core.data.account import Account
 from core.data.base import ImageSet
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from core.features import EvalTransformConfig, eval_crop
 from evaluate.common.labelled import SAMPLE_SEED
 
 
-class _View:
+class _View(Derived):
     """Images made from those of `whole`, `each` of one."""
 
     def __init__(self, whole: ImageSet, transform: EvalTransformConfig, each: int, identity: str) -> None:
-        self.whole, self.name, self.classes = whole, whole.name, whole.classes
-        self._transform, self._each, self._identity = transform, each, identity
+        super().__init__(whole, each=each)
+        self._transform, self._identity = transform, identity
         self._last: tuple[int, NDArray[np.uint8]] | None = None  # the tiles of an image follow one another
-
-    def __len__(self) -> int:
-        return len(self.whole) * self._each
 
     def _pixels(self, position: int) -> NDArray[np.uint8]:
         if self._last is None or self._last[0] != position:
             self._last = (position, eval_crop(self.whole.image(position), self._transform))
         return self._last[1]
 
-    def label(self, index: int) -> int:
-        return self.whole.label(index // self._each)
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index // self._each)
-
-    def digest(self) -> str:
-        return part_digest(self.whole.digest(), f"{self._identity} {self._transform}".encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return ()
+    def identity(self) -> str:
+        return f"{self._identity} {self._transform}"
 
 
 class Tiles(_View):
@@ -54,7 +38,7 @@ class Tiles(_View):
         self._grid, self._share, self._size = grid, share, size
 
     def image(self, index: int) -> PIL.Image.Image:
-        position, place = divmod(index, self._each)
+        position, place = divmod(index, self.each)
         pixels = self._pixels(position)
         cell = len(pixels) // self._grid
         side = max(1, round(cell * self._share))

@@ -9,9 +9,8 @@ import PIL.Image
 from numpy.typing import NDArray
 from torchvision.transforms import functional as transforms
 
-from core.data.account import Account
 from core.data.base import ImageSet
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from evaluate.common.labelled import SAMPLE_SEED
 from evaluate.dense.keypoints.protocol import WarpConfig
 
@@ -41,17 +40,15 @@ class Warp:
         return np.stack([self.size - x if self.flipped else x, y], axis=1)
 
 
-class WarpedView:
+class WarpedView(Derived):
     """View 0 or 1 of each scene, a function of the scene's position and the view's number."""
+
+    labelled = False
 
     def __init__(self, whole: ImageSet, config: WarpConfig, number: int, side: int, size: int) -> None:
         """`side`: of the square scenes in pixels; `size`: of the view."""
-        self.whole, self.name = whole, f"{whole.name}, view {number + 1}"
-        self.classes: tuple[str, ...] = ()
+        super().__init__(whole, f"{whole.name}, view {number + 1}")
         self._config, self._number, self._side, self._size = config, number, side, size
-
-    def __len__(self) -> int:
-        return len(self.whole)
 
     def warp(self, index: int) -> Warp:
         """Place of view `index` in its scene."""
@@ -74,18 +71,5 @@ class WarpedView:
         view = transforms.adjust_brightness(view, 1 - spread + 2 * spread * float(draws[0]))
         return transforms.adjust_contrast(view, 1 - spread + 2 * spread * float(draws[1]))
 
-    def label(self, index: int) -> int:
-        return -1
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index)
-
-    def digest(self) -> str:
-        text = f"view {self._config} {self._number} {self._side} {self._size}"
-        return part_digest(self.whole.digest(), text.encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return ()
+    def identity(self) -> str:
+        return f"view {self._config} {self._number} {self._side} {self._size}"

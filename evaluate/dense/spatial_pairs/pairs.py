@@ -8,10 +8,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.crop import draw_crop
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from evaluate.common.labelled import SAMPLE_SEED
 from evaluate.dense.spatial_pairs.protocol import PairConfig
 
@@ -19,20 +18,19 @@ Box = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
 
-class PairCrops:
+class PairCrops(Derived):
     """Crop number 0 or 1 of each pair: image i holds pair i % per_image of image i // per_image of `whole`."""
 
+    labelled = False
+
     def __init__(self, whole: ImageSet, config: PairConfig, number: int, size: int, equalised: bool) -> None:
-        self.whole, self.name = whole, f"{whole.name}, {'equalised ' if equalised else ''}crop {number + 1}"
-        self.classes: tuple[str, ...] = ()
+        name = f"{whole.name}, {'equalised ' if equalised else ''}crop {number + 1}"
+        super().__init__(whole, name, config.per_image)
         self._config, self._number, self._size, self._equalised = config, number, size, equalised
         self._last: tuple[int, PIL.Image.Image] | None = None  # the pairs of an image follow one another
 
-    def __len__(self) -> int:
-        return len(self.whole) * self._config.per_image
-
     def image(self, index: int) -> PIL.Image.Image:
-        position, pair = divmod(index, self._config.per_image)
+        position, pair = divmod(index, self.each)
         if self._last is None or self._last[0] != position:
             self._last = (position, self.whole.image(position))
         image = self._last[1]
@@ -42,21 +40,8 @@ class PairCrops:
             crop = crop.resize((self._config.equalised,) * 2, PIL.Image.Resampling.BICUBIC)
         return crop.resize((self._size, self._size), PIL.Image.Resampling.BICUBIC)
 
-    def label(self, index: int) -> int:
-        return -1
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index // self._config.per_image)
-
-    def digest(self) -> str:
-        text = f"pairs {self._config} {self._number} {self._size} {self._equalised}"
-        return part_digest(self.whole.digest(), text.encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return ()
+    def identity(self) -> str:
+        return f"pairs {self._config} {self._number} {self._size} {self._equalised}"
 
 
 def draw_pair(size: tuple[int, int], config: PairConfig, position: int, pair: int) -> tuple[Box, Box]:

@@ -10,10 +10,9 @@ import numpy as np
 import PIL.Image
 import torch
 
-from core.data.account import Account
 from core.data.base import ImageSet
 from core.data.corruptions import CORRUPTIONS, Corrupted
-from core.data.digests import part_digest
+from core.data.derived import Derived
 from core.distributed import sum_over_ranks
 from core.errors import BrokenImage
 from core.features import EvalTransformConfig, eval_crop, extract_features
@@ -40,12 +39,13 @@ Cell = tuple[str, Shift, EvalTransformConfig]
 """Name of one test set, its images, and the transform under which they are seen."""
 
 
-class Cropped:
+class Cropped(Derived):
     """The evaluation transform's crops of `whole` as images: corruptions are applied to what the backbone sees."""
 
     def __init__(self, whole: ImageSet, config: EvalTransformConfig) -> None:
         """Crops that together take little memory are made once, for all corruptions."""
-        self.whole, self.name, self.classes, self._config = whole, whole.name, whole.classes, config
+        super().__init__(whole)
+        self._config = config
         self._kept: dict[int, PIL.Image.Image | BrokenImage] = {}
         if 3 * config.crop**2 * len(whole) <= _KEPT_BYTES:
             self._kept = {index: self._crop(index) for index in range(len(whole))}
@@ -56,29 +56,14 @@ class Cropped:
         except BrokenImage as error:
             return error
 
-    def __len__(self) -> int:
-        return len(self.whole)
-
     def image(self, index: int) -> PIL.Image.Image:
         found = self._kept[index] if self._kept else self._crop(index)
         if isinstance(found, BrokenImage):
             raise found
         return found
 
-    def label(self, index: int) -> int:
-        return self.whole.label(index)
-
-    def describe(self, index: int) -> str:
-        return self.whole.describe(index)
-
-    def digest(self) -> str:
-        return part_digest(self.whole.digest(), str(self._config).encode())
-
-    def account(self) -> Account:
-        return self.whole.account()
-
-    def conversions(self, index: int) -> tuple[str, ...]:
-        return self.whole.conversions(index)
+    def identity(self) -> str:
+        return str(self._config)
 
 
 def cells(config: OodConfig, clean: ImageSet) -> Iterator[Cell]:
