@@ -22,7 +22,7 @@ from tests.reliability.tiny_runs import write_recipe
 from tests.torchrun import torchrun, warm_python
 
 pytest.importorskip("submitit")
-_PATIENCE = 60
+_PATIENCE = 200
 
 
 def submitted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> int:
