@@ -45,7 +45,8 @@ def install(folder: Path) -> str:
 def run_queue(folder: Path) -> list[BatchJob]:
     """Runs what is queued, in order; a job whose `afterok` has failed is left out, with no codes."""
     done: dict[str, BatchJob] = {}
-    for script in sorted((folder / "queue").glob("*.sh")):
+    while waiting := sorted(script for script in (folder / "queue").glob("*.sh") if script.stem not in done):
+        script = waiting[0]  # a job may have queued others
         options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.M))
         kind, _, before = options.get("dependency", "").strip("'").partition(":")
         assert not before or before in done, f"{script} waits for {before}, which was never submitted"

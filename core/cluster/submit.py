@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def submit(
     """
     try:
         import submitit
+        import submitit.helpers
     except ImportError:
         raise UserError(f"--launcher submitit needs the package submitit: {extra('cluster')}") from None
     limits = {"slurm_max_num_timeout": _MOST_TIMEOUTS, "local_max_num_timeout": _MOST_TIMEOUTS}
@@ -74,7 +76,9 @@ def submit(
         slurm_additional_parameters=_more(after),
     )
     try:
-        with executor.batch():
+        # A job that submits others must not pass its own place in Slurm on to them.
+        within = submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext()
+        with within, executor.batch():
             jobs = [executor.submit(Task(tuple(words))) for words in commands]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
         raise UserError(f"Slurm refused the job ({first_line(error)}); check --partition, --account, --time") from None

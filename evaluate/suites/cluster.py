@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.cluster.options import Resources
+from core.errors import UserError
 from core.project import ROOT, command
 from evaluate.suites.plan import Run
 
 TABLE_MINUTES = 30
-"""Time of the job that prints a table."""
+"""Time of a job that plans, or prints a table."""
 
 
 def submit_runs(runs: Sequence[Run], resources: Resources, device: str, at_once: int, results: Path) -> str:
@@ -30,8 +32,21 @@ def submit_runs(runs: Sequence[Run], resources: Resources, device: str, at_once:
     return "\n".join([f"submitted: array {array.number}, {at_once} at once", *lines, f"table: {shown.logs[0]}"])
 
 
+def submit_later(job: str, resources: Resources) -> str:
+    """Submits this command line without `--after`, as a job on one core that waits for another; says where it went."""
+    from core.cluster.submit import submit
+
+    if not job.isdecimal():
+        raise UserError(f"--after must be the number of a job, not {job!r}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--after")
+    again = [sys.executable, str(Path(sys.argv[0]).resolve()), *parser.parse_known_args(sys.argv[1:])[1]]
+    waiting = submit([again], on_one_core(resources), "suite", after=f"afterok:{job}")
+    return f"submitted: job {waiting.number}, which submits the evaluations after job {job}; log: {waiting.logs[0]}"
+
+
 def on_one_core(resources: Resources) -> Resources:
-    """The same account and partition for a job that prints a table."""
+    """The same account and partition for a job that plans, or prints a table."""
     return replace(resources, nodes=1, processes=1, gpus=0, cpus=1, minutes=TABLE_MINUTES)
 
 

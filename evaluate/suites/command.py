@@ -40,6 +40,13 @@ def main() -> None:
     from evaluate.tables.results import add_names, read_names, read_usable
 
     resources = resources_of(arguments)
+    if arguments.after and not arguments.dry_run:
+        from evaluate.suites.cluster import submit_later
+
+        if resources is None:
+            raise UserError("--after belongs to --launcher submitit; give that too, or leave it out")
+        print(submit_later(arguments.after, resources))
+        return
     processes = resources.world_size if resources else (arguments.gpus or GPUS) if arguments.emit else 1
     request = Request(
         tuple(evaluations), tuple(arguments.ckpts), arguments.seeds, arguments.network, results, processes
@@ -115,6 +122,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--debug", action="store_true", help="also show the traceback of a user error")
     add_launcher(parser, local=False)
+    parser.add_argument(
+        "--after",
+        metavar="JOB",
+        help="with --launcher: plan and submit once that job, such as a training, has succeeded",
+    )
     suite = parser.parse_known_args()[0].suite if not {"-h", "--help"} & set(sys.argv) else ""
     roots = [*shipped_roots(), *(open_suite(suite).roots if suite.endswith((".yaml", ".yml")) else ())]
     for name in dict.fromkeys(roots):

@@ -63,6 +63,23 @@ def test_a_suite_is_one_array_and_a_table(
     assert all(f"submitit/{array.number}_{task}" in printed for task in range(2))
 
 
+def test_a_suite_waits_for_a_training_and_is_planned_then(
+    slurm: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(
+        f"evaluations: [{{run: knn, protocol: knn_scenes_64px, data: 'folder:{image_folder}', settings: ['ks=[3]']}}]"
+    )
+    words = ["--suite", "own.yaml", "--ckpts", "pixels", "--device", "cpu", "--launcher", "submitit", "--gpus", "1"]
+    (slurm / "queue/100.sh").write_text("#!/bin/sh\n")  # the training
+    start(monkeypatch, "suite", *words, "--after", "100")
+    training, driver, evaluation, table = fake_slurm.run_queue(slurm)
+    assert driver.options["dependency"] == f"afterok:{training.number}"
+    assert driver.codes == (0,), driver.outputs
+    assert evaluation.codes == (0,), evaluation.outputs
+    assert table.options["dependency"] == f"afterany:{evaluation.number}"
+    assert "raw pixels |" in table.outputs[0]
+
+
 def test_a_study_is_trained_then_evaluated_then_shown(
     slurm: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
