@@ -38,45 +38,29 @@ def start(monkeypatch: pytest.MonkeyPatch, door: str, *words: str) -> None:
     main()
 
 
-def test_a_suite_is_one_array_and_a_table(
-    slurm: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_suite_follows_a_training_as_one_array_and_a_table(
+    slurm: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own.yaml").write_text(
         "evaluations:\n"
         f"  - {{run: knn, protocol: knn_scenes_64px, data: 'folder:{image_folder}', settings: ['ks=[3]']}}\n"
         f"  - {{run: knn, protocol: knn_scenes_64px, data: 'folder:/nowhere', settings: ['ks=[1]']}}\n"
     )
-    words = ["--suite", "own.yaml", "--ckpts", "pixels", "--device", "cpu", "--jobs", "2"]
+    words = ["--suite", "own.yaml", "--ckpts", "pixels", "--device", "cpu", "--jobs", "2", "--after", "100"]
     cluster = ["--launcher", "submitit", "--gpus", "1", "--account", "vision", "--time", "30"]
+    (slurm / "queue/100.sh").write_text("#!/bin/sh\n")  # the training
     start(monkeypatch, "suite", *words, *cluster)
-    printed = capsys.readouterr().out
-    array, table = fake_slurm.run_queue(slurm)
+    training, driver, array, table = fake_slurm.run_queue(slurm)
+    assert driver.options["dependency"] == f"afterok:{training.number}"
+    assert driver.codes == (0,), driver.outputs
     assert array.options["array"] == "0-1%2"
     assert (array.options["account"], array.options["time"]) == ("vision", "30")
     assert "requeue" in array.options
-    assert table.options["dependency"] == f"afterany:{array.number}"
+    assert all(f"submitit/{array.number}_{task}" in driver.outputs[0] for task in range(2))
     assert sorted(map(bool, array.codes)) == [False, True], array.outputs
     assert len(list((tmp_path / "results").rglob("result.json"))) == 1
+    assert table.options["dependency"] == f"afterany:{array.number}"
     assert table.codes == (0,)
-    assert "raw pixels |" in table.outputs[0]
-    assert all(f"submitit/{array.number}_{task}" in printed for task in range(2))
-
-
-def test_a_suite_waits_for_a_training_and_is_planned_then(
-    slurm: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own.yaml").write_text(
-        f"evaluations: [{{run: knn, protocol: knn_scenes_64px, data: 'folder:{image_folder}', settings: ['ks=[3]']}}]"
-    )
-    words = ["--suite", "own.yaml", "--ckpts", "pixels", "--device", "cpu", "--launcher", "submitit", "--gpus", "1"]
-    (slurm / "queue/100.sh").write_text("#!/bin/sh\n")  # the training
-    start(monkeypatch, "suite", *words, "--after", "100")
-    training, driver, evaluation, table = fake_slurm.run_queue(slurm)
-    assert driver.options["dependency"] == f"afterok:{training.number}"
-    assert driver.codes == (0,), driver.outputs
-    assert evaluation.codes == (0,), evaluation.outputs
-    assert table.options["dependency"] == f"afterany:{evaluation.number}"
     assert "raw pixels |" in table.outputs[0]
 
 
