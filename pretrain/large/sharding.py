@@ -42,7 +42,8 @@ def prepare_blocks(method: Method) -> None:
             shards.checkpoint(block)
     if compute.shard == "none":
         return
-    narrow = torch.bfloat16 if compute.precision == "bf16" else None
+    # On CPUs, autocast gives layer norms fp32 inputs, with which bf16 weights don't go.
+    narrow = torch.bfloat16 if compute.precision == "bf16" and method.device.type == "cuda" else None
     for network in method.networks():
         if compute.compile:
             for block in blocks_of(network):

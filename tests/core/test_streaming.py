@@ -65,6 +65,20 @@ def test_one_block_at_a_time_is_on_the_device(config: BackboneConfig, monkeypatc
     assert there == [[0], [1], [2]] * 2
 
 
+@pytest.mark.gpu
+def test_features_on_a_gpu_have_the_same_bits_in_less_memory() -> None:
+    config = BackboneConfig("vit_base_patch16_224")
+    model, images = build_backbone(config), torch.randn(2, 3, 224, 224, device=CUDA)
+    with frozen(model):
+        model.to(CUDA)
+        expected, whole = model(images), torch.cuda.memory_allocated()
+        model.to(CPU)
+        stream_blocks(Backbone(config, model, ""), CUDA)
+        torch.cuda.reset_peak_memory_stats()
+        assert torch.equal(model(images), expected)
+        assert torch.cuda.max_memory_allocated() < whole / 2
+
+
 def test_networks_without_blocks_are_refused() -> None:
     config = BackboneConfig("resnet18")
     with pytest.raises(UserError, match="--stream-blocks"):
