@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from converters.engines.activations import is_gelu
 from converters.engines.openmmlab import import_mmseg
@@ -128,17 +127,3 @@ def mmseg_model(settings: Mapping[str, Any]) -> nn.Module:
     from mmseg.registry import MODELS
 
     return MODELS.build(dict(settings))
-
-
-def resize_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings of a class token and a square grid, [1, 1 + s², D], for another grid: [1, 1 + h·w, D].
-
-    Bicubic without antialiasing, corners not aligned: what MMSegmentation's ViT does itself for images of another
-    size, and what DINO's and MAE's code does. timm's own resizing antialiases and gives other features.
-    """
-    side = round((embedding.shape[1] - 1) ** 0.5)
-    if (side, side) == tuple(grid):
-        return embedding
-    square = embedding[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = functional.interpolate(square, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)

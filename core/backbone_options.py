@@ -18,7 +18,7 @@ def add_backbone_settings(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--pos-resize",
-        choices=("timm", "dinov2", "dinov2_antialias"),
+        choices=("timm", "dinov2", "dinov2_antialias", "bicubic"),
         help="rule by which a ViT's position embeddings are resized (default: that of the file's project)",
     )
 

@@ -40,7 +40,7 @@ class BackboneConfig:
     pos_resize: PosResize = "timm"
     """Plain ViTs only: rule by which learned position embeddings are resized for images of another size.
     `dinov2`: as DINO, iBOT and DINOv2 without registers (bicubic, offset 0.1, not antialiased); `dinov2_antialias`: as
-    DINOv2 with registers; `timm`: bicubic and antialiased."""
+    DINOv2 with registers; `timm`: bicubic and antialiased; `bicubic`: not antialiased, as MAE and MMSegmentation."""
 
     def __post_init__(self) -> None:
         if min(self.std, default=0) <= 0:

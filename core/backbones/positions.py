@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PosResize = Literal["timm", "dinov2", "dinov2_antialias"]
+PosResize = Literal["timm", "dinov2", "dinov2_antialias", "bicubic"]
 
 _OFFSET = 0.1
 
@@ -22,7 +22,8 @@ def resize_positions(
     The `prefix` embeddings P of class and register tokens stay as they are. All rules are bicubic. `timm` and
     `dinov2_antialias` antialias and scale by the sizes (`interpolate_antialias` and `interpolate_offset: 0` of DINOv2's
     code); they are the same in timm 1.0. `dinov2` doesn't antialias, and scales by (h' + 0.1) / h, as the code of DINO,
-    iBOT and DINOv2 without registers does.
+    iBOT and DINOv2 without registers does. `bicubic` doesn't antialias and scales by the sizes (MAE, ViTDet,
+    MMSegmentation).
     """
     if grid == new:
         return embedding
@@ -35,7 +36,7 @@ def resize_positions(
         scales = tuple((after + _OFFSET) / before for before, after in zip(grid, new, strict=True))
         resized = functional.interpolate(square, scale_factor=scales, mode="bicubic")
     else:
-        resized = functional.interpolate(square, size=new, mode="bicubic", antialias=True)
+        resized = functional.interpolate(square, size=new, mode="bicubic", antialias=rule == "dinov2_antialias")
     assert resized.shape[-2:] == new
     patches = resized.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
     return torch.cat([embedding[:, :prefix], patches.to(embedding.dtype)], dim=1)

@@ -18,9 +18,10 @@ from torch import Tensor
 from converters.adapters.mmseg import ResNetFile, VitFile
 from converters.destinations import usage, write_for
 from converters.engines.openmmlab import import_mmseg
-from converters.mmseg_backbone import dilate, mmseg_model, resize_positions
+from converters.mmseg_backbone import dilate, mmseg_model
 from converters.open import open_backbone, open_with_report
 from converters.verification.verify import verify
+from core.backbones.positions import resize_positions
 from core.checkpoints import read_tensors
 from core.errors import UserError
 from tests.torchrun import python
@@ -89,7 +90,7 @@ def test_a_vits_maps_at_another_image_size(tmp_path: Path) -> None:
     theirs.eval()
     images = torch.randn(1, 3, 320, 256, generator=torch.Generator().manual_seed(0))
     state = dict(backbone.model.state_dict())
-    state["pos_embed"] = resize_positions(state["pos_embed"], (20, 16))
+    state["pos_embed"] = resize_positions(state["pos_embed"], (14, 14), (20, 16), 1, "bicubic")
     other = timm.create_model("vit_small_patch16_224", depth=4, num_classes=0, img_size=(320, 256)).eval()
     other.load_state_dict(state)
     with torch.inference_mode():
@@ -101,16 +102,6 @@ def test_a_vits_maps_at_another_image_size(tmp_path: Path) -> None:
         # timm's own resizing is another one.
         assert float((backbone.model.forward_intermediates(images)[1][0] - found[0]).abs().max()) > 0.05  # type: ignore[operator]
     assert "at all 4 taps" in verify(backbone, "mmseg", tmp_path / "x.pth")
-
-
-def test_positions_stay_as_they_are_on_their_own_grid() -> None:
-    embedding = torch.arange(10.0).reshape(1, 10, 1)
-    assert torch.equal(resize_positions(embedding, (3, 3)), embedding)
-    constant = torch.cat([torch.full((1, 1, 2), 7.0), torch.full((1, 9, 2), 3.0)], dim=1)
-    resized = resize_positions(constant, (2, 5))
-    assert resized.shape == (1, 11, 2)
-    assert torch.equal(resized[:, :1], constant[:, :1])
-    torch.testing.assert_close(resized[:, 1:], torch.full((1, 10, 2), 3.0))
 
 
 @needs_mmseg

@@ -34,6 +34,7 @@ def test_each_rule_is_one_call_of_torch() -> None:
         "dinov2": functional.interpolate(square(), scale_factor=(4.1 / 5, 6.1 / 5), mode="bicubic"),
         "dinov2_antialias": functional.interpolate(square(), size=(4, 6), mode="bicubic", antialias=True),
         "timm": functional.interpolate(square(), size=(4, 6), mode="bicubic", antialias=True),
+        "bicubic": functional.interpolate(square(), size=(4, 6), mode="bicubic", align_corners=False),
     }
     for rule, patches in expected.items():
         found = resize_positions(EMBEDDING, (5, 5), (4, 6), 1, rule)

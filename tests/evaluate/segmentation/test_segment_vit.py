@@ -23,7 +23,8 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 import evaluate.segmentation.engine.training_extensions  # noqa: F401, registers QuietLayerDecay
 from converters.open import open_backbone
-from core.backbones import Backbone
+from core.backbones import Backbone, family_of
+from core.backbones.positions import PosResize
 from core.config import load_config
 from core.distributed import Processes
 from core.errors import UserError
@@ -100,10 +101,28 @@ def test_a_dropped_class_token_takes_no_part_in_attention() -> None:
         assert not torch.allclose(kept.backbone(images)[3], model.backbone(images)[3], atol=1e-2)
 
 
-def test_positions_are_resized_once() -> None:
-    _, report, settings = build("ade20k_upernet_vit_s_160k", "crop.size=96", "inference.stride=64", "head.channels=16")
-    assert re.search(r"150 of 150 tensors.*16 to 6×6 .*bicubic", report)
+@pytest.mark.parametrize("rule", ["timm", "dinov2", "bicubic"])
+def test_positions_are_resized_by_the_backbones_rule(rule: PosResize) -> None:
+    """To the crops once, and from there for whole images of another size, as in the probes."""
+    small = f"timm:vit_small_patch16_224(img_size=64, depth=4, embed_dim=48, num_heads=3, pos_resize={rule})"
+    backbone = with_random_norm(open_backbone(small))
+    given = ("network.taps=[0,1,2,3]", "network.final_norm=false", "network.final_norm_on=last", "inference.mode=whole")
+    model, report, settings = build(
+        "ade20k_linear_vit_s", "crop.size=96", "optim.layer_decay=null", *given, backbone=backbone
+    )
+    assert re.search(rf"16 to 6×6 .*{rule}\b", report)
     assert settings["model"]["backbone"]["img_size"] == [96, 96]
+    vit: Any = open_backbone(small.replace("img_size=64", "img_size=96")).model
+    state = backbone.model.state_dict()
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        own = family_of(backbone.model).maps(backbone.model, images)
+        for found, (_, expected) in zip(model.backbone(images), own, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        vit.load_state_dict(state | {"pos_embed": model.backbone.pos_embed})
+        images = torch.randn(1, 3, 64, 128)
+        for found, (_, expected) in zip(model.backbone(images), family_of(vit).maps(vit, images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def groups_of(model: Any, settings: dict[str, Any]) -> dict[int, tuple[float, float]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from converters.adapters.mmseg import VitFile
-from converters.mmseg_backbone import FINAL_NORM, resize_positions
-from core.backbones import Backbone, family_of, positions
+from converters.mmseg_backbone import FINAL_NORM
+from core.backbones import Backbone, family_of
+from core.backbones.positions import PosResize, resize_positions
 from core.coverage import load_completely
 from evaluate.segmentation.model.adapters.base import Adapter
 from evaluate.segmentation.protocol import SegmentConfig
@@ -17,7 +19,7 @@ _FILE = VitFile()
 
 
 class VitAdapter(Adapter):
-    """Equal to timm's ViT up to rounding at the weights' own image size."""
+    """Equal to timm's ViT up to rounding; position embeddings are resized by the rule of the backbone's config."""
 
     native = True
     plain = True
@@ -55,6 +57,7 @@ class VitAdapter(Adapter):
         tensors["pos_embed"], note = _positions(backbone, tensors["pos_embed"], grid)
         notes += note
         coverage = load_completely(module, tensors, backbone.source)
+        module.resize_pos_embed = _Resize(backbone.config.pos_resize)
         report = "; ".join([f"{len(coverage.matched)} of {total} tensors loaded", *notes])
         return report + self._freeze_unseen(module, config)
 
@@ -78,18 +81,23 @@ class VitAdapter(Adapter):
 
 
 def _positions(backbone: Backbone, embedding: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[str]]:
-    """Position embeddings on the crops' grid, and a note where they were resized.
-
-    By MMSegmentation's own rule, which is that of the published protocols, unless the backbone's config names one.
-    """
+    """Position embeddings on the crops' grid, and a note where they were resized."""
     rule, side = backbone.config.pos_resize, round((embedding.shape[1] - 1) ** 0.5)
     if (side, side) == grid:
         return embedding, []
-    if rule == "timm":
-        resized, how = resize_positions(embedding, grid), "bicubic, without antialiasing"
-    else:
-        resized, how = positions.resize_positions(embedding, (side, side), grid, 1, rule), f"rule {rule}"
-    return resized, [f"position embeddings resized from {side * side} to {grid[0]}×{grid[1]} positions ({how})"]
+    resized = resize_positions(embedding, (side, side), grid, 1, rule)
+    return resized, [f"position embeddings resized from {side * side} to {grid[0]}×{grid[1]} positions (rule {rule})"]
+
+
+@dataclass(frozen=True)
+class _Resize:
+    """Stand-in for the method of MMSegmentation's ViT that resizes position embeddings for images of another size."""
+
+    rule: PosResize
+
+    def __call__(self, embedding: Tensor, grid: tuple[int, int], own: tuple[int, int], mode: str) -> Tensor:
+        """[1, 1 + h·w, D] of the grid `own` for another `grid`; `mode`, MMSegmentation's interpolation, is ignored."""
+        return resize_positions(embedding, own, grid, 1, self.rule)
 
 
 ADAPTERS = (VitAdapter(),)
