@@ -37,6 +37,12 @@ def count(tensors: Tensors, pattern: str) -> int:
     return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
 
 
+def depths_of(tensors: Tensors, stages: str) -> list[int]:
+    """Number of blocks of each stage, for names such as `layers.0.blocks.1.…`; `stages` is their first word."""
+    number = count(tensors, rf"{stages}\.(\d{{1,2}})\.blocks\.")
+    return [count(tensors, rf"{stages}\.{stage}\.blocks\.(\d{{1,3}})\.") for stage in range(number)]
+
+
 def assumed_heads(width: int, known: Mapping[int, int]) -> tuple[int, str]:
     """Number of attention heads of a transformer, and a note where it is an assumption."""
     if width in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.inference.base import Inference, Tensors, changed, count
+from converters.inference.base import Inference, Tensors, changed, depths_of
 from converters.inference.hints import Hints
 from core.backbones import BackboneConfig
 
@@ -19,11 +19,12 @@ _SIZES: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
 
 
 def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
-    stages = count(tensors, r"stages\.(\d{1,2})\.blocks\.")
-    depths = [count(tensors, rf"stages\.{stage}\.blocks\.(\d{{1,3}})\.") for stage in range(stages)]
-    dims = [tensors[f"stages.{stage}.blocks.0.conv_dw.weight"].shape[0] for stage in range(stages)]
+    depths = depths_of(tensors, "stages")
+    dims = [tensors[f"stages.{stage}.blocks.0.conv_dw.weight"].shape[0] for stage in range(len(depths))]
     first = tensors["stages.0.blocks.0.mlp.fc1.weight"]
-    family = "convnextv2" if "stages.0.blocks.0.mlp.grn.weight" in tensors else "convnext"
+    # Without layer scale, as VICRegL's: timm's second version without its norm of responses.
+    normed, scaled = (f"stages.0.blocks.0.{name}" in tensors for name in ("mlp.grn.weight", "gamma"))
+    family = "convnext" if scaled else "convnextv2"
     size = _SIZES.get((tuple(depths), tuple(dims)))
     args: dict[str, Any] = {} if size else changed({"depths": depths, "dims": dims}, _TINY)
     args |= changed(
@@ -33,6 +34,8 @@ def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
         },
         _TINY,
     )
+    if not scaled and not normed:
+        args["use_grn"] = False
     if first.ndim == 4:
         args["conv_mlp"] = True
     if "norm_pre.weight" in tensors:

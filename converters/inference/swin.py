@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from converters.inference.base import Inference, Tensors, changed, count
+from converters.inference.base import Inference, Tensors, changed, depths_of
 from converters.inference.hints import Hints
 from core.backbones import BackboneConfig
 
@@ -23,9 +23,8 @@ _TABLE = "layers.{}.blocks.0.attn.relative_position_bias_table"
 
 def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    stages = count(tensors, r"layers\.(\d{1,2})\.blocks\.")
-    depths = [count(tensors, rf"layers\.{stage}\.blocks\.(\d{{1,3}})\.") for stage in range(stages)]
-    heads = [tensors[_TABLE.format(stage)].shape[1] for stage in range(stages)]
+    depths = depths_of(tensors, "layers")
+    heads = [tensors[_TABLE.format(stage)].shape[1] for stage in range(len(depths))]
     window = (math.isqrt(tensors[_TABLE.format(0)].shape[0]) + 1) // 2
     side = 384 if window == 12 else 224
     args: dict[str, Any] = {

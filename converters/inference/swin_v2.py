@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.inference.base import Inference, Tensors, changed, count
+from converters.inference.base import Inference, Tensors, changed, depths_of
 from converters.inference.hints import Hints
 from core.backbones import BackboneConfig
 from core.errors import UserError
@@ -20,11 +20,10 @@ def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
     if "window_size" not in hints.args:
         raise UserError("a Swin v2 doesn't show the size of its windows; give --arch, e.g. swinv2_tiny_window8_256")
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    stages = count(tensors, r"layers\.(\d{1,2})\.blocks\.")
+    depths = depths_of(tensors, "layers")
     args: dict[str, Any] = {
         "patch_size": patch, "embed_dim": width,
-        "depths": [count(tensors, rf"layers\.{stage}\.blocks\.(\d{{1,3}})\.") for stage in range(stages)],
-        "num_heads": [tensors[_SCALE.format(stage)].shape[0] for stage in range(stages)],
+        "depths": depths, "num_heads": [tensors[_SCALE.format(stage)].shape[0] for stage in range(len(depths))],
         "mlp_ratio": tensors["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / width,
     }  # fmt: skip
     return BackboneConfig("swinv2_tiny_window8_256", changed(args, _TINY)), ""

@@ -21,6 +21,18 @@ def _adapt(tensors: dict[str, Tensor]) -> str:
     return ""
 
 
+def _authors(tensors: dict[str, Tensor]) -> str:
+    """VICRegL's networks, which have neither layer scale nor GRN, take the mean of the normalised map."""
+    _adapt(tensors)
+    scaled = any(name.endswith((".gamma", ".grn.weight")) for name in tensors)
+    if scaled or "head.norm.weight" not in tensors:
+        return ""
+    for part in ("weight", "bias"):
+        if f"head.norm.{part}" in tensors:
+            tensors[f"norm_pre.{part}"] = tensors.pop(f"head.norm.{part}")
+    return "no layer scale: the norm before the mean, as in VICRegL"
+
+
 def _blocks(theirs: str) -> tuple[tuple[str, str], ...]:
     """Rows for the blocks of a library whose names of a block begin with `theirs`."""
     return (
@@ -49,7 +61,7 @@ AUTHORS = KeyMap(
         ("head.norm.{}", "norm.{}"),
     ),
     heads={**_CLASSIFIER, r"norms\.": "norm of the stages"},
-    adapt=_adapt,
+    adapt=_authors,
 )
 
 TRANSFORMERS = KeyMap(

@@ -49,7 +49,7 @@ class SegmentDataConfig:
 @dataclass(frozen=True)
 class NetworkConfig:
     backbone: str = "resnet50"
-    """Name in timm that the checkpoint's backbone must have."""
+    """Name in timm that the checkpoint's backbone must have; `any` for a protocol of every backbone with maps."""
     output_stride: Literal[8, 16, 32] = 32
     """ResNet: input pixels per pixel of the last map; dilation replaces the omitted strides."""
     contract_dilation: bool = True

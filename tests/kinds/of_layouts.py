@@ -156,6 +156,7 @@ _DINOV3 = ("vit_small_patch16_dinov3_qkvb", VIT | {"global_pool": "token"})
 _GATED = ("vit_small_plus_patch16_dinov3_qkvb", VIT | {"global_pool": "token"})
 _CONVNEXT = ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]})
 _CONVNEXT2 = ("convnextv2_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]})
+_VICREGL = ("convnextv2_tiny", _CONVNEXT2[1] | {"use_grn": False, "head_norm_first": True})
 _SWIN = (
     "swin_tiny_patch4_window7_224",
     {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 4], "img_size": 64, "window_size": 2},
@@ -226,7 +227,7 @@ KINDS = (
     _layout("Barlow Twins: checkpoint.pth", _R, lambda s, o: {
         "model": below("module.backbone.", s) | head("module.projector"), "epoch": 1}),
     _layout("VICReg: model.pth", _R, lambda s, o: {"model": below("module.backbone.", s) | head("module.projector")}),
-    _layout("VICRegL: ConvNeXt", _CONVNEXT, lambda s, o: _convnext(s)),
+    _layout("VICRegL: ConvNeXt", _VICREGL, lambda s, o: renamed(_convnext(s), ("^norm_pre", "norm"))),
     _layout("PixPro: online", _R, lambda s, o: {
         "model": below("module.encoder.", s) | below("module.encoder_k.", o) | head("module.projector_k")
         | head("module.value_transform")}),

@@ -64,11 +64,11 @@ def model_settings(config: SegmentConfig, backbone: Backbone, norm: str) -> dict
 
 
 def _same_network(name: str, backbone: Backbone) -> bool:
-    """True for timm's model `name`, also where it was opened under another name with the same tensors.
+    """True for `any`, and for timm's model `name`, also where it was opened under another name with the same tensors.
 
     Position embeddings may be those of another image size.
     """
-    if backbone.config.name == name:
+    if name in (backbone.config.name, "any"):
         return True
     try:
         with torch.device("meta"):
