@@ -30,7 +30,7 @@ _RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
     (True, (3, 4, 6, 3), 32, 4): "resnext50_32x4d",
     (True, (3, 4, 23, 3), 32, 8): "resnext101_32x8d",
 }
-_PLAIN = "no anti-aliasing (resnetaa50, resnetblur50) and no SAME padding assumed, the weights don't show them"
+_PLAIN = "plain blocks assumed, as the weights show neither anti-aliasing (--arch resnetaa50 or resnetblur50) nor SAME padding"
 _CHANNELS = [64, 128, 256, 512]
 
 
@@ -40,6 +40,17 @@ def parse_architecture(text: str) -> BackboneConfig:
     Values are YAML; `stem`, `mean`, `std` and `pos_resize` set those of the config, other keys are arguments of timm's
     model. Raises `UserError` for anything else.
     """
+    name, args = _name_and_arguments(text)
+    own = {key: args.pop(key) for key in ("stem", "mean", "std", "pos_resize") if key in args}
+    return from_dict(BackboneConfig, {"name": name, "args": args, **own})
+
+
+def states(text: str, key: str) -> bool:
+    """True if an architecture in text gives `key` a value, be it the default one. Raises `UserError` as above."""
+    return key in _name_and_arguments(text)[1]
+
+
+def _name_and_arguments(text: str) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(r"([\w.]+)\s*(?:\((.*)\))?", text.strip(), re.DOTALL)
     if match is None:
         raise UserError(f"{text!r} is not an architecture; write e.g. resnet50 or 'resnet18(channels=[16,32,64,128])'")
@@ -49,8 +60,7 @@ def parse_architecture(text: str) -> BackboneConfig:
         args = None
     if not isinstance(args, dict) or None in args.values():
         raise UserError(f"the arguments in {text!r} can't be read; write e.g. 'resnet18(channels=[16,32,64,128])'")
-    own = {key: args.pop(key) for key in ("stem", "mean", "std", "pos_resize") if key in args}
-    return from_dict(BackboneConfig, {"name": match[1], "args": args, **own})
+    return match[1], args
 
 
 def check_consistent(config: BackboneConfig, arch: str | None, source: str) -> None:
@@ -72,6 +82,8 @@ def infer(tensors: Mapping[str, Tensor], source: str, hints: Hints = NO_HINTS) -
     """
     try:
         config, note = _by_shapes(tensors, source, hints)
+    except UserError:
+        raise
     except (
         IndexError,
         ZeroDivisionError,

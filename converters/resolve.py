@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from converters.architecture import infer, parse_architecture
+from converters.architecture import infer, parse_architecture, states
 from converters.candidates import other_networks, same, sketch
 from converters.inference.hints import NO_HINTS, Hints
 from converters.settings.given import NOTHING, Given
@@ -91,7 +91,9 @@ def resolve(
         config = inferred
     named = config.name in {other.partition("(")[0] for other in others} or inferred is None
     config, normalisation = _normalised(config, arch, side, named, hints, given)
-    config, positions = _positions(config, tensors, hints, given)
+    if arch is not None and given.pos_resize is None and states(arch, "pos_resize"):
+        given = dataclasses.replace(given, pos_resize=parse_architecture(arch).pos_resize)
+    config, positions = _positions(config, tensors, hints, given, side)
     statistics = "ImageNet's mean and std assumed" if normalisation == ASSUMED else f"mean and std of {normalisation}"
     return Resolved(config, tuple(filter(None, (note, statistics, positions))), normalisation)
 
@@ -153,11 +155,10 @@ def _normalised(
 
     if given.mean is not None:
         return given.apply(config), GIVEN
-    if (
-        arch is not None
-        and (asked := parse_architecture(arch))
-        and (asked.mean, asked.std) != (config.mean, config.std)
-    ):
+    if arch is not None and (states(arch, "mean") or states(arch, "std")):
+        if not (states(arch, "mean") and states(arch, "std")):
+            raise UserError(f"mean and std belong together in --arch {arch}; give both")
+        asked = parse_architecture(arch)
         return dataclasses.replace(config, mean=asked.mean, std=asked.std), "--arch"
     if side.mean is not None and side.std is not None:
         return dataclasses.replace(config, mean=side.mean, std=side.std), side.where
@@ -175,12 +176,14 @@ def _normalised(
 
 
 def _positions(
-    config: BackboneConfig, tensors: Mapping[str, Tensor], hints: Hints, given: Given
+    config: BackboneConfig, tensors: Mapping[str, Tensor], hints: Hints, given: Given, side: SideSettings
 ) -> tuple[BackboneConfig, str]:
-    """The config with its rule for position embeddings, and a note where it isn't timm's."""
+    """The config with its rule for position embeddings, and a note where it isn't timm's or is assumed."""
     rule = given.pos_resize or (config.pos_resize if config.pos_resize != "timm" else hints.positions)
     plain = family_named(config.name).architecture == "vit" and "pos_embed" in tensors
     if not plain and given.pos_resize is None:
         return dataclasses.replace(config, pos_resize="timm"), ""
     note = f"position embeddings resized as {rule}" if rule != "timm" else ""
+    if not note and given.pos_resize is None and not hints.family and side.architecture is None and side.facts is None:
+        note = "position embeddings resized as timm does, assumed (--pos-resize)"
     return dataclasses.replace(config, pos_resize=rule), note

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
-from core.backbones import BackboneConfig, Pooling, input_channels, pooled_features
+from core.backbones import BackboneConfig, Pooling, family_of, input_channels, pooled_features
 from core.compute.precision import DTYPES, OLD_NAMES, Precision, autocast, dtype_name
 from core.data.bands import BandImage
 from core.data.base import ImageSet, read_ahead
@@ -134,9 +134,17 @@ def feature_size(
             raise
         except (AssertionError, RuntimeError, ValueError) as error:  # timm's and torch's answers to unfit sizes
             raise UserError(
-                f"the backbone can't take images of {crop}×{crop} pixels ({first_line(error)}); set "
-                f"features.transform.crop"
+                f"the backbone can't take images of {crop}×{crop} pixels ({first_line(error)}); {_fitting(model, crop)}"
             ) from None
+
+
+def _fitting(model: nn.Module, crop: int) -> str:
+    """A way out for a network that can't take images of `crop`² pixels."""
+    family = family_of(model)
+    step, own = max(family.input_multiple(model)), family.image_side(model)
+    below = crop // step * step
+    sides = [str(side) for side in (below, below + step) if side] if crop % step else [str(own)] if own else []
+    return f"set features.transform.crop to {' or '.join(sides)}" if sides else "set features.transform.crop"
 
 
 def extract_features(

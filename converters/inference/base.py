@@ -26,10 +26,13 @@ class Inference:
     too few dimensions, `UserError` where the shapes don't show the architecture."""
     absent: tuple[str, ...] = ()
     """Names of which none is present."""
+    pattern: str = ""
+    """Regular expression that some name matches; empty for none."""
 
     def matches(self, tensors: Tensors) -> bool:
         """True if the tensors are of this kind."""
-        return all(name in tensors for name in self.marks) and not any(name in tensors for name in self.absent)
+        present = all(name in tensors for name in self.marks) and not any(name in tensors for name in self.absent)
+        return present and (not self.pattern or any(re.match(self.pattern, name) for name in tensors))
 
 
 def count(tensors: Tensors, pattern: str) -> int:

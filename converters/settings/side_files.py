@@ -10,6 +10,7 @@ from typing import Any
 
 from converters.settings.huggingface import NetworkFacts, open_clip_facts, transformers_facts
 from core.backbones import BackboneConfig
+from core.backbones.timm_models import NOT_OF_THE_MODEL
 from core.errors import UserError
 from core.untrusted.plain_values import check_size
 
@@ -56,6 +57,7 @@ def read_side_files(weights: Path) -> SideSettings:
         images = images or _open_clip_statistics(statistics if isinstance(statistics, dict) else {})
     name, args = config.get("architecture"), config.get("model_args")
     name, args = name if isinstance(name, str) else None, args if isinstance(args, dict) else {}
+    args = {key: value for key, value in args.items() if key not in NOT_OF_THE_MODEL and not key.endswith("drop_rate")}
     for values, keys, file in (
         (settings, ("mean", "std"), "config.json"),
         (images, ("image_mean", "image_std"), "preprocessor_config.json"),

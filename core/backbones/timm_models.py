@@ -19,7 +19,7 @@ TOKEN_MODULES = (
 )
 
 # Arguments of timm that don't shape the network: weight files, download locations, other kinds of model.
-_NOT_OF_THE_MODEL = {
+NOT_OF_THE_MODEL = {
     *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path"),
     *("pretrained_filter_fn", "cache_dir", "scriptable", "exportable", "no_jit", "feature_cfg", "features_only"),
     *("out_indices", "kwargs_filter", "num_classes", "drop_path_rate"),
@@ -62,7 +62,7 @@ def create(config: BackboneConfig, drop_path: float, expected: type[nn.Module] =
 
     args = dict(config.args)
     eps = args.pop("norm_eps", None)
-    if refused := sorted(_NOT_OF_THE_MODEL & config.args.keys()):
+    if refused := sorted(NOT_OF_THE_MODEL & config.args.keys()):
         raise UserError(f"backbone.args may only shape the network, {refused[0]} does not; leave it out")
     if (depth := _blocks(config.args)) > _MAX_BLOCKS:
         raise UserError(f"backbone.args ask for {depth} blocks of {config.name}; at most {_MAX_BLOCKS} are built")

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from converters.open import open_backbone
+from core.backbones import BackboneConfig
 from core.errors import UserError
+from core.features import EvalTransformConfig, FeatureConfig, feature_size
 
 WIDTH, DEPTH, PATCH, SIDE = 24, 2, 8, 32
 SETTINGS = {
@@ -129,3 +132,25 @@ def test_a_missing_embedding_is_not_taken_for_another_network(tmp_path: Path, na
     save_file({key: tensor for key, tensor in clip_tensors().items() if key != name}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"pos_embed|cls_token"):
         open_backbone(str(tmp_path))
+
+
+def test_arguments_of_training_beside_a_file_shape_nothing(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=7), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"] = {"num_classes": 7, "drop_path_rate": 0.1, "drop_rate": 0.2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert open_backbone(str(tmp_path)).config == BackboneConfig("test_resnet", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def test_a_hiera_asks_for_its_name(tmp_path: Path) -> None:
+    small = {"embed_dim": 24, "num_heads": 1, "stages": (1, 1, 1, 1)}
+    model = timm.create_model("hiera_tiny_224", **small)
+    torch.save(model.state_dict(), tmp_path / "hiera.pth")
+    with pytest.raises(UserError, match=r"Hiera.*--arch"):
+        open_backbone(str(tmp_path / "hiera.pth"))
+    arch = "hiera_tiny_224(embed_dim=24, num_heads=1, stages=[1,1,1,1])"
+    found = open_backbone(str(tmp_path / "hiera.pth"), arch=arch)
+    assert torch.equal(found.model.state_dict()["pos_embed"], model.state_dict()["pos_embed"])
+    config = FeatureConfig(transform=EvalTransformConfig(resize=64, crop=64))
+    with pytest.raises(UserError, match="crop to 224"):
+        feature_size(found.model, config, torch.device("cpu"))

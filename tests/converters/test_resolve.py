@@ -113,6 +113,23 @@ def test_a_resnet_that_smooths_is_what_is_said_of_it(tmp_path: Path, by: str) ->
     assert torch.equal(backbone.model.forward_features(IMAGES), model.forward_features(IMAGES))
 
 
+def test_a_resnet_of_which_nothing_is_known_is_plain_and_the_plan_names_the_others(tmp_path: Path) -> None:
+    _, path = _resnetaa(tmp_path)
+    backbone = open_backbone(path)
+    assert backbone.config.name == "resnet50"
+    assert all(word in backbone.source for word in ("assumed", "--arch", "resnetaa50", "resnetblur50", "SAME"))
+
+
+@pytest.mark.parametrize(("arch", "rule"), [(None, "timm"), ("dinov2", "dinov2"), ("timm", "timm")])
+def test_the_rule_for_positions_is_assumed_unless_it_is_given(tmp_path: Path, arch: str | None, rule: str) -> None:
+    made = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    torch.save(made.state_dict(), tmp_path / "vit.pth")
+    given = None if arch is None else f"vit_tiny_patch16_224(depth=1, pos_resize={arch})"
+    backbone = open_backbone(str(tmp_path / "vit.pth"), arch=given)
+    assert backbone.config.pos_resize == rule
+    assert ("--pos-resize" in backbone.source) == (arch is None)
+
+
 def test_a_name_of_the_projects_own_is_ignored() -> None:
     for declared in ("vit_base", "resnet34", "no model"):
         assert resolve(_shapes("resnet18"), None, "x", declared=declared).config == BackboneConfig("resnet18")
@@ -160,6 +177,12 @@ def test_mean_and_std_can_be_given(small_file: Path) -> None:
     assert (backbone.config.mean, backbone.config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert backbone.config.args == {"channels": [8, 8, 8, 8]}
     assert backbone.origin["normalisation"] == "--arch"
+    said = "resnet18(channels=[8,8,8,8], mean=[0.485,0.456,0.406], std=[0.229,0.224,0.225])"
+    backbone = open_backbone(str(small_file), arch=said)  # ImageNet's, but nothing is assumed
+    assert (backbone.config.mean, backbone.origin["normalisation"]) == (BackboneConfig().mean, "--arch")
+    assert "std assumed" not in backbone.source
+    with pytest.raises(UserError, match="std belong together"):
+        open_backbone(str(small_file), arch="resnet18(channels=[8,8,8,8], mean=[0.1,0.2,0.3])")
 
 
 @pytest.mark.parametrize(

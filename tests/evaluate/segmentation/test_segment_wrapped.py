@@ -266,3 +266,14 @@ def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert steps(tmp_path) == [2, 4, 6]
+
+
+@pytest.mark.parametrize("ckpt", [CONVNEXT, DINOV3])
+def test_a_protocol_of_any_backbone_takes_whatever_has_maps(ckpt: str) -> None:
+    backbone = open_backbone(ckpt)
+    given = ["network.taps=[0,1,2,3]", "head.channels=8"]
+    config = load_config(SegmentConfig, protocol_file("scenes_fcn_adamw_200it", "segmentation"), given)
+    model = engine_settings(config, backbone, Path("/d"), ("a",) * 9, ALONE, Path("/w"))["model"]
+    assert model["backbone"]["type"] == "TimmNetwork"
+    widths = model["decode_head"]["in_channels"]
+    assert widths == family_of(backbone.model).channels(backbone.model)[-4:]
