@@ -30,7 +30,7 @@ _RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
     (True, (3, 4, 6, 3), 32, 4): "resnext50_32x4d",
     (True, (3, 4, 23, 3), 32, 8): "resnext101_32x8d",
 }
-_PLAIN = "plain blocks assumed, as the weights show neither anti-aliasing (--arch resnetaa50 or resnetblur50) nor SAME padding"
+_PLAIN = "plain blocks assumed, not anti-aliased (--arch resnetaa50 or resnetblur50) and without SAME padding"
 _CHANNELS = [64, 128, 256, 512]
 
 

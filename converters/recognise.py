@@ -62,7 +62,7 @@ def recognise(document: Any, source: str, network: Network, named: BackboneConfi
         first = ", ".join(list(originals.values())[:4] or [str(key) for key in list(document)[:4]])
         raise UserError(
             f"{source} holds no ResNet or ViT of a known family (first keys: {first}); known are {known_families()}; "
-            f"name another network of timm's with --arch NAME, or rename the tensors to timm's names and save them alone"
+            f"name another network of timm's with --arch, or rename the tensors to timm's names and save them alone"
         )
     names = [*tensors, *map(str, document)]
     family = _family(networks, names)
