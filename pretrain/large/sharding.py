@@ -37,17 +37,18 @@ def check_blocks(config: PretrainConfig, backbone: nn.Module) -> None:
 def prepare_blocks(method: Method) -> None:
     """Checkpoints, compiles and shards the blocks as `compute` asks; to be called once all ranks have equal weights."""
     compute = method.config.compute
+    sharded = compute.shard != "none"
+    if sharded and compute.compile:
+        for block in (block for network in method.networks() for block in blocks_of(network)):
+            block.forward = torch.compile(block.forward)
     if compute.checkpointing:
         for block in blocks_of(method.online):
             shards.checkpoint(block)
-    if compute.shard == "none":
+    if not sharded:
         return
     # On CPUs, autocast gives layer norms fp32 inputs, with which bf16 weights don't go.
     narrow = torch.bfloat16 if compute.precision == "bf16" and method.device.type == "cuda" else None
     for network in method.networks():
-        if compute.compile:
-            for block in blocks_of(network):
-                block.forward = torch.compile(block.forward)
         shards.shard(blocks_of(network), method.device, narrow)
     method.pair_averages()
 
