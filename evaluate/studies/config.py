@@ -52,7 +52,7 @@ class StudyConfig:
     more_seeds: dict[str, int] = field(default_factory=dict)
     """Trainings per arm by level, for levels of any factor that get more of them."""
     baselines: dict[str, str] = field(default_factory=dict)
-    """Levels of the last factor that are compared with another level than the one before them."""
+    """Levels of the last factor that are compared with another level than the one before them, or with `untrained`."""
     network: Literal["online", "target"] = "online"
     """Network that is evaluated."""
 
@@ -61,7 +61,8 @@ class StudyConfig:
             raise ValueError("evaluations must hold at least one")
         if not self.factors or not all(self.factors.values()):
             raise ValueError("factors must hold at least one factor, and each of them at least one level")
-        if wrong := [level for pair in self.baselines.items() for level in pair if level not in self._compared]:
+        known = {*self._compared, UNTRAINED}
+        if wrong := [level for pair in self.baselines.items() for level in pair if level not in known]:
             raise ValueError(f"baselines: {wrong[0]!r} is no level of the last factor ({', '.join(self._compared)})")
         levels = [level for factor in self.factors.values() for level in factor]
         if unknown := next((level for level in self.more_seeds if level not in levels), None):
@@ -90,6 +91,7 @@ class StudyConfig:
             last = self._compared
             before = self.baselines.get(levels[-1], last[max(0, last.index(levels[-1]) - 1)])
             baseline = "" if levels[-1] == before else " · ".join((*levels[:-1], before))
+            baseline = UNTRAINED if before == UNTRAINED else baseline
             settings = itertools.chain.from_iterable(
                 factor[level] for factor, level in zip(self.factors.values(), levels, strict=True)
             )

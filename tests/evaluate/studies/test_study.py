@@ -127,4 +127,5 @@ def test_the_page_is_that_of_the_records() -> None:
 def test_shipped_studies_open(name: str) -> None:
     study = open_study(name)
     assert study.recipe_file.is_file()
-    assert len(study.arms) > 1
+    assert all(arm.baseline in {"", "untrained", *(other.name for other in study.arms)} for arm in study.arms)
+    assert any(arm.baseline for arm in study.arms)
