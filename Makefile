@@ -30,12 +30,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== installed; the commands of the README need this environment: . $(VENV)/bin/activate"
 
 demo: install ## the whole pipeline on small data: pre-train, evaluate, compare; writes report/index.html
-	@echo "== pre-training, $(JOBS) at once: three recipes on scenes"
-	@$(MAKE) --no-print-directory -j$(JOBS) pretrained-demo pretrained-demo-shared pretrained-demo-2globals
+	@echo "== pre-training on rendered scenes"
+	@$(MAKE) --no-print-directory THREADS=$$((($(CORES) + 1) / 2)) pretrained-demo
 	@echo "== k-NN, linear, detection and segmentation, $(JOBS) at once"
 	@$(PY) evaluate/suite.py --suite demo --jobs $(JOBS) --results results/demo --ckpts \
-		'random init=random:runs/demo' 'two global views=runs/demo-2globals' \
-		'shared predictor, multi-crop=runs/demo-shared' 'per-view + cutout=runs/demo' pixels
+		'random init=random:runs/demo' 'pre-trained=runs/demo' pixels
 	@$(PY) evaluate/table.py results/demo --out report/table.md --html report
 
 demo-seeds: install ## k-NN of the demo's main recipe on both data sets with three seeds: mean and standard deviation
@@ -49,12 +48,12 @@ demo-seeds: install ## k-NN of the demo's main recipe on both data sets with thr
 # Jobs in parallel: one with a GPU, otherwise one per core, at most four.
 CORES := $(shell nproc 2>/dev/null || echo 1)
 JOBS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo $$(($(CORES) < 4 ? $(CORES) : 4)))
+# Threads of a pre-training run; a loader process comes on top.
+THREADS ?= $$(($(CORES) / $(JOBS)))
 SEEDS := 0 1 2
 # Tests: one process per core, the ten slowest named at the end.
 PARALLEL := -n $(CORES) --dist worksteal --durations 10
 RECIPE_demo := demo_scenes
-RECIPE_demo-2globals := demo_scenes_2globals
-RECIPE_demo-shared := demo_scenes_shared_multicrop
 $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed) := demo_scenes)$(eval SEED_demo-seed$(seed) := $(seed)))
 $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fashion_mnist)$(eval \
 	SEED_demo-seed$(seed)-fashion-mnist := $(seed)))
@@ -64,7 +63,7 @@ $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fas
 pretrained-%: SHELL := /bin/bash
 pretrained-%:
 	@set -o pipefail; mkdir -p runs; log=runs/.$*.log; for try in 1 2; do \
-		OMP_NUM_THREADS=$$(($(CORES) / $(JOBS))) $(PY) pretrain/run.py --config configs/pretrain/$(RECIPE_$*).yaml \
+		OMP_NUM_THREADS=$(THREADS) $(PY) pretrain/run.py --config configs/pretrain/$(RECIPE_$*).yaml \
 			--out runs/$* seed=$(or $(SEED_$*),0) 2>&1 | stdbuf -oL tr '\r' '\n' | tee $$log | sed -u '/^ *$$/d; s/^/[$*] /' && exit 0; \
 		[ $$try = 1 ] && grep -q "holds a run with another config\|was trained on other images" $$log || exit 1; \
 		old=runs/replaced/$$(date +%Y%m%d-%H%M%S); mkdir -p $$old; mv runs/$* $$old/$*; \
