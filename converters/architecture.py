@@ -41,7 +41,7 @@ def parse_architecture(text: str) -> BackboneConfig:
     model. Raises `UserError` for anything else.
     """
     name, args = _name_and_arguments(text)
-    own = {key: args.pop(key) for key in ("stem", "mean", "std", "pos_resize") if key in args}
+    own: dict[str, Any] = {key: args.pop(key) for key in ("stem", "mean", "std", "pos_resize") if key in args}
     return from_dict(BackboneConfig, {"name": name, "args": args, **own})
 
 
