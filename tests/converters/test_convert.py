@@ -89,9 +89,9 @@ def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "detectron2", None)  # makes its import fail
     backbone, table = open_with_report("timm:resnet18(channels=[8,16,24,32])")
     write_for(backbone, table, "detectron2", tmp_path / "x.pkl")
-    said = verify(backbone, "detectron2", tmp_path / "x.pkl")
-    assert said.startswith("verified: ")
-    assert re.search("no model of Detectron2.*import", said)
+    output_text = verify(backbone, "detectron2", tmp_path / "x.pkl")
+    assert output_text.startswith("verified: ")
+    assert re.search("no model of Detectron2.*import", output_text)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
     backbone, table = open_with_report(f"timm:{name}")
     written = write_for(backbone, table, "torchvision", tmp_path / "x.safetensors")
     assert not written.renamed
-    said = verify(backbone, "torchvision", tmp_path / "x.safetensors")
-    assert re.search(r"torchvision.*difference 0 of ", said)
+    output_text = verify(backbone, "torchvision", tmp_path / "x.safetensors")
+    assert re.search(r"torchvision.*difference 0 of ", output_text)
 
 
 def test_a_vit_to_torchvision(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_mistakes_in_ckpt(ckpt: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{tmp_path}.*backbone\.safetensors"):
         open_backbone(str(tmp_path))
 

@@ -104,7 +104,7 @@ def _resnetaa(folder: Path, **beside: Any) -> tuple[nn.Module, str]:
 
 
 @pytest.mark.parametrize("by", ["config.json", "arch", "--arch"])
-def test_a_resnet_that_smooths_is_what_is_said_of_it(tmp_path: Path, by: str) -> None:
+def test_a_resnet_that_smooths_is_the_named_one(tmp_path: Path, by: str) -> None:
     model, path = _resnetaa(tmp_path, **({"arch": "resnetaa50"} if by == "arch" else {}))
     if by == "config.json":
         (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetaa50"}))
@@ -177,8 +177,8 @@ def test_mean_and_std_can_be_given(small_file: Path) -> None:
     assert (backbone.config.mean, backbone.config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert backbone.config.args == {"channels": [8, 8, 8, 8]}
     assert backbone.origin["normalisation"] == "--arch"
-    said = "resnet18(channels=[8,8,8,8], mean=[0.485,0.456,0.406], std=[0.229,0.224,0.225])"
-    backbone = open_backbone(str(small_file), arch=said)  # ImageNet's, but nothing is assumed
+    printed = "resnet18(channels=[8,8,8,8], mean=[0.485,0.456,0.406], std=[0.229,0.224,0.225])"
+    backbone = open_backbone(str(small_file), arch=printed)  # ImageNet's, but nothing is assumed
     assert (backbone.config.mean, backbone.origin["normalisation"]) == (BackboneConfig().mean, "--arch")
     assert "std assumed" not in backbone.source
     with pytest.raises(UserError, match="std belong together"):

@@ -145,7 +145,7 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_holds_is_not
     assert (tmp_path / "a").read_text() == "whole"
 
 
-def test_a_full_disk_is_told_for_exports_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_for_exports_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
     def full(*_: object, **__: object) -> None:

@@ -51,7 +51,7 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(7, 0.5)]
 
 
-def test_weights_and_biases_knows_a_folder_again_and_tells_equal_names_apart(
+def test_weights_and_biases_finds_its_folder_again_and_distinguishes_equal_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ def test_weights_and_biases_knows_a_folder_again_and_tells_equal_names_apart(
     assert seen[2]["resume"] == "allow"
 
 
-def test_metrics_on_a_full_disk_are_a_mistake_that_is_told(tmp_path: Path) -> None:
+def test_metrics_on_a_full_disk_are_a_mistake_that_is_reported(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, CONFIG)
     os.dup2(os.open("/dev/full", os.O_WRONLY), folder._metrics.fileno())
     with pytest.raises(UserError, match=rf"{tmp_path}.*No space left on device"):

@@ -1,7 +1,7 @@
 """The commands of the pages, as written, on small data; those for whole data sets and many GPUs up to their plan.
 
 A `bash` block is run line by line. A `bash full` block is one for which small data can't do: its lines are run with
-`--dry-run`, on one process whatever torchrun is told. A block that follows a line with nothing but a file's name is
+`--dry-run`, on one process whatever torchrun asks for. A block that follows a line with nothing but a file's name is
 that file.
 """
 
@@ -79,11 +79,11 @@ def test_commands_for_whole_data_sets_up_to_their_plan(
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", [*words[script:], "--dry-run", "--device", "cpu"])
     importlib.import_module(words[script].removesuffix(".py").replace("/", ".")).main()
-    said = capsys.readouterr().out
-    assert re.search(r"^(protocol|run|\d+ runs)\b", said, re.M)
-    # One process where a dense protocol has eight is said in its name; nothing else may be.
+    printed = capsys.readouterr().out
+    assert re.search(r"^(protocol|run|\d+ runs)\b", printed, re.M)
+    # One process where a dense protocol has eight stands in its name; nothing else may be.
     dense = ("evaluate/coco.py", "evaluate/segment.py", "evaluate/suite.py")
-    assert ("(modified" in said) == (words[script] in dense)
+    assert ("(modified" in printed) == (words[script] in dense)
 
 
 def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:

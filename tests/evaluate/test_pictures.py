@@ -10,7 +10,7 @@ from evaluate.common.pictures import Picture, find_pictures, save_picture
 from evaluate.detection.probe import DETECTIONS
 
 
-def test_a_picture_tells_its_kind_and_caption_and_others_their_name(tmp_path: Path) -> None:
+def test_a_picture_has_kind_and_caption_and_others_their_name(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     save_picture(folder / "b.png", PIL.Image.new("RGB", (3, 2), "red"), DETECTIONS, "there: a <star> “ü”")
     PIL.Image.new("RGB", (1, 1)).save(folder / "a.png")

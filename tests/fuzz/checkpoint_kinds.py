@@ -124,8 +124,8 @@ def _as_export(folder: Path, wrong: dict[str, Any], rng: random.Random) -> Path:
         if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.numel() > 10**6:
             wrong[name] = torch.zeros(2)
     tensors = {name: tensor.contiguous().clone() for name, tensor in wrong.items()}
-    said: Any = to_dict(_TINY) if rng.random() < 0.5 else changed(to_dict(_TINY), rng)
-    header = {"format": "ssl-transfer/backbone/1", "backbone": json.dumps(said), "sha256": tensors_digest(tensors)}
+    printed: Any = to_dict(_TINY) if rng.random() < 0.5 else changed(to_dict(_TINY), rng)
+    header = {"format": "ssl-transfer/backbone/1", "backbone": json.dumps(printed), "sha256": tensors_digest(tensors)}
     save_file(tensors, folder / "a.export.safetensors", metadata=header)
     return folder / "a.export.safetensors"
 

@@ -59,7 +59,7 @@ def _flip(data: bytearray, rng: random.Random) -> None:
 
 
 def _flip_in_front(data: bytearray, rng: random.Random) -> None:
-    """Headers are where readers believe what they are told."""
+    """Headers are where readers trust their input."""
     if data:
         data[rng.randrange(min(len(data), 400))] ^= 1 << rng.randrange(8)
 

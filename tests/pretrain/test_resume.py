@@ -157,9 +157,9 @@ def test_what_helps_may_change_on_the_way_and_the_data_may_not(
     shutil.copytree(image_folder / "train", tmp_path / "data")
     run(recipe(tmp_path / "data"), tmp_path / "run")
     run(recipe(tmp_path / "data", "optim.lr=0.01", "broken_share=0.5"), tmp_path / "run")
-    said = capsys.readouterr().out
-    assert "optim.lr: 0.05 → 0.01" in said
-    assert "broken_share: 0.01 → 0.5" in said
+    printed = capsys.readouterr().out
+    assert "optim.lr: 0.05 → 0.01" in printed
+    assert "broken_share: 0.01 → 0.5" in printed
     (tmp_path / "data/cat/0.jpg").unlink()
     with pytest.raises(UserError, match=r"images.*\b12\b.*\b11\b"):
         run(recipe(tmp_path / "data"), tmp_path / "run")
@@ -177,7 +177,7 @@ def test_a_damaged_state_is_named(image_folder: Path, tmp_path: Path) -> None:
     ("number", "workers", "group"),
     [(signal.SIGTERM, 0, False), (signal.SIGINT, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True)],
 )
-def test_a_signal_saves_the_state_and_the_same_command_goes_on(
+def test_a_signal_saves_the_state_and_the_same_command_resumes(
     number: signal.Signals, workers: int, group: bool, image_folder: Path, tmp_path: Path
 ) -> None:
     command = [

@@ -62,7 +62,7 @@ def pretrain(recipe: Path, out: Path, *more: str) -> subprocess.CompletedProcess
     return python("pretrain/run.py", *given)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def reported(done: subprocess.CompletedProcess[str]) -> str:
     """The sentence that a mistake ends with; no traceback beside it."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -76,7 +76,7 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
     "room",
     [pytest.param(8_192, marks=pytest.mark.slow), 150_000, pytest.param(330_000, marks=pytest.mark.slow)],
 )
-def test_a_full_disk_stops_pre_training_and_it_goes_on_once_there_is_room(
+def test_a_full_disk_stops_pre_training_and_it_resumes_once_there_is_room(
     room: int, image_folder: Path, tmp_path: Path, disk: Disk
 ) -> None:
     """Full within an export, within the state, and within a later one; after two epochs in any case."""
@@ -89,7 +89,7 @@ def test_a_full_disk_stops_pre_training_and_it_goes_on_once_there_is_room(
         state.unlink()  # as after three of four epochs
     kept = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
     disk.fill(but=room)
-    sentence = told(pretrain(recipe, out))
+    sentence = reported(pretrain(recipe, out))
     assert "No space left on device" in sentence
     for name, content in kept.items():
         assert (out / "checkpoints" / name).read_bytes() == content
@@ -111,7 +111,7 @@ def test_a_disk_that_becomes_read_only(image_folder: Path, tmp_path: Path, disk:
     assert pretrain(recipe, out).returncode == 0
     training_states(out / "checkpoints")[-1].unlink()
     disk.remount("ro")
-    assert "Read-only file system" in told(pretrain(recipe, out))
+    assert "Read-only file system" in reported(pretrain(recipe, out))
     given = [
         "--ckpt",
         str(out),
@@ -125,7 +125,7 @@ def test_a_disk_that_becomes_read_only(image_folder: Path, tmp_path: Path, disk:
     ]
     given += ["features.transform.resize=32", "features.transform.crop=32", "--device", "cpu"]
     done = python("evaluate/knn.py", *given, "--out", str(disk.path / "knn"))
-    assert "Read-only file system" in told(done)
+    assert "Read-only file system" in reported(done)
     disk.remount("rw")
     assert pretrain(recipe, out).returncode == 0
     assert python("evaluate/knn.py", *given, "--out", str(disk.path / "knn")).returncode == 0
@@ -154,7 +154,7 @@ def test_a_full_disk_under_a_probe_its_cache_and_its_result(
         done = python("evaluate/linear.py", *given)
         disk.empty()
         if done.returncode:
-            last = told(done)
+            last = reported(done)
             assert "No space left on device" in last
             assert sentence in last
         left = [path.name for path in disk.path.rglob("*") if path.name.endswith((".partial", ".part", ".old"))]
@@ -172,7 +172,7 @@ def test_without_root_a_limit_on_file_sizes_stands_for_a_full_disk(image_folder:
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     given = ["pretrain/run.py", "--config", str(recipe), "--out", str(out), "--device", "cpu", "--workers", "0"]
-    sentence = told(python("-c", limited, *given))
+    sentence = reported(python("-c", limited, *given))
     assert f"can't write {out / 'checkpoints/step_000000002.pt'}" in sentence
     assert training_states(out / "checkpoints") == []
     load_exported(out / "backbone.safetensors")

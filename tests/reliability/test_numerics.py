@@ -1,4 +1,4 @@
-"""Numbers that go wrong: fp16 that overflows, projections that collapse, batches too small; each is told."""
+"""Numbers that go wrong: fp16 that overflows, projections that collapse, batches too small; each is reported."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_spread_is_zero_for_equal_rows_and_one_on_the_sphere() -> None:
     assert float(spread(two)) == pytest.approx(0.5 * 2**0.5)
 
 
-def test_a_collapse_is_told_once_and_again_when_it_comes_back(image_folder: Path) -> None:
+def test_a_collapse_is_reported_once_and_again_when_it_comes_back(image_folder: Path) -> None:
     config = tiny(image_folder)
     watch = CollapseWatch(config, Method(config, torch.device("cpu")).objective)
     assert watch.warning(20, {"spread": 0.5}) == ""
-    told = watch.warning(40, {"spread": COLLAPSED / 2})
-    assert told.startswith("collapsed at step 40")
-    assert all(key in told for key in ("optim.lr", "schedule.warmup_epochs", "target.momentum (0.996)"))
+    advice = watch.warning(40, {"spread": COLLAPSED / 2})
+    assert advice.startswith("collapsed at step 40")
+    assert all(key in advice for key in ("optim.lr", "schedule.warmup_epochs", "target.momentum (0.996)"))
     assert watch.warning(60, {"spread": 0.0}) == ""
     assert watch.warning(80, {"spread": 0.5}) == ""
     assert watch.warning(100, {"spread": 0.0}).startswith("collapsed at step 100")
@@ -66,9 +66,9 @@ def test_a_run_measures_its_spread_and_says_when_it_collapses(
     assert [line["spread"] > 0.1 for line in lines] == [True] * 4 + [False] * 4
     assert all(line["spread"] < COLLAPSED for line in lines[4:])
     assert [line.get("collapsed") for line in lines] == [None] * 4 + [True] * 4
-    said = [line for line in capsys.readouterr().err.splitlines() if "collapsed" in line]
-    assert len(said) == 1
-    assert "warning: collapsed at step 5" in said[0]
+    printed = [line for line in capsys.readouterr().err.splitlines() if "collapsed" in line]
+    assert len(printed) == 1
+    assert "warning: collapsed at step 5" in printed[0]
 
 
 def _overflowing(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
@@ -95,10 +95,10 @@ def test_steps_that_fp16_skips_are_counted(
     skipped = {line["step"]: line["skipped_steps"] for line in metrics(tmp_path)}
     assert sum(skipped.values()) == 13
     assert [skipped[step] for step in (2, 4, 5, 6, 16, 18)] == [0, 2, 1, 1, 0, 0]
-    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
-    assert all(part in said[0] for part in ("warning: ", "10 steps", "fp16"))
-    assert "compute.precision=bf16" in said[0]
-    assert len(said) == 1
+    printed = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert all(part in printed[0] for part in ("warning: ", "10 steps", "fp16"))
+    assert "compute.precision=bf16" in printed[0]
+    assert len(printed) == 1
 
 
 def test_fp16_that_always_overflows_ends_the_run_and_keeps_the_last_state(

@@ -54,10 +54,10 @@ def test_every_kind_of_damage_names_the_state_and_the_way_on(image_folder: Path,
             newest.write_bytes(content)
         else:
             torch.save(content, newest)
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as reported:
             run_here(config, out)
-        assert str(told.value).startswith(f"{newest} is damaged"), what
-        assert "remove" in str(told.value), what
+        assert str(reported.value).startswith(f"{newest} is damaged"), what
+        assert "remove" in str(reported.value), what
     older.unlink()
     with pytest.raises(UserError, match=rf"{newest}.*damaged.*remove"):
         run_here(config, out)

@@ -1,4 +1,4 @@
-"""Two processes under torchrun: signals, a killed rank and its restart, timed states, and mistakes told once."""
+"""Two processes under torchrun: signals, a killed rank and its restart, timed states, and mistakes reported once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.slow
-def test_a_launcher_that_is_told_to_stop_saves_and_the_same_command_goes_on(
+def test_a_launcher_that_is_stopped_saves_and_the_same_command_resumes(
     image_folder: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     recipe, out = write_recipe(tmp_path / "r.yaml", image_folder, *_OVERRIDES), tmp_path / "run"
@@ -77,9 +77,9 @@ def test_a_launcher_that_is_told_to_stop_saves_and_the_same_command_goes_on(
     assert stopped == metrics(out)[-1]["step"]
     assert 5 <= stopped < 60
     again = start(recipe, out)
-    said, errors = again.communicate(timeout=240)
+    printed, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors[-3000:]
-    assert f"step {stopped} of 60" in said
+    assert f"step {stopped} of 60" in printed
     assert same_bits(last_state(out), whole)
     assert [line["step"] for line in metrics(out) if "loss" in line] == list(range(1, 61))
 
@@ -93,20 +93,20 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     process = start(recipe, out, "--max-restarts=2")
     wait_for_lines(process, out, 7)
     os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
-    said, errors = process.communicate(timeout=240)
+    printed, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors[-3000:]
-    assert re.search(r"resum\w+ .*step \d+ of 60", said)
+    assert re.search(r"resum\w+ .*step \d+ of 60", printed)
     assert same_bits(last_state(out), whole)
     assert [line["step"] for line in metrics(out) if "loss" in line] == list(range(1, 61))
 
 
-def test_a_mistake_is_told_once_and_without_a_traceback(image_folder: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_and_without_a_traceback(image_folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", image_folder)
     done = torchrun(Path("pretrain/run.py"), "--config", str(recipe), "--out", str(tmp_path / "run"), "batch=7")
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert len(told) == 1
-    assert told[0].startswith("error: batch 7 ")
+    advice = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(advice) == 1
+    assert advice[0].startswith("error: batch 7 ")
     traced = [line for line in done.stderr.splitlines() if line.strip().startswith("File")]
     assert not [line for line in traced if f"{ROOT}/pretrain/" in line or f"{ROOT}/core/" in line]  # the launcher's own
 

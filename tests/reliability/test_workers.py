@@ -29,7 +29,7 @@ def command(recipe: Path, out: Path) -> list[str]:
     return ["pretrain/run.py", *given]
 
 
-def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(
+def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_resumes(
     image_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -52,7 +52,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_goes_
     assert same_bits(last_state(out), run_here(tiny(image_folder, "epochs=60"), tmp_path / "whole"))
 
 
-def test_too_little_shared_memory_is_told(image_folder: Path, tmp_path: Path) -> None:
+def test_too_little_shared_memory_is_reported(image_folder: Path, tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", _SMALL, "sh", "true"], check=False).returncode:
         pytest.skip("can't give a process a small /dev/shm of its own")
@@ -67,7 +67,7 @@ def test_too_little_shared_memory_is_told(image_folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
                       "workers are out of shared memory."), "/dev/shm"),
@@ -82,10 +82,10 @@ def test_too_little_shared_memory_is_told(image_folder: Path, tmp_path: Path) ->
         (RuntimeError("Connection closed by peer"), ""),
     ],
 )  # fmt: skip
-def test_what_is_told_of_which_failure(error: Exception, told: str) -> None:
-    said = explain(error)
-    assert told in said
-    assert bool(said) == bool(told)
+def test_which_failure_gets_which_advice(error: Exception, reported: str) -> None:
+    printed = explain(error)
+    assert reported in printed
+    assert bool(printed) == bool(reported)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def as_nobody(what: Callable[[], object]) -> object:
 
 
 @pytest.mark.parametrize(
-    ("closed", "mode", "told"),
+    ("closed", "mode", "reported"),
     [
         ("", 0o000, "{}: Permission denied"),
         ("..", 0o000, "{}: Permission denied"),
@@ -134,13 +134,13 @@ def as_nobody(what: Callable[[], object]) -> object:
         ("dog/deep", 0o000, "{}/dog/deep: Permission denied"),
     ],
 )
-def test_a_folder_that_may_not_be_read_is_named(images: Path, closed: str, mode: int, told: str) -> None:
+def test_a_folder_that_may_not_be_read_is_named(images: Path, closed: str, mode: int, reported: str) -> None:
     (images / "train/dog/deep").mkdir()
     root = images / "train"
     (root / closed).chmod(mode)
     error = as_nobody(lambda: Folder(root, "x").digest())
     assert isinstance(error, UserError), error
-    assert told.format(root) in str(error)
+    assert reported.format(root) in str(error)
     assert "permission" in str(error).lower()
 
 

@@ -1,4 +1,4 @@
-"""Weights and kept state that are damaged or of the wrong kind: found, said, and never half loaded."""
+"""Weights and kept state that are damaged or of the wrong kind: found, reported, and never half loaded."""
 
 from __future__ import annotations
 

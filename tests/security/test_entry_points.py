@@ -57,11 +57,11 @@ def test_code_in_a_checkpoint(
     else:
         torch.save({"state_dict": gadgets(canary)["os.mkdir"]}, tmp_path / name)
     arguments = ["--ckpt", str(tmp_path / name), "--out", str(out), *CHECKED[module]]
-    said = _ended(module, arguments, monkeypatch, capsys)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    printed = _ended(module, arguments, monkeypatch, capsys)
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "execut" in errors[0]
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     assert sorted(os.listdir(tmp_path)) == [name]
 
 
@@ -72,13 +72,13 @@ def test_code_in_the_state_of_a_run_that_is_resumed(
     states.mkdir(parents=True)
     canary = tmp_path / "canary"
     torch.save({"format": "ssl-transfer/training-state/1", "x": gadgets(canary)["exec"]}, states / "step_000000001.pt")
-    said = _ended(
+    printed = _ended(
         "pretrain.run",
         ["--config", "configs/pretrain/demo_scenes.yaml", "--data", f"folder:{image_folder}", "--out",
          str(tmp_path / "run"), "--device", "cpu", "--workers", "0", "batch=4", "monitor.k=2"],
         monkeypatch, capsys,
     )  # fmt: skip
-    assert "execut" in said
+    assert "execut" in printed
     assert not canary.exists()
 
 
@@ -97,9 +97,9 @@ def test_as_a_user_sees_it(tmp_path: Path) -> None:
 def test_names_that_no_file_can_have(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = _ended("evaluate.knn", ["--ckpt", name, "--protocol", "knn_scenes_64px"], monkeypatch, capsys)
-    assert said.count("error: ") == 1
-    assert "File name too long" in said
+    printed = _ended("evaluate.knn", ["--ckpt", name, "--protocol", "knn_scenes_64px"], monkeypatch, capsys)
+    assert printed.count("error: ") == 1
+    assert "File name too long" in printed
 
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "", "x" * 101, "a\nb"])
@@ -179,7 +179,7 @@ def test_places_whose_names_are_no_utf8(tmp_path: Path, image_folder: Path) -> N
         {"data": {"val": {"digest": "x", "images": 10**20}}},
     ],
 )
-def test_a_result_of_other_types_is_no_result(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_result_of_other_types_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     sound = {
         "format": "ssl-transfer/result/1", "protocol": "knn_dino", "metrics": {"top1": 1.0}, "seed": 0,
         "backbone": "resnet18", "checkpoint": {"given": "x", "backbone_sha256": "x"}, "wall_seconds": 1,

@@ -1,4 +1,4 @@
-"""Opens something in a process of its own and tells how it ended, how much memory that took, and what it wrote."""
+"""Opens something in a process of its own and reports how it ended, how much memory that took, and what it wrote."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_packages_file_is_found(monkeypatch: pytest.MonkeyPatch, missing: None
     assert stand_in.resource_filename("package", "configs/a.yaml") == "/somewhere/package/configs/a.yaml"
 
 
-def test_what_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_files_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detectron2_compat.importlib.util, "find_spec", lambda _name: SimpleNamespace())
     own = {name: ModuleType(name) for name in ("detectron2._C", "pkg_resources")}
     for name, module in own.items():

@@ -163,7 +163,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_document_that_is_no_dictionary_is_named(tmp_path: Path) -> None:
+def test_a_document_that_is_not_a_dictionary_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(UserError, match=r"x\.pkl.*\blist\b"):
         read_detectron2(tmp_path / "x.pkl")

@@ -111,7 +111,7 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
     assert not any(target.iterdir())
 
 
-def test_pip_is_told_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_gets_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
@@ -131,9 +131,9 @@ def test_an_installation_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
     monkeypatch.setattr(detectron2_install, "download", lambda _: pytest.fail("nothing is to be fetched"))
     main()
-    said = capsys.readouterr().out
-    assert "Detectron2" in said
-    assert "Detectron2 0.6 with torch" in said
+    printed = capsys.readouterr().out
+    assert "Detectron2" in printed
+    assert "Detectron2 0.6 with torch" in printed
 
 
 def test_only_the_standard_library_is_needed() -> None:

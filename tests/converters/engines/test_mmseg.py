@@ -115,9 +115,9 @@ def test_there_and_back_and_what_usage_says_works(tmp_path: Path, name: str) -> 
     again = open_backbone(str(out))
     assert again.origin["family"].startswith("OpenMMLab")
     assert all(torch.equal(a, again.model.state_dict()[key]) for key, a in backbone.model.state_dict().items())
-    said = usage(backbone, "mmseg", out)
-    assert "mean=[123.675, 116.28, 103.53]" in said
-    found = re.match(r"backbone=(dict\(.*\)), data_preprocessor", said)
+    printed = usage(backbone, "mmseg", out)
+    assert "mean=[123.675, 116.28, 103.53]" in printed
+    found = re.match(r"backbone=(dict\(.*\)), data_preprocessor", printed)
     assert found is not None
     theirs: Any = mmseg_model(eval(found[1]))  # our own text, as a user pastes it into a config
     theirs.init_weights()

@@ -37,7 +37,7 @@ def test_unfit_arguments_are_refused(args: dict[str, object], key: str) -> None:
         build_backbone(BackboneConfig("resnet18", args))
 
 
-def test_models_are_told_apart_by_the_module_that_defines_them() -> None:
+def test_models_are_distinguished_by_the_module_that_defines_them() -> None:
     assert module_of("resnet18") == "resnet"
     assert module_of("resnetv2_50") == "resnetv2"
     assert module_of("no_such_model") is None

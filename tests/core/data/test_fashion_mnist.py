@@ -80,7 +80,7 @@ def test_a_folder_in_each_layout(small, tmp_path, place, packed):
         assert [clothes.label(index) for index in range(count)] == labels.tolist()
 
 
-def test_digests_tell_splits_apart(small):
+def test_digests_distinguish_splits(small):
     folder, _ = small
     sets = [FashionMNIST("train", folder), FashionMNIST("test", folder)]
     assert len({clothes.digest() for clothes in sets}) == 2

@@ -41,7 +41,7 @@ def test_a_kept_last_batch_has_what_the_ranks_can_share(world: int, kept: int) -
     assert resumed == parts[0][per_epoch:]
 
 
-def test_resuming_goes_on_where_it_stopped() -> None:
+def test_resuming_starts_where_it_stopped() -> None:
     whole = list(GlobalBatches(50, 12, 3, seed=5))
     for start in (0, 3, 4, 7, 12):
         resumed = GlobalBatches(50, 12, 3, seed=5, start_step=start)

@@ -114,9 +114,9 @@ def test_batch_rate_and_steps_change_together() -> None:
     config = load_config(DetectionConfig, find_protocol("coco_maskrcnn_r50_fpn_1x_mulan"), ["solver.global_batch=4"])
     plan = str(schedule_of(config.solver))
     assert all(part in plan for part in ("360,000", "4 images", "0.005", "240,000, 320,000", "4,000")), plan
-    same, said = scale_to_processes(config, 8)
+    same, printed = scale_to_processes(config, 8)
     assert same == config
-    assert all(part in said for part in ("16 -> 4", "× 0.25 = 0.005", "÷ 0.25 = 360,000", "4,000")), said
+    assert all(part in printed for part in ("16 -> 4", "× 0.25 = 0.005", "÷ 0.25 = 360,000", "4,000")), printed
 
 
 MULAN, DENSECL = "coco_maskrcnn_r50_fpn_1x_mulan", "coco_maskrcnn_r50_fpn_1x_densecl"
@@ -139,14 +139,14 @@ MULAN, DENSECL = "coco_maskrcnn_r50_fpn_1x_mulan", "coco_maskrcnn_r50_fpn_1x_den
         ("scenes_maskrcnn_r18_fpn_300it", [], 2, 4, ""),
     ],
 )
-def test_fewer_processes_keep_their_share_of_the_batch_and_the_name_tells(
+def test_fewer_processes_keep_their_share_of_the_batch_and_the_name_shows_it(
     name: str, overrides: list[str], world: int, batch: int, suffix: str
 ) -> None:
     file = find_protocol(name)
-    config, said = scale_to_processes(load_config(DetectionConfig, file, overrides), world)
+    config, printed = scale_to_processes(load_config(DetectionConfig, file, overrides), world)
     assert schedule_of(config.solver).batch == batch
     assert full_name(config, file, PERFORMANCE_KEYS) == name + suffix
-    assert bool(said) == bool(suffix)
+    assert bool(printed) == bool(suffix)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -157,12 +157,12 @@ def test_fewer_processes_are_what_detectron2_makes_of_its_reference_world_size(w
     theirs = resolved(DENSECL, "timm:resnet50", 80, *given)
     theirs.SOLVER.REFERENCE_WORLD_SIZE = 8
     theirs = DefaultTrainer.auto_scale_workers(theirs, world).SOLVER
-    config, said = scale_to_processes(load_config(DetectionConfig, find_protocol(DENSECL)), world)
+    config, printed = scale_to_processes(load_config(DetectionConfig, find_protocol(DENSECL)), world)
     ours = schedule_of(config.solver)
     assert (ours.batch, ours.lr, ours.iterations) == (theirs.IMS_PER_BATCH, theirs.BASE_LR, theirs.MAX_ITER)
     assert (ours.steps, ours.warmup) == (theirs.STEPS, theirs.WARMUP_ITERS)
     processes = "1 process" if world == 1 else f"{world} processes"
-    assert f"16 -> {2 * world} ({processes} " in said
+    assert f"16 -> {2 * world} ({processes} " in printed
 
 
 def test_twice_the_schedule_is_2x() -> None:

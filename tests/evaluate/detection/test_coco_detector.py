@@ -54,8 +54,8 @@ def detector_of(backbone: Backbone, **detector: Any) -> tuple[nn.Module, str]:
 )
 def test_a_resnet_in_the_pyramid_gives_timms_maps(ckpt: str, tensors: int) -> None:
     backbone = trained(ckpt)
-    detector, said = detector_of(backbone, **SMALL)
-    assert said == f"{tensors} matched, 0 missing, 0 unexpected, 0 mis-shaped"
+    detector, printed = detector_of(backbone, **SMALL)
+    assert printed == f"{tensors} matched, 0 missing, 0 unexpected, 0 mis-shaped"
     with torch.inference_mode():
         maps: dict[str, Tensor] = detector.backbone.bottom_up(IMAGES)  # type: ignore[operator, union-attr]
         expected = feature_maps(backbone.model, IMAGES)
@@ -65,8 +65,8 @@ def test_a_resnet_in_the_pyramid_gives_timms_maps(ckpt: str, tensors: int) -> No
 
 def test_c4_has_res5_in_its_head_and_one_more_norm() -> None:
     backbone = trained("timm:resnet50")
-    detector, said = detector_of(backbone, design="resnet_c4", extra_norm=True)
-    assert said == "318 matched, 0 missing, 0 unexpected, 0 mis-shaped"
+    detector, printed = detector_of(backbone, design="resnet_c4", extra_norm=True)
+    assert printed == "318 matched, 0 missing, 0 unexpected, 0 mis-shaped"
     parts: Any = detector
     with torch.inference_mode():
         res4 = parts.backbone(IMAGES)["res4"]
@@ -81,9 +81,9 @@ def test_c4_has_res5_in_its_head_and_one_more_norm() -> None:
 @pytest.mark.parametrize("design", ["vit_fpn", "vit_simple"])
 def test_the_taps_of_a_vit_are_timms(design: str) -> None:
     backbone = trained(VIT)
-    detector, said = detector_of(backbone, design=design, norm="LN", taps=(0, 1, 1, 3), **SMALL)
+    detector, printed = detector_of(backbone, design=design, norm="LN", taps=(0, 1, 1, 3), **SMALL)
     count = len(backbone.model.state_dict())
-    assert said == f"{count} matched, 0 missing, 0 unexpected, 0 mis-shaped"
+    assert printed == f"{count} matched, 0 missing, 0 unexpected, 0 mis-shaped"
     bottom_up: Any = detector.backbone.bottom_up  # type: ignore[union-attr]
     vit: Any = backbone.model
     with torch.inference_mode():

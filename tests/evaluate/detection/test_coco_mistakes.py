@@ -48,14 +48,14 @@ def test_checkpoints_that_do_not_do(
 def test_settings_that_do_not_do(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*more: str) -> str:
+    def printed(*more: str) -> str:
         return stopped(monkeypatch, capsys, *arguments(place, tmp_path / "out", *more))
 
-    assert "needs a GPU" in said("solver.amp=true")
-    assert "--data coco:ROOT" in said("--data", f"coco:{tmp_path}")
-    assert "--draw" in said("--draw", "-1")
-    assert "--seed" in said("--seed", str(2**63))
-    assert "data.mask_format=bitmask" in said("data.mask_format=polygon")
+    assert "needs a GPU" in printed("solver.amp=true")
+    assert "--data coco:ROOT" in printed("--data", f"coco:{tmp_path}")
+    assert "--draw" in printed("--draw", "-1")
+    assert "--seed" in printed("--seed", str(2**63))
+    assert "data.mask_format=bitmask" in printed("data.mask_format=polygon")
 
 
 def test_broken_images_are_replaced_and_named_until_they_are_too_many(
@@ -67,9 +67,9 @@ def test_broken_images_are_replaced_and_named_until_they_are_too_many(
         victim.write_bytes(victim.read_bytes()[:500])
     given = arguments(place, tmp_path / "out", "--data", f"coco:{root}", "data.broken_share=0.25")
     run(monkeypatch, *given)
-    said = capsys.readouterr().out
-    assert f"{victims[0]}: " in said
-    assert f"{victims[1]}: " in said
+    printed = capsys.readouterr().out
+    assert f"{victims[0]}: " in printed
+    assert f"{victims[1]}: " in printed
     document = result(tmp_path / "out")
     assert str(victims[0]) in document["data"]["train"]["broken"][0]
     assert str(victims[1]) in document["data"]["val"]["broken"][0]
@@ -103,7 +103,7 @@ def test_help_comes_quickly_and_without_torch() -> None:
     assert shown.stdout.endswith("False\n")
 
 
-def test_without_detectron2_the_way_to_install_it_is_told(place: Path, tmp_path: Path) -> None:
+def test_without_detectron2_the_way_to_install_it_is_reported(place: Path, tmp_path: Path) -> None:
     code = (
         f"import runpy, sys; sys.modules['detectron2'] = None\n"
         f"sys.argv = {['coco.py', *arguments(place, tmp_path)]!r}\n"

@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(place: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes(place: Path, tmp_path: Path) -> None:
     given = arguments(place, tmp_path, "solver.iterations=100", "solver.steps=[]")
     process = Process(str(SCRIPT), *given)
     state = tmp_path / "detector.pt"
@@ -87,10 +87,10 @@ def test_a_resumed_run_sees_the_images_that_were_to_come(
 
 
 @pytest.mark.parametrize("seed", [0, 123_456_789, 2**63 - 1])
-def test_any_seed_starts_and_goes_on_after_any_step(
+def test_any_seed_starts_and_resumes_after_any_step(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """As after 85,000 of 90,000 steps: two steps are made, then the state is said to be of a later one."""
+    """As after 85,000 of 90,000 steps: two steps are made, then the state claims to be of a later one."""
     given = arguments(place, tmp_path, "--seed", str(seed), "solver.iterations=85002", "solver.steps=[]")
     run_until(2, monkeypatch, *given)
     state = torch.load(tmp_path / "detector.pt", weights_only=True)

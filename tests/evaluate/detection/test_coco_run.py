@@ -29,11 +29,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("detection"))
 
 
-def test_a_run_tells_all_and_a_finished_one_is_only_measured_again(
+def test_a_run_reports_all_and_a_finished_one_is_only_measured_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, *arguments(place, tmp_path, "--draw", "3", "--seed", "4"))
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
         "protocol  tiny",
         "loaded    126 matched, 0 missing, 0 unexpected, 0 mis-shaped",
@@ -42,7 +42,7 @@ def test_a_run_tells_all_and_a_finished_one_is_only_measured_again(
         "step 6/6  loss ",
         "2 batches",
     ):
-        assert line in said
+        assert line in printed
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     first = result(tmp_path)
     assert (first["protocol"], first["seed"], first["backbone"]) == (
@@ -62,9 +62,9 @@ def test_a_run_tells_all_and_a_finished_one_is_only_measured_again(
     assert result(tmp_path)["metrics"] == metrics
     assert result(tmp_path)["wall_seconds"] > read_tensors(tmp_path / "detector.pt")["seconds"] > 0
     run(monkeypatch, *arguments(place, tmp_path, "--seed", "4", "--restart"))
-    said = capsys.readouterr().out
-    assert "resumes" not in said
-    assert "step 1/6" in said
+    printed = capsys.readouterr().out
+    assert "resumes" not in printed
+    assert "step 1/6" in printed
     assert result(tmp_path)["metrics"] == metrics
 
 
@@ -146,9 +146,9 @@ def test_mixed_precision_as_far_as_a_cpu_goes(
     assert {tensor.dtype for tensor in saved["model"].values() if tensor.is_floating_point()} == {torch.float32}
     assert torch.bfloat16 in seen
     run(monkeypatch, *given)
-    said = capsys.readouterr().out
-    assert "mixed precision" in said
-    assert "step 2 of 4" in said
+    printed = capsys.readouterr().out
+    assert "mixed precision" in printed
+    assert "step 2 of 4" in printed
     assert steps(tmp_path) == [1, 2, 3, 4]
     assert read_tensors(tmp_path / "detector.pt")["trainer"]["grad_scaler"]["_growth_tracker"] == 4
 
@@ -170,13 +170,13 @@ def test_a_changed_protocol_says_so_and_another_runs_folder_is_not_touched(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, *arguments(place, tmp_path, "solver.processes=2", "solver.schedule=0.5"))
-    said = capsys.readouterr().out
-    assert "tiny (modified: solver.global_batch=2, solver.schedule=0.5)" in said
-    assert "6 steps of 2 images, lr 0.01" in said
+    printed = capsys.readouterr().out
+    assert "tiny (modified: solver.global_batch=2, solver.schedule=0.5)" in printed
+    assert "6 steps of 2 images, lr 0.01" in printed
     document = result(tmp_path)
     scaled = document["settings"]["scaling"]
     assert all(part in scaled for part in ("4 -> 2 (1 process ", "× 0.5 = 0.01", "÷ 0.5 = 6 ")), scaled
-    assert f"{scaled}\n" in said
+    assert f"{scaled}\n" in printed
     assert document["protocol"] == "tiny (modified: solver.global_batch=2, solver.schedule=0.5)"
     assert document["settings"]["processes"] == 1
     before = (tmp_path / "detector.pt").read_bytes()

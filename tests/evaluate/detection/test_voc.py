@@ -217,6 +217,6 @@ def test_annotations_that_are_none_are_refused(tmp_path: Path, content: bytes, m
         open_voc(tmp_path, "val", 0.0)
 
 
-def test_a_corner_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_a_corner_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"object 0: box .*nan.*finite"):
         open_voc(write_voc(tmp_path, objects=bare("dog", (1, 1, float("nan"), 30))), "val", 0.9)

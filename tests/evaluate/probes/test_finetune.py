@@ -72,7 +72,7 @@ def test_two_processes_equal_one(given: list[str], tmp_path: Path, monkeypatch: 
     torch.testing.assert_close(other["head"], states[3]["head"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(
+def test_a_killed_run_resumes_to_the_same_numbers(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(monkeypatch, *given, "--out", str(tmp_path / "whole"))

@@ -87,7 +87,7 @@ def test_a_head_that_diverges_leaves_the_others_alone() -> None:
     torch.testing.assert_close(grid.head(0)[0], alone.head(0)[0])
 
 
-def test_a_restored_grid_goes_on_as_if_nothing_had_happened() -> None:
+def test_a_restored_grid_continues_bit_for_bit() -> None:
     whole, first = (HeadGrid(INPUTS, LRS, CLASSES, OPTIMS[2], 0, CPU) for _ in range(2))
     second = HeadGrid(INPUTS, LRS, CLASSES, OPTIMS[2], 1, CPU)
     batches = list(zip(*data(), FACTORS, strict=True))

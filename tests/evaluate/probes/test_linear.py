@@ -108,7 +108,7 @@ def test_the_result_says_all(
     assert result(again)["metrics"] == metrics
 
 
-def test_the_best_head_is_of_the_last_epoch_and_the_best_epoch_is_told_apart() -> None:
+def test_the_best_head_is_of_the_last_epoch_and_the_best_epoch_is_reported_separately() -> None:
     def scores(*top1: float) -> Accuracies:
         return Accuracies(top1, tuple(value + 5 for value in top1), tuple(value - 1 for value in top1))
 
@@ -143,7 +143,7 @@ def test_the_last_batch_of_an_epoch_and_the_best_epoch(
     assert metrics["top1"] == metrics["best_epoch_top1"]
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(
+def test_a_killed_run_resumes_to_the_same_numbers(
     image_folder: Path, protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["epochs=400", "standardise=batch_norm", "views=cached"]

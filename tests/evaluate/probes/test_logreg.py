@@ -141,7 +141,7 @@ def test_a_run_that_chooses_c_on_training_images(
     assert document["data"]["train"]["images"] == sizes[-1]
 
 
-def test_a_killed_run_goes_on(
+def test_a_killed_run_resumes(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["logreg.py", *given, "--out", str(tmp_path / "out")])

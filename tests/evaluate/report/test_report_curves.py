@@ -56,14 +56,14 @@ def test_why_there_are_no_curves(run: Path, tmp_path: Path) -> None:
     gone = {"family": "ssl-transfer", "given": "runs/gone/backbone.safetensors (exported)"}
     assert str(find_run(gone)).startswith("runs/gone/backbone.safetensors ")
     assert str(find_run({"family": "ssl-transfer", "given": "x" * 5000 + " (y)"})).startswith("x" * 5000 + " ")
-    told = checkpoint(file)
+    reported = checkpoint(file)
     file.write_bytes(b"other weights")
-    assert re.search(rf"{re.escape(str(file))}.*changed.*{re.escape(str(run))}/metrics", str(find_run(told)))
+    assert re.search(rf"{re.escape(str(file))}.*changed.*{re.escape(str(run))}/metrics", str(find_run(reported)))
     (run / "metrics.jsonl").unlink()
-    assert re.search(f"no {re.escape(str(run))}/metrics", str(find_run(told)))
+    assert re.search(f"no {re.escape(str(run))}/metrics", str(find_run(reported)))
 
 
-def test_no_text_at_all_is_no_curve(tmp_path: Path) -> None:
+def test_an_empty_text_has_no_curve(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00{\n[[[\n")
     assert read_run(tmp_path / "metrics.jsonl") == Run(tmp_path, {}, 2, 2)
 
@@ -90,7 +90,7 @@ def test_each_view_type_and_the_monitor_have_a_panel(run: Path, tmp_path: Path) 
     assert all("var(--c1)" in str(chart) and "var(--c0)" not in str(chart) for chart in charts)
 
 
-def test_the_only_view_type_is_global_and_it_is_said_that_nobody_watched(run: Path, tmp_path: Path) -> None:
+def test_the_only_view_type_is_global_and_a_missing_monitor_is_reported(run: Path, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(line(step, loss=6.0 - step) for step in range(5)))
     shown = curves(run, tmp_path)
     assert [panel.text.split()[-1] for panel in shown.all("h3")] == ["global"]
@@ -98,7 +98,7 @@ def test_the_only_view_type_is_global_and_it_is_said_that_nobody_watched(run: Pa
     assert "No run" in shown.text
 
 
-def test_an_empty_file_is_said(run: Path, tmp_path: Path) -> None:
+def test_an_empty_file_is_reported(run: Path, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     shown = curves(run, tmp_path)
     assert not shown.all("svg")

@@ -38,12 +38,12 @@ def test_the_table_has_its_numbers_heads_and_rows(page: Element) -> None:
     assert [head.text for head in table.all("th", scope="colgroup")] == ["knn_small†", "coco_a‡1"]
     assert [head.text for head in table.all("th", scope="col")] == ["Backbone", "top-1", "box AP", "mask AP"]
     assert table.one("caption").text.startswith("In percent: mean ± standard deviation")
-    said = page.one("section", **{"aria-labelledby": "table"}).text
-    assert "† " in said
-    assert re.search(r"coco_a: .*: lr=2\b", said)
-    assert "BYOL: A & B, Table 1; a note" in said
-    assert "ours: ours, as the results tell it" in said
-    assert "3 of 4 measured numbers " in said
+    printed = page.one("section", **{"aria-labelledby": "table"}).text
+    assert "† " in printed
+    assert re.search(r"coco_a: .*: lr=2\b", printed)
+    assert "BYOL: A & B, Table 1; a note" in printed
+    assert "ours: ours, as the results tell it" in printed
+    assert "3 of 4 measured numbers " in printed
 
 
 def test_an_unconfirmed_number_leads_to_what_that_means(tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_every_number_leads_to_its_result_and_the_result_to_its_file(page: Eleme
     assert seen == [("base.pth", 0), ("ours.pth", 0), ("ours.pth", 1), ("ours.pth", 2), ("ours-coco.pth", 0)]
 
 
-def test_a_result_tells_where_it_comes_from(page: Element) -> None:
+def test_a_result_names_its_origin(page: Element) -> None:
     facts = page.one("dl", id="result-3")
-    told = dict(zip((one.text for one in facts.all("dt")), (one.text for one in facts.all("dd")), strict=True))
-    assert told.pop("file") == "../results/ours%201/result.json"
-    assert told == {
+    reported = dict(zip((one.text for one in facts.all("dt")), (one.text for one in facts.all("dd")), strict=True))
+    assert reported.pop("file") == "../results/ours%201/result.json"
+    assert reported == {
         "protocol": "knn_small",
         "protocol version": "1",
         "metrics": "top1 44.00",
@@ -123,7 +123,7 @@ def test_the_page_needs_nothing_else(page: Element) -> None:
     assert "@import" not in page.one("style").text
 
 
-def test_what_is_missing_is_said(page: Element) -> None:
+def test_missing_parts_are_reported(page: Element) -> None:
     text = page.one("main").text
     assert "curves of base, ours: " in text
     assert "pictures of knn_small, coco_a (modified: lr=2)" in text
@@ -177,7 +177,7 @@ def test_pictures_stand_side_by_side_with_words_for_them(tmp_path: Path) -> None
     assert "broken.png" in shown.text
 
 
-def test_a_repeated_run_is_said_to_be_left_out(tmp_path: Path) -> None:
+def test_a_repeated_run_is_left_out_and_reported(tmp_path: Path) -> None:
     table, results = small_table(tmp_path)
     cell = Cell((44.0,), (1,), (results[1].path,), None)
     fewer = TransferTable(table.rows, table.columns, {**table.cells, (1, 0): cell})
@@ -188,7 +188,7 @@ def test_a_repeated_run_is_said_to_be_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_two_states_of_the_data_are_told_apart(tmp_path: Path) -> None:
+def test_two_states_of_the_data_are_distinguished(tmp_path: Path) -> None:
     table, results = small_table(tmp_path)
     columns = (table.columns[0], Column("knn_small", Metric("top1", "top-1"), "knn_small, top-1, data e", "e", True))
     cells = {(0, 0): table.cells[0, 0], (1, 1): table.cells[1, 0]}

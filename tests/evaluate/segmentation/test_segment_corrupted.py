@@ -25,13 +25,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_corrupted_results_of_a_run_and_of_a_finished_one(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = run(*arguments(place, tmp_path / "run", "--corrupt", "gaussian_noise:5"))
+    printed = run(*arguments(place, tmp_path / "run", "--corrupt", "gaussian_noise:5"))
     clean = result(tmp_path / "run")
     noisy = result(tmp_path / "run/corrupted/gaussian_noise-5")
     assert noisy["protocol"] == "tiny (modified: corrupt=gaussian_noise:5)"
     assert (noisy["kind"], noisy["settings"]["corrupt"]) == ("segmentation", "gaussian_noise:5")
     assert noisy["metrics"]["majority_mIoU"] == clean["metrics"]["majority_mIoU"]
-    assert "gaussian_noise:5" in said
+    assert "gaussian_noise:5" in printed
     with monkeypatch.context() as patched:
         patched.setattr("core.data.corruptions.corrupt", lambda image, *_args, **_keys: image)
         assert "already finished" in run(*arguments(place, tmp_path / "run", "--corrupt", "fog:1"))

@@ -34,10 +34,10 @@ def _refused(given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     with pytest.raises(SystemExit) as stopped:
         run_entry_point(main)
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said.removeprefix("error: ")
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    return printed.removeprefix("error: ")
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_bad_files_met_in_training_are_one_sentence_too(
     assert _refused(given, monkeypatch, capsys) == early
 
 
-def test_a_dry_run_tells_what_is_loaded_before_it_looks_at_the_data(
+def test_a_dry_run_reports_what_is_loaded_before_it_looks_at_the_data(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = run(*arguments(place, tmp_path / "out", "--dry-run"))
-    assert said.index("126 of 126 tensors") < said.index("majority")
+    printed = run(*arguments(place, tmp_path / "out", "--dry-run"))
+    assert printed.index("126 of 126 tensors") < printed.index("majority")
     backbone = open_backbone(BACKBONE)
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
     monkeypatch.setattr("evaluate.segmentation.setup.open_named", lambda *_: backbone)

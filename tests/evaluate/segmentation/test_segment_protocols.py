@@ -210,10 +210,10 @@ def test_norms_and_precision_follow_the_processes() -> None:
 
 def test_the_linear_rule() -> None:
     config = _config("ade20k_upernet_vit_s_160k")
-    scaled, said = scale_to_batch(config, 4, 1)
+    scaled, printed = scale_to_batch(config, 4, 1)
     assert (scaled.batch, scaled.optim.lr) == (4, 7.5e-6)
     assert (scaled.schedule.iterations, scaled.schedule.warmup) == (640_000, 6000)
-    assert all(part in said for part in ("16 -> 4", "× 0.25 = 7.5e-06", "÷ 0.25 = 640,000", "6,000")), said
+    assert all(part in printed for part in ("16 -> 4", "× 0.25 = 7.5e-06", "÷ 0.25 = 640,000", "6,000")), printed
     assert scale_to_batch(config, None, 4) == scale_to_batch(config, None, 16) == (config, "")
     assert scale_to_batch(config, 16, 1) == (config, "")
     stepped, _ = scale_to_batch(_config("voc_fcn_r50_30k_moco"), 8, 1)

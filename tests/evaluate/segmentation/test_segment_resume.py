@@ -79,9 +79,9 @@ def test_nothing_is_lost_between_training_and_the_end(
             run(*given)
     first = result(out)
     seconds = torch.load(out / "engine/iter_6.pth", weights_only=True)["meta"]["seconds"]
-    said = run(*given)
-    assert "(iteration 6)" in said
-    assert "loss" not in said
+    printed = run(*given)
+    assert "(iteration 6)" in printed
+    assert "loss" not in printed
     assert result(out)["metrics"] == first["metrics"]
     assert result(out)["wall_seconds"] > seconds > 0
     assert steps(out) == [2, 4, 6]
@@ -94,23 +94,23 @@ def test_a_finished_run_is_shown_and_kept(place: Path, own: list[str], finished:
     assert len(pictures) == 2
     shutil.rmtree(finished / "pictures")
     given = arguments(place, finished, *own)
-    said = run(*given, "--draw", "2")
-    assert "finished" in said
-    assert f"mIoU {result(finished)['metrics']['mIoU']:.2f}" in said
-    assert "iteration" not in said.partition("finished")[2]
-    assert "pictures: 2 in " in said
+    printed = run(*given, "--draw", "2")
+    assert "finished" in printed
+    assert f"mIoU {result(finished)['metrics']['mIoU']:.2f}" in printed
+    assert "iteration" not in printed.partition("finished")[2]
+    assert "pictures: 2 in " in printed
     assert {file.name: file.read_bytes() for file in (finished / "pictures").glob("*.png")} == pictures
     (finished / "segmentor.pth").unlink()
-    said = run(*given, "--draw", "2", "log_every=3")
-    assert "no pictures" in said
-    assert f"{finished / 'segmentor.pth'} " in said
+    printed = run(*given, "--draw", "2", "log_every=3")
+    assert "no pictures" in printed
+    assert f"{finished / 'segmentor.pth'} " in printed
     assert (finished / "result.json").read_bytes() == before
     (tmp_path / "tiny.yaml").write_text(PROTOCOL.replace("lr: 0.05", "lr: 0.04"))
     with pytest.raises(UserError, match=r"result\.json.*\(different: optim\.lr\)"):
         run(*arguments(tmp_path, finished, *own))
-    said = run(*given, "--restart", "checkpoint_every=6")
-    assert "iteration 6/6" in said
-    assert "resumes" not in said
+    printed = run(*given, "--restart", "checkpoint_every=6")
+    assert "iteration 6/6" in printed
+    assert "resumes" not in printed
     assert steps(finished) == [2, 4, 6]
     assert result(finished)["metrics"] == json.loads(before)["metrics"]
     assert (finished / "segmentor.pth").is_file()
@@ -121,8 +121,8 @@ def test_moved_data_and_other_logging_are_the_same_run(place: Path, own: list[st
     (out / "engine/iter_6.pth").unlink()
     (out / "engine/last_checkpoint").write_text("/elsewhere/iter_4.pth")
     neutral = ["log_every=1", "checkpoint_every=3", "data.broken_share=0.1"]
-    said = run(*arguments(place, out, own[0], "--data", str(moved), *neutral))
-    assert f"{out / 'engine/iter_4.pth'} (iteration 4)\n" in said
+    printed = run(*arguments(place, out, own[0], "--data", str(moved), *neutral))
+    assert f"{out / 'engine/iter_4.pth'} (iteration 4)\n" in printed
     assert steps(out) == [2, 4, 5, 6]
 
 
@@ -154,12 +154,12 @@ def test_a_lost_pointer_loses_no_checkpoint(out: Path, pointer: Any) -> None:
             prepare_folder(out, identity)
 
 
-def test_a_run_goes_on_without_its_pointer(place: Path, own: list[str], out: Path) -> None:
+def test_a_run_resumes_without_its_pointer(place: Path, own: list[str], out: Path) -> None:
     (out / "engine/last_checkpoint").write_text("")
     (out / "engine/iter_6.pth").write_bytes(b"")
-    said = run(*arguments(place, out, *own))
-    assert "iter_6.pth" in said
-    assert f"{out / 'engine/iter_4.pth'} (iteration 4)\n" in said
+    printed = run(*arguments(place, out, *own))
+    assert "iter_6.pth" in printed
+    assert f"{out / 'engine/iter_4.pth'} (iteration 4)\n" in printed
     assert steps(out) == [2, 4, 6]
 
 

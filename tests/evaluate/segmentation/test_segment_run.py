@@ -42,13 +42,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> tuple[Path, str]:
-    """The folder of a run, and what it said."""
+    """The folder of a run, and what it printed."""
     return place / "out", run(*arguments(place, place / "out", "--draw", "2"))
 
 
 def test_alone(place: Path, finished: tuple[Path, str]) -> None:
-    out, said = finished
-    lines = said.splitlines()
+    out, output_text = finished
+    lines = output_text.splitlines()
     assert lines[0] == "protocol  tiny"
     assert any("126 of 126 tensors" in line for line in lines)
     assert any("SyncBN" in line for line in lines)
@@ -182,10 +182,10 @@ def test_labels_from_0_or_1_and_of_16_bits_train_the_same_network(
     for number, file in enumerate(files):
         classes = np.array(PIL.Image.open(file)) - np.uint8(1)
         PIL.Image.fromarray(classes if number % 2 else classes.astype(np.uint16)).save(file)
-    said = run(*arguments(place, tmp_path / "out", *own, "data.first_label=0"))
+    output_text = run(*arguments(place, tmp_path / "out", *own, "data.first_label=0"))
     data = result(tmp_path / "out")["data"]
     assert sum(sum(data[split]["account"]["converted"].values()) for split in ("train", "val")) == (len(files) + 1) // 2
-    assert "I;16" in said
+    assert "I;16" in output_text
     assert data["val"]["labels"]["ignored"] == {}
     assert result(tmp_path / "out")["metrics"] == result(finished[0])["metrics"]
     ours, theirs = (
@@ -199,9 +199,9 @@ def test_images_of_several_sizes_and_kinds(place: Path, tmp_path: Path) -> None:
     image, label = list_split(tmp_path / "ade", "ade20k", "val").pairs[2]
     PIL.Image.open(image).resize((40, 36)).convert("CMYK").save(image)
     PIL.Image.open(label).resize((40, 36), PIL.Image.Resampling.NEAREST).save(label)
-    said = run(*arguments(place, tmp_path / "out", *own, "inference.batch=7", "schedule.iterations=2",
+    output_text = run(*arguments(place, tmp_path / "out", *own, "inference.batch=7", "schedule.iterations=2",
                           "schedule.warmup=0"))  # fmt: skip
-    assert "instead of 7" in said
+    assert "instead of 7" in output_text
     converted = result(tmp_path / "out")["data"]["val"]["account"]["converted"]
     assert [(count, "CMYK" in reason) for reason, count in converted.items()] == [(1, True)]
     pairs = list_split(tmp_path / "ade", "ade20k", "val").pairs
@@ -240,10 +240,10 @@ def test_a_broken_training_image_is_left_out_and_named(place: Path, tmp_path: Pa
     header.write_bytes(b"no image")
     test = root / "images/validation/ADE_val_00000002.jpg"
     test.write_bytes(test.read_bytes()[:-100])
-    said = run(*arguments(place, out, *own, "data.broken_share=0.2", "checkpoint_every=6"))
+    output_text = run(*arguments(place, out, *own, "data.broken_share=0.2", "checkpoint_every=6"))
     data = result(out)["data"]
-    assert re.search(rf"\b2 .*training: {header}: .*; {image}: ", said)
-    assert re.search(rf"\b1 .*test: {test}: ", said)
+    assert re.search(rf"\b2 .*training: {header}: .*; {image}: ", output_text)
+    assert re.search(rf"\b1 .*test: {test}: ", output_text)
     assert [name.partition(": ")[0] for name in data["train"]["broken"]] == [str(header), str(image)]
     assert [name.partition(": ")[0] for name in data["val"]["broken"]] == [str(test)]
     pairs = [pair for pair in list_split(root, "ade20k", "val").pairs if pair[0] != test]
@@ -261,10 +261,10 @@ def test_help_is_quick() -> None:
 
 
 def test_bfloat16_on_the_cpu(place: Path, tmp_path: Path) -> None:
-    said = run(*arguments(place, tmp_path, "precision=bf16", "--batch", "2", "checkpoint_every=12"))
+    output_text = run(*arguments(place, tmp_path, "precision=bf16", "--batch", "2", "checkpoint_every=12"))
     found = result(tmp_path)
     assert found["protocol"].startswith("tiny (modified: ")
     assert "precision=bf16" in found["protocol"]
     assert found["settings"]["schedule"]["iterations"] == 12
     assert all(part in found["settings"]["scaling"] for part in ("4 -> 2", "× 0.5 = 0.025", "÷ 0.5 = 12"))
-    assert "scaled    batch 4 -> 2" in said
+    assert "scaled    batch 4 -> 2" in output_text

@@ -62,11 +62,11 @@ def arguments(place: Path, out: Path, *more: str, ckpt: str = BACKBONE) -> list[
 
 def run(*given: str) -> str:
     """Runs the entry point in this process; what it prints."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(said):
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
         patched.setattr(sys, "argv", ["segment.py", *given])
         main()
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def result(out: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_what_counts_as_done() -> None:
         ("webdataset:/b/{split}.tar", "t on webdataset:/b/train.tar.gz"),
     ],
 )
-def test_a_set_is_not_another_whose_name_goes_on(source: str, other: str) -> None:
+def test_a_set_is_not_another_with_a_longer_name(source: str, other: str) -> None:
     transfer = Evaluation("transfer_sets", "t")
     assert _found(transfer, "t", "d", 0, source, [stored(other, "scenes")]) == ((), False)
 

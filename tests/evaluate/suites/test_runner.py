@@ -86,7 +86,7 @@ def test_several_at_once_share_the_cores_or_take_a_gpu_each(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("python_code")
-def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) -> None:
+def test_a_failure_stops_no_other_run_and_shows_its_last_line(tmp_path: Path) -> None:
     runs = [
         run(tmp_path, "print('once\\rtwice\\n\\n'); raise SystemExit('error: no such folder')", 0),
         run(tmp_path, "import os; assert os.environ['THREADS'] == '3'; " + WRITE, 1),
@@ -105,7 +105,7 @@ def test_a_failure_stops_no_other_run_and_tells_its_last_line(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("python_code")
-def test_a_result_that_is_no_number_or_no_result_is_a_failure_and_stops_no_other_run(tmp_path: Path) -> None:
+def test_a_result_without_a_number_is_a_failure_and_stops_no_other_run(tmp_path: Path) -> None:
     codes = [WRITE.replace("12.34", "NaN"), WRITE.replace(RESULT, "{"), WRITE]
     runs = [run(tmp_path, code, seed) for seed, code in enumerate(codes)]
     failures = run_all(runs, [SLOT], quiet(runs))

@@ -46,8 +46,8 @@ class Command:
             run_entry_point(main)
         except SystemExit as stopped:
             code = int(str(stopped.code))
-        said = self._capsys.readouterr()
-        return Done(code, said.out, said.err)
+        printed = self._capsys.readouterr()
+        return Done(code, printed.out, printed.err)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_an_emitted_line_fails_where_its_run_does(
     assert next((tmp_path / "r").rglob("log.txt")).read_text() == "no GPU\n"
 
 
-def test_a_failed_run_stops_nothing_and_is_told_at_the_end(
+def test_a_failed_run_stops_nothing_and_is_reported_at_the_end(
     suite: Path, image_folder: Path, tmp_path: Path, command: Command
 ) -> None:
     suite.write_text(

@@ -47,11 +47,11 @@ def test_markdown() -> None:
     notes = lines[5:]
     assert notes[-1] == "- BYOL (published): Li, A paper, Table 4, https://arxiv.org/abs/1; a remark"
     assert all(note.startswith("- ") for note in notes)
-    for said in ("percent", "± standard deviation", "- † ", "- ‡ ", "without ±", "difference"):
-        assert sum(said in note for note in notes) == 1, said
+    for printed in ("percent", "± standard deviation", "- † ", "- ‡ ", "without ±", "difference"):
+        assert sum(printed in note for note in notes) == 1, printed
 
 
-def test_what_a_spread_is_over_is_said() -> None:
+def test_a_spread_names_its_seeds() -> None:
     paths = (Path("r/1/result.json"), Path("r/2/result.json"), Path("r/3/result.json"))
     networks = Cell((40.0, 42.0, 50.0), (0, 1, 0), paths, None, ("a", "a", "b"))
     still = Cell((40.0, 40.0, 40.0), (0, 1, 2), paths, None, ("a", "a", "a"), seed_matters=False)

@@ -223,7 +223,7 @@ def test_an_unconfirmed_number_and_one_of_another_protocol_are_shown_and_never_c
     assert build_table([result(48.0, **OURS)], [PUBLISHED, doubtful], names).cells[0, 0].delta == -2.0
 
 
-def test_a_published_number_of_another_architecture_or_a_disputed_one_is_no_counterpart() -> None:
+def test_a_published_number_of_another_architecture_or_a_disputed_one_is_not_a_counterpart() -> None:
     row = "resnet18, byol 5 epochs on scenes, recipe cccccc"
     disputed = dataclasses.replace(PUBLISHED, paper="Another paper", value=51.0)
     wider = dataclasses.replace(PUBLISHED, backbone="resnet50")

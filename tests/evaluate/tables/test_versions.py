@@ -60,7 +60,7 @@ def test_a_result_that_states_no_version_is_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, "2", None, True])
-def test_a_version_that_is_no_count(tmp_path: Path, wrong: object) -> None:
+def test_a_version_that_is_not_a_count(tmp_path: Path, wrong: object) -> None:
     import json
 
     path = tmp_path / "result.json"

@@ -76,13 +76,13 @@ def test_exactly_the_box_is_filled_with_the_imagenet_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "printed"),
     [
         ({"area": (0.4, 0.2)}, "area"),
         ({"area": (0.2, 0.8)}, "larger"),
         ({"ratio": (0.2, 1.0)}, "larger"),
     ],
 )
-def test_impossible_options_name_the_field(values: dict[str, tuple[float, ...]], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_impossible_options_name_the_field(values: dict[str, tuple[float, ...]], printed: str) -> None:
+    with pytest.raises(ValueError, match=printed):
         cutout.Config(**values)  # type: ignore[arg-type]

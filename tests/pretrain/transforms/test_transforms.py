@@ -52,7 +52,7 @@ def test_a_new_file_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "printed"),
     [
         ("cutout", {"size": 3}, r"cutout.*\bsize\b.*area, ratio, probability, fill"),
         ("cutout", {"area": [0.1]}, r"cutout\.area\.1\b"),
@@ -62,8 +62,8 @@ def test_a_new_file_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("shuffle", {"grid": 2.5}, r"shuffle\.grid\b"),
     ],
 )
-def test_wrong_options_are_named(name: str, options: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_options_are_named(name: str, options: dict[str, object], printed: str) -> None:
+    with pytest.raises(ValueError, match=printed):
         configure(name, options)
 
 

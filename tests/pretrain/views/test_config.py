@@ -11,7 +11,7 @@ from pretrain.views.config import PhotometricConfig, ViewConfig
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "printed"),
     [
         ({"area": (0.5, 1.2)}, "area"),
         ({"weight": math.nan}, "weight"),
@@ -24,13 +24,13 @@ from pretrain.views.config import PhotometricConfig, ViewConfig
         ({"transform": "shuffle", "transform_options": {"grid": 3}}, r"grid.* 3 .*224"),
     ],
 )
-def test_impossible_view_settings_name_the_field(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_impossible_view_settings_name_the_field(values: dict[str, object], printed: str) -> None:
+    with pytest.raises(ValueError, match=printed):
         ViewConfig(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "printed"),
     [
         ({"blur_p": -0.1}, "blur_p.*0…1"),
         ({"jitter": (0.4, 0.4, 0.2, 0.6)}, "jitter"),
@@ -38,8 +38,8 @@ def test_impossible_view_settings_name_the_field(values: dict[str, object], said
         ({"blur_kernel": 4}, "blur_kernel"),
     ],
 )
-def test_impossible_photometric_settings_name_the_field(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_impossible_photometric_settings_name_the_field(values: dict[str, object], printed: str) -> None:
+    with pytest.raises(ValueError, match=printed):
         PhotometricConfig(**values)  # type: ignore[arg-type]
 
 

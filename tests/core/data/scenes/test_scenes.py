@@ -215,7 +215,7 @@ def test_classes_are_about_equally_frequent():
     assert counts.max() < 570
 
 
-def test_the_digest_tells_sets_apart():
+def test_the_digest_distinguishes_sets():
     base = Scenes("train", SINGLE).digest()
     others = [
         Scenes("test", SINGLE),

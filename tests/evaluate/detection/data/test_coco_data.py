@@ -141,7 +141,7 @@ def test_bad_annotations_are_named(tmp_path: Path, change: Callable[[Document], 
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "JSON"), ("[]", "list")])
-def test_a_file_that_is_no_list_of_objects(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_list_of_objects(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_coco(write(tmp_path, text), "train", True, "polygon", 0.0)
 
@@ -159,7 +159,7 @@ def test_a_few_bad_ones_among_many_are_left_out_and_named(tmp_path: Path) -> Non
     assert split.truth == {**document, "annotations": document["annotations"][1:]}
 
 
-def test_what_is_no_box_is_not_tolerated(tmp_path: Path) -> None:
+def test_an_invalid_box_is_not_tolerated(tmp_path: Path) -> None:
     document = changed(lambda d: d["annotations"][0].update(bbox=[1, 2, float("nan"), 4]))
     with pytest.raises(UserError, match=r"annotation 1: box \[1, 2, nan, 4\].*finite"):
         open_coco(write(tmp_path, small(), document), "val", True, "polygon", 0.9)

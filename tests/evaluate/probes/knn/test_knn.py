@@ -145,7 +145,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert json.loads((tmp_path / "result.json").read_text()) == there
 
 
-def test_frames_tell_right_from_wrong(image_folder: Path, tmp_path: Path) -> None:
+def test_frames_show_right_and_wrong(image_folder: Path, tmp_path: Path) -> None:
     from core.data.readers.folder import Folder
 
     bank, images = Folder(image_folder / "train", "bank"), Folder(image_folder / "val", "queries")

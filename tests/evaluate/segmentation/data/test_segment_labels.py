@@ -163,9 +163,9 @@ def test_labels_from_zero_are_noticed_before_training(root: Path) -> None:
     numbers = np.concatenate([labels[name] for name in "abcd"])
     facts = label_facts(checked["train"], ADE, ("x", "y", "z"))
     assert facts == {"first": 1, "pixels": numbers.size, "ignored": {"0": int((numbers == 0).sum())}, "absent": ["z"]}
-    said = _lines(checked, ADE)
-    assert "data.first_label=0" in said
-    assert f"{100 * (numbers == 0).mean():.1f} % (label 0)" in said
+    printed = _lines(checked, ADE)
+    assert "data.first_label=0" in printed
+    assert f"{100 * (numbers == 0).mean():.1f} % (label 0)" in printed
     stated = SegmentDataConfig("ade20k", classes=3, first_label=1)
     assert "first_label" not in _lines(_checked(root, stated), stated)
 
