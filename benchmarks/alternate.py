@@ -1,4 +1,4 @@
-"""Comparisons side by side: the ways to do a thing timed in turn over several rounds, their ratio, one JSON each."""
+"""Comparisons of ways to do a thing: timed in turn over several rounds, their ratio, one JSON each; peak memory."""
 
 from __future__ import annotations
 
@@ -193,3 +193,25 @@ def cpu_name() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine() or sys.platform
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak() -> float:
+    """Forgets the peak so far; gives the memory in use now, MB."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def peak() -> float:
+    """Most memory in use since `reset_peak`, MB."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))

@@ -14,8 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.alternate import Goal, Row, benchmark_parser, finish
-from benchmarks.memory import peak, reset_peak
+from benchmarks.alternate import Goal, Row, benchmark_parser, finish, peak, reset_peak
 
 CASES = (("resnet50", "detectron2", ".pkl"), ("vit_base_patch16_224", "mmseg", ".pth"))
 

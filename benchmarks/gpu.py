@@ -19,8 +19,8 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish
-from benchmarks.step import add_network_arguments, config_of, make_step, parity_rows, speed_row, synchronise
+from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish, synchronise
+from benchmarks.step import add_network_arguments, config_of, make_step, parity_rows, speed_row
 from pretrain.config import PretrainConfig
 from pretrain.views.augment import augment
 from pretrain.views.collate import Sample, View, collate

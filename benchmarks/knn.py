@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish, measure_in_turn
-from benchmarks.memory import peak, reset_peak
+from benchmarks.alternate import Goal, Row, alternate, benchmark_parser, finish, measure_in_turn, peak, reset_peak
 from core.distributed import Processes
 from core.features import Features
 

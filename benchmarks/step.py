@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn
+from benchmarks.alternate import Goal, Row, benchmark_parser, finish, measure_in_turn, synchronise
 from benchmarks.plain_step import PlainStep
 from core.backbones import BackboneConfig
 from core.compute.malloc import disable_trimming
@@ -157,13 +157,8 @@ def parity_rows(device: torch.device, steps: int = PARITY_STEPS) -> list[Row]:
 
 def loss_curves(dtype: torch.dtype, device: torch.device, steps: int) -> dict[str, list[float]]:
     """Losses of ours, of the plain loop, and of the plain loop with the last bit of the first pixel changed."""
-    config = five_views(
-        BackboneConfig(
-            "resnet18", {"channels": [16, 32, 64, 128], "layers": [1, 1, 1, 1], "zero_init_last": False}, stem="small"
-        ),
-        (32, 16),
-        heads=(64, 32),
-    )
+    small = {"channels": [16, 32, 64, 128], "layers": [1, 1, 1, 1], "zero_init_last": False}
+    config = five_views(BackboneConfig("resnet18", small, stem="small"), (32, 16), heads=(64, 32))
     with default_dtype(dtype):
         torch.manual_seed(0)
         ours = OurStep(config, device)
@@ -297,12 +292,6 @@ def profiles(config: PretrainConfig, device: torch.device, batch: int) -> dict[s
             key: round(times[key] / total, 4) for key in sorted(times, key=lambda key: -times[key])[:10] if times[key]
         }
     return found
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main() -> None:
     from core.distributed import init_distributed
     from pretrain.config import PretrainConfig
     from pretrain.initial import open_initial
-    from pretrain.monitor import open_monitor
+    from pretrain.monitoring.monitor import open_monitor
     from pretrain.plan import check_sizes, plan
 
     given = {"data.source": arguments.data, "init": arguments.init}

@@ -132,7 +132,7 @@ class MonitorConfig:
     """Side of the centre crop, px."""
     predictor_fits: int = 0
     """Times, evenly over the run and at its end, at which the excess loss of the predictors is measured
-    (pretrain/predictor_fit.py); for BYOL, SimSiam and MoCo v3 in one process."""
+    (pretrain/monitoring/predictor_fit.py); for BYOL, SimSiam and MoCo v3 in one process."""
     predictor_images: int = 3072
     """Images of that measurement, two thirds of them to fit predictors; their views stay in memory."""
 

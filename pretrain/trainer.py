@@ -35,8 +35,9 @@ from pretrain.initial import facts_of, start_from
 from pretrain.large.sharding import prepare_blocks
 from pretrain.losses.base import Progress
 from pretrain.method import Method, Pass
-from pretrain.metrics import CollapseWatch, Report, StepMetrics
-from pretrain.monitor import Monitor
+from pretrain.monitoring.metrics import CollapseWatch, Report, StepMetrics
+from pretrain.monitoring.monitor import Monitor
+from pretrain.monitoring.predictor_fit import PredictorFit
 from pretrain.optimisers import (
     Freezer,
     build_optimiser,
@@ -45,7 +46,6 @@ from pretrain.optimisers import (
     set_learning_rate,
     set_weight_decay,
 )
-from pretrain.predictor_fit import PredictorFit
 from pretrain.views.collate import collate
 from pretrain.views.on_device import parameters_of, views_on_device
 

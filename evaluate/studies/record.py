@@ -67,7 +67,7 @@ class Trained:
     """Course of the training (`trainings.stability_of`)."""
     predictor: tuple[dict[str, float], ...] = ()
     """Losses with the run's own and with fitted predictors by epoch: `epoch`, and per view type `VIEW/trained`,
-    `VIEW/alone` and `VIEW/together` (pretrain/predictor_fit.py)."""
+    `VIEW/alone` and `VIEW/together` (pretrain/monitoring/predictor_fit.py)."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.losses.base import Context, Encoded, Encoder, Outputs, Progress
 from pretrain.losses.latent import Pairwise
-from pretrain.losses.prototypes import (
+from pretrain.losses.shared.prototypes import (
     ImageConfig,
     PrototypeHead,
     collapse,

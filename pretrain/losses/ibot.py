@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from core.backbones import family_of
 from pretrain.losses import dino
 from pretrain.losses.base import Context, Encoded, Encoder, Outputs, Parameters, Progress
-from pretrain.losses.patch_prototypes import PatchDino
-from pretrain.losses.prototypes import TeacherConfig, cross_entropy
+from pretrain.losses.shared.patch_prototypes import PatchDino
+from pretrain.losses.shared.prototypes import TeacherConfig, cross_entropy
 from pretrain.views.config import GLOBAL, ViewConfig
 
 _TRIES = 10

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from core.backbones import family_of
 from pretrain.losses import dino
 from pretrain.losses.base import Context, Encoded, Encoder, Outputs, Progress
-from pretrain.losses.class_attention import Aggregation, Border, most_similar
-from pretrain.losses.patch_prototypes import PatchDino
-from pretrain.losses.prototypes import PrototypeHead, PrototypeHeadConfig, TeacherConfig, cross_entropy
+from pretrain.losses.shared.class_attention import Aggregation, Border, most_similar
+from pretrain.losses.shared.patch_prototypes import PatchDino
+from pretrain.losses.shared.prototypes import PrototypeHead, PrototypeHeadConfig, TeacherConfig, cross_entropy
 from pretrain.views.config import GLOBAL, ViewConfig
 
 

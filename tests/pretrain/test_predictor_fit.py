@@ -1,4 +1,4 @@
-"""pretrain/predictor_fit.py: a case known in advance, the loss of a step, and equal bits with and without it."""
+"""monitoring/predictor_fit.py: a case known in advance, the loss of a step, and equal bits with and without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.build_losses import open_views
 from pretrain.losses.base import Encoded, Outputs
 from pretrain.losses.byol import Byol
 from pretrain.method import Method
-from pretrain.predictor_fit import PredictorFit, _Projected
+from pretrain.monitoring.predictor_fit import PredictorFit, _Projected
 from pretrain.views.collate import collate
 from pretrain.views.on_device import parameters_of, views_on_device
 from tests.pretrain.losses import tiny_losses

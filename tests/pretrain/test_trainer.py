@@ -16,7 +16,7 @@ from core.config import save_config
 from core.data.open import open_images
 from core.errors import UserError
 from pretrain.method import Method
-from pretrain.monitor import open_monitor
+from pretrain.monitoring.monitor import open_monitor
 from pretrain.trainer import train
 from tests.pretrain.tiny_run import ALONE, assert_equal_bits, leaves, recipe, run, write_recipe
 from tests.torchrun import python

@@ -15,7 +15,7 @@ from core.compute.sync_norm import synchronise_norms
 from core.errors import UserError
 from pretrain.losses.latent import COLLAPSED, spread
 from pretrain.method import Method
-from pretrain.metrics import CollapseWatch
+from pretrain.monitoring.metrics import CollapseWatch
 from tests.reliability.tiny_runs import metrics, run_here, tiny
 
 

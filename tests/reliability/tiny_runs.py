@@ -15,7 +15,7 @@ from core.config import load_config, save_config
 from core.data.open import open_images
 from core.distributed import Processes
 from pretrain.config import PretrainConfig
-from pretrain.monitor import open_monitor
+from pretrain.monitoring.monitor import open_monitor
 from pretrain.trainer import train
 
 ALONE = Processes(0, 1, torch.device("cpu"))

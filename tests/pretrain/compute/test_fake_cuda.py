@@ -20,7 +20,7 @@ from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.losses.base import Auxiliary, Objective, Progress
 from pretrain.method import Method
-from pretrain.metrics import StepMetrics
+from pretrain.monitoring.metrics import StepMetrics
 from pretrain.optimisers import Freezer, build_optimiser, clip_gradients
 from pretrain.views.collate import Batch, collate
 from pretrain.views.on_device import parameters_of, views_on_device

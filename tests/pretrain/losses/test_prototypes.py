@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.losses.prototypes import (
+from pretrain.losses.shared.prototypes import (
     PrototypeHead,
     PrototypeHeadConfig,
     TeacherConfig,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from pretrain.losses.base import Outputs, Progress
-from pretrain.losses.class_attention import OFFSETS, Aggregation, most_similar, neighbours_exist, shifted
+from pretrain.losses.shared.class_attention import OFFSETS, Aggregation, most_similar, neighbours_exist, shifted
 from tests.pretrain.losses.tiny_losses import RESNET, SELFPATCH, VIT, build, recipe, views_of
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.losses.prototypes import initialise
+from pretrain.losses.shared.prototypes import initialise
 
 Border = Literal["clip", "wrap"]
 OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pretrain.losses import dino
-from pretrain.losses.prototypes import measures, moved_centre, target_probabilities
+from pretrain.losses.shared.prototypes import measures, moved_centre, target_probabilities
 
 
 class PatchDino(dino.Dino):

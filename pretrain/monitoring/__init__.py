@@ -1,0 +1,1 @@
+"""What is watched during a training: metrics and their warnings, a k-NN monitor, predictors fitted anew."""
