@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.files.atomic_file import write_atomically
@@ -50,7 +51,7 @@ def page(folder: Path = FOLDER) -> str:
     for file in sorted(folder.glob("*.json")):
         record = read_record(file)
         speeds = [each.images_per_second for each in record.trained if math.isfinite(each.images_per_second)]
-        compared = "Each arm is compared with the arm above it." if any(record.baselines.values()) else ""
+        compared = _compared(record.baselines)
         parts.append(
             f"\n## {record.question}\n\n"
             f"Study `{record.study}`, recipe `{record.recipe}` ({record.recipe_sha256[:8]})"
@@ -61,6 +62,16 @@ def page(folder: Path = FOLDER) -> str:
             f"{summary(record)}{course_tables(record)}"
         )
     return "".join(parts)
+
+
+def _compared(baselines: Mapping[str, str]) -> str:
+    """Sentence on what the arms are compared with; empty where none is."""
+    order = list(baselines)
+    if not any(baselines.values()):
+        return ""
+    if all(baseline in ("", before) for baseline, before in zip(baselines.values(), ["", *order], strict=False)):
+        return "Each arm is compared with the arm above it."
+    return f"Compared: {'; '.join(f'{arm} with {other}' for arm, other in baselines.items() if other)}."
 
 
 def write_page() -> Path:

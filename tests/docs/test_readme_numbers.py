@@ -1,0 +1,28 @@
+"""The README's numbers of the demo are those of the record of study demo_scenes."""
+
+from __future__ import annotations
+
+from core.project import ROOT
+from evaluate.studies.record import read_record
+
+COLUMNS = {
+    "k-NN": ("knn_scenes_64px", "top1"),
+    "linear": ("linear_scenes_64px", "top1"),
+}
+ROWS = {"raw pixels": "pixels", "random init": "untrained", "pre-trained": "pre-trained"}
+
+
+def test_the_demos_table() -> None:
+    record = read_record(ROOT / "records/demo_scenes-cpu.json")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("| backbone | k-NN |"))
+    assert lines[head].strip("| ").split(" | ")[1:] == list(COLUMNS)
+    shown = [line.strip("| ").split(" | ") for line in lines[head + 2 : head + 2 + len(ROWS)]]
+    assert [row[0] for row in shown] == list(ROWS)
+    for name, *cells in shown:
+        for cell, (protocol, metric) in zip(cells, COLUMNS.values(), strict=True):
+            mean, deviation, seeds = record.mean_and_spread(ROWS[name], protocol, metric)
+            expected = "–" if not seeds else f"{mean:.1f}" if seeds == 1 else f"{mean:.1f} ± {deviation:.1f}"
+            assert cell == expected, (name, protocol, metric)
+    assert all(record.mean_and_spread("pre-trained", *column)[2] == 3 for column in COLUMNS.values())
