@@ -8,6 +8,8 @@ from evaluate.studies.record import read_record
 COLUMNS = {
     "k-NN": ("knn_scenes_64px", "top1"),
     "linear": ("linear_scenes_64px", "top1"),
+    "box AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "box_ap"),
+    "mask AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "mask_ap"),
 }
 ROWS = {"raw pixels": "pixels", "random init": "untrained", "pre-trained": "pre-trained"}
 
