@@ -221,7 +221,7 @@ def test_a_vit_at_another_size_in_windows_and_bfloat16(place: Path, tmp_path: Pa
         "precision=bf16", "schedule.iterations=3", "checkpoint_every=3", ckpt=f"random:{source}",
     ))  # fmt: skip
     found = result(out)
-    assert re.search("resized from 16 to 6×6 .*bicubic", found["settings"]["loaded"])
+    assert re.search("resized from 16 to 6×6 .*rule timm", found["settings"]["loaded"])
     assert found["checkpoint"]["given"].startswith("random:")
     model = trained(out, f"random:{source}", arch)
     assert type(model.backbone).__name__ == "MAEVisionTransformer"
