@@ -46,7 +46,6 @@ def test_all_load_under_their_own_names() -> None:
         "voc_fcn_r50_30k_moco", "cityscapes_fcn_r50_40k_densecl", "cityscapes_fcn_r50_90k_moco", "scenes_fcn_r18_400it",
         "scenes_fcn_r18_frozen_150it",
         "ade20k_upernet_swin_t_160k", "ade20k_upernet_convnext_t_160k", "ade20k_upernet_dinov2_vit_b_160k",
-        "scenes_fcn_adamw_200it",
     }  # fmt: skip
     for file in FILES:
         config = load_config(SegmentConfig, file)

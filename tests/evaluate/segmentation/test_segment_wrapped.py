@@ -271,8 +271,8 @@ def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("ckpt", [CONVNEXT, DINOV3])
 def test_a_protocol_of_any_backbone_takes_whatever_has_maps(ckpt: str) -> None:
     backbone = open_backbone(ckpt)
-    given = ["network.taps=[0,1,2,3]", "head.channels=8"]
-    config = load_config(SegmentConfig, protocol_file("scenes_fcn_adamw_200it", "segmentation"), given)
+    given = ["network.backbone=any", "network.taps=[0,1,2,3]", "head={kind: fcn, channels: 8, every_map: true}"]
+    config = load_config(SegmentConfig, protocol_file("scenes_fcn_r18_400it", "segmentation"), given)
     model = engine_settings(config, backbone, Path("/d"), ("a",) * 9, ALONE, Path("/w"))["model"]
     assert model["backbone"]["type"] == "TimmNetwork"
     widths = model["decode_head"]["in_channels"]

@@ -37,7 +37,7 @@ def test_warm_runs_are_processes_of_their_own(tmp_path: Path) -> None:
     lines = logs[1].read_text().splitlines()
     assert lines[0].startswith("$ ")
     assert lines[-1].startswith("error: ")
-    scenes = ["data.scenes.size=512", "data.scenes.test=5000", "features.size=512"]
+    scenes = ["data.scenes.size=512", "data.scenes.test=2000", "features.size=32"]
     long = warm.start([*probe, "overcluster", "--ckpt", "pixels", "--device", "cpu", *scenes], logs[2], {
         "SSL_TRANSFER_CACHE": str(tmp_path / "cache"),
     })  # fmt: skip
