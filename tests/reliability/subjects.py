@@ -79,7 +79,8 @@ def _outcome_of_pretrain(out: Path) -> dict[str, Any]:
 
 def _points_of_pretrain(watch: Watch) -> None:
     from core.run_folder import RunFolder
-    from pretrain import monitor, state
+    from pretrain import state
+    from pretrain.monitoring import monitor
 
     state.git_revision = lambda: "the same"  # though somebody may commit meanwhile
     write, extract = RunFolder.write, monitor.extract_features

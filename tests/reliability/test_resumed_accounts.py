@@ -79,8 +79,8 @@ def test_the_time_of_checkpoints_does_not_count_as_training(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that only a checkpoint moves, by an hour: the steps after it are not slow."""
-    from pretrain import metrics as step_metrics
     from pretrain import state
+    from pretrain.monitoring import metrics as step_metrics
 
     class Clock:
         now = 0.0
