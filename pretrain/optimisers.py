@@ -153,25 +153,24 @@ def set_weight_decay(optimiser: torch.optim.Optimizer, config: OptimConfig, shar
             group["weight_decay"] = decay
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], config: OptimConfig) -> None:
-    """Clips the gradients in place, together or each tensor alone; reads nothing back to the host."""
-    if config.clip is None:
-        return
+def clip_gradients(parameters: Sequence[nn.Parameter], config: OptimConfig) -> Tensor:
+    """Clips the gradients in place, together or each tensor alone; reads nothing back to the host.
+
+    Returns the Euclidean norm of all gradients together before it, a scalar on their device.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if config.clip_mode == "whole" and not any(map(is_sharded, gradients)):
-        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        return
+    if config.clip is not None and config.clip_mode == "whole" and not any(map(is_sharded, gradients)):
+        return torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     each = norms(gradients)
+    together = each.norm()
+    if config.clip is None:
+        return together
     if config.clip_mode == "whole":
-        each = each.norm().expand(len(gradients))
+        each = together.expand(len(gradients))
     torch._foreach_mul_(
         [local(gradient) for gradient in gradients], list((config.clip / (each + 1e-6)).clamp(max=1.0).unbind())
     )
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Euclidean norm of all gradients together, a scalar on their device."""
-    return norms([parameter.grad for parameter in parameters if parameter.grad is not None]).norm()
+    return together
 
 
 class Freezer:

@@ -42,7 +42,6 @@ from pretrain.optimisers import (
     Freezer,
     build_optimiser,
     clip_gradients,
-    gradient_norm,
     set_learning_rate,
     set_weight_decay,
 )
@@ -145,8 +144,7 @@ def train(
             if scaler is not None:
                 scaler.unscale_(optimiser)
             freezer.drop_gradients(progress.epoch)
-            norm = gradient_norm(parameters)
-            clip_gradients(parameters, config.optim)
+            norm = clip_gradients(parameters, config.optim)
             if scaler is None:
                 optimiser.step()
             else:
