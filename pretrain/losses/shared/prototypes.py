@@ -27,6 +27,10 @@ class PrototypeHeadConfig:
     """Width of the hidden layers."""
     layers: int = 3
     """Linear layers before the prototypes."""
+    hidden_norm: bool = False
+    """BatchNorm after each hidden layer, over all rows of a pass: `use_bn_in_head` of DINO's code.
+
+    It spreads the outputs of a fresh backbone, which are nearly equal for all images."""
     bottleneck: int = 256
     """Width of the L2-normalised vector that is compared with the prototypes."""
     prototypes: int = 65536
@@ -80,7 +84,7 @@ class Prototypes(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """MLP with GELU and without norms, L2-normalised, then prototypes: [R, …, D] -> [R, …, K].
+    """MLP with GELU, with BatchNorm or without norms, L2-normalised, then prototypes: [R, …, D] -> [R, …, K].
 
     With unit prototypes the logits are cosines. Linear layers start from a truncated normal of deviation 0.02.
     """
@@ -89,14 +93,18 @@ class PrototypeHead(nn.Module):
         super().__init__()
         widths = [width] + [config.hidden] * (config.layers - 1) + [config.bottleneck]
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.GELU()]
-        self.mlp = nn.Sequential(*layers[:-1])
+        for before, after in itertools.pairwise(widths[:-1]):
+            norm = [nn.BatchNorm1d(after)] if config.hidden_norm else []
+            layers += [nn.Linear(before, after), *norm, nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+        self.hidden_norm = config.hidden_norm
         initialise(self.mlp)
         self.prototypes = Prototypes(config.bottleneck, config.prototypes, config.trained_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.prototypes(F.normalize(self.mlp(vectors), dim=-1, eps=1e-6))
+        rows = vectors.flatten(0, -2) if self.hidden_norm else vectors
+        outputs = self.prototypes(F.normalize(self.mlp(rows), dim=-1, eps=1e-6))
+        return outputs.view(*vectors.shape[:-1], -1)
 
 
 def initialise(module: nn.Module) -> None:

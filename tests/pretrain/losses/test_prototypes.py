@@ -36,6 +36,23 @@ def test_a_fresh_head_gives_cosines_and_the_expected_first_loss() -> None:
     assert head(torch.randn(2, 7, 32)).shape == (2, 7, 4096)
 
 
+def test_a_head_with_norms_is_batch_norm_over_all_rows_and_spreads_nearly_equal_vectors() -> None:
+    torch.manual_seed(0)
+    config = PrototypeHeadConfig(hidden=64, layers=3, bottleneck=16, prototypes=32, hidden_norm=True)
+    head = PrototypeHead(24, config).double()
+    vectors = torch.randn(24, dtype=torch.float64) + 0.01 * torch.randn(5, 7, 24, dtype=torch.float64)
+    rows = vectors.reshape(35, 24)
+    for linear in (head.mlp[0], head.mlp[3]):
+        hidden = F.linear(rows, linear.weight, linear.bias)
+        rows = F.gelu((hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 1e-5).sqrt())
+    unit = F.normalize(F.linear(rows, head.mlp[6].weight, head.mlp[6].bias), dim=1)
+    expected = unit @ F.normalize(head.prototypes.weight, dim=1).T
+    torch.testing.assert_close(head(vectors), expected.view(5, 7, 32))
+    plain = PrototypeHead(24, PrototypeHeadConfig(hidden=64, layers=3, bottleneck=16, prototypes=32)).double()
+    spread = lambda logits: logits.flatten(0, 1).std(0).mean().item()  # noqa: E731
+    assert spread(head(vectors)) > 20 * spread(plain(vectors))
+
+
 def test_cross_entropy_is_at_least_the_entropy_and_has_the_known_gradient() -> None:
     torch.manual_seed(0)
     student = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
