@@ -10,7 +10,7 @@ FAISS ?= faiss-cpu
 STAMP := $(VENV)/.installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seeds test test-avx2 test-slow test-gpu bench soak fuzz kinds load lint clean
+.PHONY: help install demo demo-seeds test test-avx2 test-slow test-gpu gpu bench soak fuzz kinds load lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -82,6 +82,9 @@ test-slow: install ## run the tests that take longer than half a minute each
 
 test-gpu: install ## run the tests that need a CUDA device
 	@$(PY) -m pytest -m gpu
+
+gpu: install ## test and measure on a GPU (at most nine minutes on an H100)
+	@$(PY) benchmarks/gpu.py --minutes 9 --json benchmarks/results/gpu.json
 
 bench: install ## compare speed and memory with other implementations (about ten minutes on an idle machine)
 	@$(PY) benchmarks/run.py

@@ -27,7 +27,8 @@ from benchmarks.plain_step import PlainStep
 from core.backbones import BackboneConfig
 from core.compute.malloc import disable_trimming
 from core.schedules import momentum
-from pretrain.config import ComputeConfig, PretrainConfig
+from pretrain.compute import ComputeConfig
+from pretrain.config import PretrainConfig
 from pretrain.heads import HeadConfig
 from pretrain.method import Method
 from pretrain.optimisers import build_optimiser, set_learning_rate

@@ -12,6 +12,7 @@ from core.data.open import DataConfig
 from core.run_folder import Tracker
 from core.schedules import ScheduleConfig
 from pretrain import losses
+from pretrain.compute import ComputeConfig
 from pretrain.heads import HeadConfig
 from pretrain.losses.base import Auxiliary, Objective
 from pretrain.optimisers import OptimConfig
@@ -76,28 +77,6 @@ class TargetConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum must lie between 0 and 1, not {self.momentum}")
-
-
-@dataclass(frozen=True)
-class ComputeConfig:
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the networks; fp16 scales the loss. Losses, norms in the optimiser and weights stay fp32."""
-    channels_last: bool = True
-    """Channels-last memory for convolutional networks: faster on GPUs and CPUs, same arithmetic. Networks with strided
-    1×1 convolutions of fewer than 8 channels stay contiguous on CPUs (core/compute/memory_layout.py)."""
-    compile: bool = False
-    """Compile backbone and projector with torch.compile; needs a C++ compiler, and the first step of each view size
-    then takes a minute or more."""
-    sync_bn: bool = False
-    """Share batch norm statistics among processes; a single process has plain batch norm either way."""
-    shard: Literal["none", "fsdp2"] = "none"
-    """`fsdp2`: the blocks of a ViT and their optimiser state are spread over the processes of torchrun, in the
-    online and the momentum network; for AdamW in fp32 or bf16. With `compile`, each block is compiled alone."""
-    checkpointing: bool = False
-    """Keep only the inputs of a ViT's blocks for the backward pass, which computes the rest again."""
-    backward: Literal["per_view", "packed"] = "per_view"
-    """`per_view`: one forward and backward pass per view, least memory, batch norm statistics of each view alone.
-    `packed`: views of equal size pass together, fewer and larger kernels, batch norm statistics of all of them."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +195,7 @@ class PretrainConfig:
         self._check_auxiliaries()
         self._check_objective()
         self._check_shard()
+        self._check_graphs()
 
     def _check_channels(self) -> None:
         """`ValueError` where data and backbone differ in channels, and for colours of images that aren't RGB."""
@@ -240,6 +220,22 @@ class PretrainConfig:
         for key, (done, what) in needed.items():
             if not done:
                 raise ValueError(f"{key} must be {what}, for compute.shard={self.compute.shard}")
+
+    def _check_graphs(self) -> None:
+        """`ValueError` for what a captured step can't do: its passes must depend on the views alone."""
+        if not self.compute.cuda_graphs:
+            return
+        refused = {
+            f"objective.name={self.objective.name}": not self.objective.loss().STATIC,
+            "auxiliary": bool(self.auxiliary),
+            "drop_path": self.drop_path > 0,
+            "compute.precision=fp16": self.compute.precision == "fp16",
+            "compute.compile": self.compute.compile,
+            "compute.checkpointing": self.compute.checkpointing,
+            "compute.shard": self.compute.shard != "none",
+        }
+        if found := [key for key, asked in refused.items() if asked]:
+            raise ValueError(f"compute.cuda_graphs can't be combined with {', '.join(found)}; leave one of them out")
 
     def auxiliary_views(self) -> set[str]:
         """View types that belong to an auxiliary loss alone, and not to the objective."""

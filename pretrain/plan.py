@@ -95,6 +95,8 @@ def plan(
         f"{schedule.warmup_epochs:g} epochs of warm-up",
         f"compute     {processes.device}, {compute.precision}, batch norm {norms}, backward {compute.backward}"
         + (", compiled" if compute.compile else "")
+        + (f", TF32: {compute.tf32}" if processes.device.type == "cuda" else "")
+        + (", passes from a CUDA graph" if compute.cuda_graphs else "")
         + (", blocks sharded over the processes (FSDP2)" if compute.shard != "none" else "")
         + (", blocks checkpointed" if compute.checkpointing else ""),
         f"monitor     {monitoring}",

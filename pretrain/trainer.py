@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from core.backbones import Backbone
 from core.compute.exchange import GradientExchange
+from core.compute.kernels import kernels
 from core.compute.shards import is_sharded, norms
 from core.data.base import ImageSet, read_ahead
 from core.data.broken import BrokenImages
@@ -30,6 +31,7 @@ from core.run_folder import RunFolder, drop_metrics_after
 from core.schedules import learning_rate_factor, momentum
 from pretrain import state
 from pretrain.build_losses import open_views
+from pretrain.captured import CapturedPasses
 from pretrain.config import PretrainConfig
 from pretrain.initial import facts_of, start_from
 from pretrain.large.sharding import prepare_blocks
@@ -86,9 +88,11 @@ def train(
     freezer = Freezer(method.online, config.optim)
     exchange = GradientExchange(parameter for parameter in parameters if not is_sharded(parameter))
 
-    def announce(backward: Pass) -> None:
-        if backward.left == 0:
-            exchange.expect(backward.loss)
+    def announce(coming: Pass) -> None:
+        if coming.left == 0:
+            exchange.expect(coming.loss)
+
+    backward = CapturedPasses(method, processes) if config.compute.cuda_graphs else method.backward
 
     data = {"images": len(images), "digest": images.digest() if processes.is_main else ""}
     broken = BrokenImages(len(images), config.broken_share)
@@ -131,7 +135,8 @@ def train(
     minutes = config.checkpoint.every_minutes or math.inf
 
     multiprocessing.util.Finalize(None, _end_loader_processes, exitpriority=0)
-    with _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
+    chosen = kernels(device, config.compute.tf32, config.compute.tune_convolutions)
+    with chosen, _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
         for batch in loader:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
@@ -139,7 +144,7 @@ def train(
             method.update_target(momentum(config.target.momentum, done, total))
             views = views_on_device(batch, config, device, method.layout)
             progress = Progress(done, per_epoch, total)
-            losses = method.backward(views, scaler, parameters_of(batch), progress, announce)
+            losses = backward(views, scaler, parameters_of(batch), progress, announce)
             exchange.finish()
             if scaler is not None:
                 scaler.unscale_(optimiser)

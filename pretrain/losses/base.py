@@ -204,6 +204,9 @@ class Objective(Loss):
     """Names of the heads that the momentum network has, too."""
     JOINT: ClassVar[bool] = False
     """True if all views must be in one graph."""
+    STATIC: ClassVar[bool] = False
+    """True if passes and losses of a step depend on its images alone: not on the progress, on parameters of views or on
+    random numbers. Such a step can be captured as a CUDA graph."""
     FACTS: ClassVar[Mapping[str, str]] = {}
     """Facts about the exported backbone that its file should record."""
 

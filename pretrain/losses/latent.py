@@ -104,6 +104,7 @@ class Latent(Pairwise):
     USES: ClassVar[frozenset[str]] = frozenset({"projector", "predictor", "predictors"})
     TARGETS: ClassVar[tuple[str, ...]] = ("ema", "stop_gradient")
     AVERAGED: ClassVar[tuple[str, ...]] = ("projector",)
+    STATIC: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         """Raises ValueError where predictor and projector have outputs of different widths."""

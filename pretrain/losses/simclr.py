@@ -42,6 +42,7 @@ class SimClr(Objective):
     USES: ClassVar[frozenset[str]] = frozenset({"projector", "temperature"})
     TARGETS: ClassVar[tuple[str, ...]] = ("none",)
     JOINT: ClassVar[bool] = True
+    STATIC: ClassVar[bool] = True
 
     @classmethod
     def check_views(cls, views: Mapping[str, ViewConfig]) -> None:

@@ -26,8 +26,8 @@ TINY = {
     "convert": (("--names", "resnet50"), 2),
     "scaling": ((*NETWORKS, "--batch", "2", "--steps", "1", "--bucket", "0.01"), 4),
     "gpu": (
-        (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1",
-         "--parts", "parity", "augmentation", "k-NN"),
+        (*TINY_STEP, "--device", "cpu", "--bank", "400", "--steps", "1", "--images", "8",
+         "--parts", "parity", "JPEG", "k-NN"),
         4,
     ),
 }  # fmt: skip
@@ -39,7 +39,11 @@ def measured(name: str, tmp_path: Path) -> dict[str, Any]:
     more = ("--plot", str(tmp_path / "curve.png")) if name == "knn" else ()
     done = python(f"benchmarks/{name}.py", *arguments, *more, "--rounds", "1", "--json", str(file), timeout=500)
     assert done.returncode == 0, done.stderr
-    return json.loads(file.read_text(encoding="utf-8"))
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if name == "gpu":  # writes what benchmarks/report.py reads
+        document = document["gpu"]
+        del document["seconds"]
+    return document
 
 
 @pytest.mark.parametrize("name", TINY, ids=lambda name: f"{name}.py")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from core.backbones import BackboneConfig, pooled_features
 from core.config import load_config
 from core.schedules import ScheduleConfig
-from pretrain.config import ComputeConfig, ObjectiveConfig, PretrainConfig, TargetConfig
+from pretrain.compute import ComputeConfig
+from pretrain.config import ObjectiveConfig, PretrainConfig, TargetConfig
 from pretrain.heads import HeadConfig
 from pretrain.losses.base import Encoder
 from pretrain.losses.byol import byol

@@ -25,6 +25,10 @@ class WaitsForTheDevice(AssertionError):
 
 
 class _NoWaiting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[str] = []
+
     def __torch_dispatch__(
         self,
         function: Callable[..., Any],
@@ -37,8 +41,10 @@ class _NoWaiting(TorchDispatchMode):
             source = args[1] if function is torch.ops.aten.copy_.default else args[0]
             target = args[0].device if function is torch.ops.aten.copy_.default else kwargs.get("device")
             waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
-            if waits and target is not None and torch.device(target).type != source.device.type:
-                raise WaitsForTheDevice(f"{function} from {source.device} to {target} is not non_blocking")
+            if target is not None and torch.device(target).type != source.device.type:
+                self.copies.append(f"{function} from {source.device} to {target}")
+                if waits:
+                    raise WaitsForTheDevice(f"{self.copies[-1]} is not non_blocking")
         return function(*args, **kwargs)
 
 
@@ -76,3 +82,10 @@ def no_waiting() -> Iterator[None]:
     """Context within `fake_cuda` in which copies that wait for the device raise `WaitsForTheDevice`."""
     with _NoWaiting():
         yield
+
+
+@contextmanager
+def copies_noted() -> Iterator[list[str]]:
+    """As `no_waiting`; gives the list of all copies between host and device."""
+    with _NoWaiting() as mode:
+        yield mode.copies
