@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # The first Python >= 3.11 that runs; set PYTHON=/path/to/python to choose another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# Which FAISS: faiss-cpu, or faiss-gpu beside a CUDA 12 torch; without the latter torch searches on a GPU.
+# Which FAISS: faiss-cpu or faiss-gpu; without the latter torch searches on a GPU.
 FAISS ?= faiss-cpu
 STAMP := $(VENV)/.installed-$(FAISS)
 

@@ -20,7 +20,7 @@ from core.files.atomic_file import write_atomically
 from core.project import RESULT_FORMAT, ROOT
 
 _LIBRARIES = (
-    *("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn"),
+    *("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu", "scikit-learn"),
     *("detectron2", "pycocotools", "faster-coco-eval"),
     *("onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "mmengine", "mmcv", "mmcv-lite", "mmsegmentation"),
 )

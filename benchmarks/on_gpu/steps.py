@@ -124,8 +124,23 @@ def augmentation(job: Job) -> Found:
     }
     values = alternate(ways, job.arguments.rounds, scale=1000 / job.arguments.steps)
     what = f"a step in bf16 with colours, blur and normalisation of its five views, batch {job.arguments.batch}"
-    row = Row(what, "ms", values, ("steps with five views", "steps"), Goal("≤", 1.05))
-    return Found([row], {"device_ms_by_kernel": device_times(job, five)} if job.device.type == "cuda" else {})
+    return Found([Row(what, "ms", values, ("steps with five views", "steps"), Goal("≤", 1.05))])
+
+
+def kernels_of_views(job: Job) -> Found:
+    """The device's own time for the colours, blur and normalisation of five views."""
+    config = config_for(job, "resnet", "bf16")
+    views = uint8_views(config, job.arguments.batch, job.device)
+    mean, std = config.backbone.mean, config.backbone.std
+
+    def five() -> None:
+        for view_config, view in views:
+            augment(view.images, view.parameters, view_config, mean, std)
+
+    five()
+    times = device_times(job, five)
+    what = f"kernels of five views, batch {job.arguments.batch}, on the device alone"
+    return Found([Row(what, "ms", {"sum over kernels": [times["all"]]})], {"ms by kernel": times})
 
 
 def device_times(job: Job, work: Callable[[], object]) -> dict[str, float]:
