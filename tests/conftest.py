@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, in which no test of Ctrl-C could pass
@@ -18,11 +19,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
-from tests.torchrun import WARM, stop_warm_python
-
-torch.set_num_threads(1)
+from tests.torchrun import WARM, XDIST, stop_warm_python, warm_python
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: stop_warm_python(Path(os.environ.pop(WARM))))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """pytest-xdist's processes are forked from the server, too: the libraries are imported once for all of them."""
+    for spec in specs:
+        spec.python = str(warm_python().with_name(XDIST))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # not at the top: the process that hands out the tests needs none of it
+
+    torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -41,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def exact_products() -> Iterator[None]:
     """Convolutions in full fp32 on GPUs, where cuDNN rounds to TF32 by default; products are exact."""
+    import torch
+
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 

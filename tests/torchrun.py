@@ -6,6 +6,7 @@ the start itself.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -21,10 +22,12 @@ from tests.warm import client
 ROOT = Path(__file__).resolve().parent.parent
 WARM = "SSL_TRANSFER_WARM"
 """Environment variable: the folder of the server's socket and of its stand-in `python`, set by tests/conftest.py."""
+XDIST = "xdist-python"
+"""Stand-in for the interpreter of pytest-xdist's processes, in the same folder."""
 
 
 def warm_python() -> Path:
-    """Path of the stand-in for the interpreter, beside one for torchrun; whoever asks first starts the server."""
+    """Path of the stand-in for the interpreter, beside torchrun's and pytest-xdist's; starts the server if need be."""
     folder = Path(os.environ[WARM])
     program, address = folder / "python", folder / "socket"
     with (folder / "lock").open("a") as lock:
@@ -43,6 +46,7 @@ def warm_python() -> Path:
                 assert server.poll() is None, (folder / "server.log").read_text()
                 time.sleep(0.01)
             _write_program(folder / "torchrun", f'#!/bin/sh\nexec {program} -m torch.distributed.run "$@"\n')
+            _write_program(folder / XDIST, f"#!/bin/sh\nexec {program} -m tests.warm.xdist_process {sys.executable}\n")
             _write_program(program, f"#!{sys.executable} -SI\n{source}")
     return program
 
@@ -54,7 +58,10 @@ def _write_program(file: Path, text: str) -> None:
 
 def stop_warm_python(folder: Path) -> None:
     if (folder / "pid").exists():
-        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+        server = int((folder / "pid").read_text())
+        os.kill(server, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # a process of pytest-xdist started it
+            os.waitpid(server, 0)  # `time` then counts what ran in its processes
     shutil.rmtree(folder)
 
 

@@ -38,6 +38,12 @@ def _image(content: bytes) -> Case:
     return lambda folder, canary: lambda: decode_rgb(content, "stranger")
 
 
+def _text_of_256_megabytes(folder: Path, canary: Path) -> Opener:
+    packer = zlib.compressobj(1)
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()
+    return _image(png(64, 64, chunk(b"zTXt", b"k\0\0" + packed)))(folder, canary)
+
+
 def _eps(folder: Path, canary: Path) -> Opener:
     """Pillow starts Ghostscript for it; here something else stands in for the program."""
     tool = folder / "bin"
@@ -204,8 +210,7 @@ _MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n + 1}: &a{n + 1}\n  <<: [*a{n}, *a{n
 DATA: dict[str, tuple[str, str, Case]] = {
     "a PNG of 10^9 pixels": ("BrokenImage", "pixels", _image(png(40000, 25000))),
     "a JPEG of 4·10^9 pixels": ("BrokenImage", "pixels", _image(_jpeg_of(65500, 65500))),
-    "a PNG with a text of a gigabyte": ("BrokenImage", "", _image(
-        png(64, 64, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**28), 9))))),
+    "a PNG with a text of 256 megabytes": ("BrokenImage", "", _text_of_256_megabytes),
     "PostScript named .jpg": ("BrokenImage", "cannot identify", _eps),
     "PostScript given to an engine": ("BrokenImage", "Ghostscript", _eps_by_an_engine),
     "a pipe for an image": ("BrokenImage", "regular file", _image_pipe),

@@ -27,7 +27,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.v2", "timm", "sklearn.linear_model",
            "faiss", "safetensors.torch", "matplotlib.pyplot")  # fmt: skip
-ENGINES = {"coco": ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval"), "segment": ("mmseg.apis",)}
+DETECTION = ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval")
+SEGMENTATION = ("mmseg.apis",)
+COLLECTED = ("datasets", "scipy.stats", "skimage.segmentation", "sklearn.neighbors", "torchvision.models")
+ENGINES = {"coco": DETECTION, "segment": SEGMENTATION, "xdist_process": (*DETECTION, *SEGMENTATION, *COLLECTED)}
 """Imported before the first command line with this word."""
 
 
@@ -58,6 +61,8 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
     listener.bind(address)
     listener.listen(64)
     preload(MODULES)
+    if sys.dont_write_bytecode:  # containers often set it; each process would compile the project anew
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(address).with_name("bytecode"))
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
