@@ -26,6 +26,8 @@ ENGINES = {
     "tests/evaluate/segmentation": "mmseg",
 }
 """Folders of tests that import an engine, left out where it is missing."""
+LAST = ["tests/pretrain/test_captured.py", "tests/pretrain/test_compiled.py"]
+"""Files of tests that run after the others: a failed capture may spoil the process, and compilation takes long."""
 
 
 def tests(job: Job) -> Found:
@@ -52,13 +54,10 @@ def tests(job: Job) -> Found:
 
 
 def files_of_tests() -> list[str]:
-    """Files with tests that need a GPU; that of captured graphs last, as a failed capture may spoil the process."""
-    files = [
-        str(path.relative_to(ROOT))
-        for path in sorted(ROOT.glob("tests/**/test_*.py"))
-        if "mark.gpu" in path.read_text()
-    ]
-    return sorted(files, key=lambda file: file.endswith("test_captured.py"))
+    """Files with tests that need a GPU; `LAST` at the end."""
+    paths = (path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8"))
+    files = [str(path.relative_to(ROOT)) for path in paths]
+    return sorted(files, key=lambda file: LAST.index(file) if file in LAST else -1)
 
 
 def read_report(report: Path) -> dict[str, dict[str, Any]]:
@@ -112,7 +111,8 @@ def sharded(job: Job) -> Found:
 
 def run(command: Sequence[str], seconds: float) -> tuple[str, int | str]:
     """Output of a command, and its exit code or `out of time`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from converters.open import open_backbone
 from core.data.open import DataConfig, open_images
 from core.distributed import Processes
 from core.features import EvalTransformConfig, FeatureConfig, Features, extract_features
+from evaluate.probes.accuracy import TopKAccuracy
+from evaluate.probes.finetune.probe import PROBE as FINETUNE
 from evaluate.probes.knn.protocol import knn_accuracy
 from evaluate.probes.knn.search import nearest, open_engine, products_on
 from evaluate.probes.linear.head_grid import HeadGrid, HeadOptimConfig
+from evaluate.probes.linear.probe import PROBE as LINEAR
 from evaluate.probes.logreg.solver import fit_torch
+from evaluate.probes.main import probe_main
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_products")]
 
@@ -76,3 +81,39 @@ def test_logistic_regression_is_the_cpus() -> None:
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(by_gpu.cpu(), by_cpu, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_and_accuracies_are_the_cpus() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 9, 3, generator=generator), torch.randint(0, 9, (60,), generator=generator)
+    logits[:4, 2] = logits[:4, 5]  # ties
+    found = []
+    for device in ("cpu", "cuda"):
+        hits = TopKAccuracy(3, 9, torch.device(device))
+        for part, truth in zip(logits.to(device).split(25), labels.to(device).split(25), strict=True):
+            hits.add(part, truth)
+        found.append(hits.scores())
+    assert found[0] == found[1]
+
+
+OWN = "name: own\nfeatures: {transform: {resize: 36, crop: 32}}\n"
+COMMANDS = {
+    "linear": (LINEAR, "lrs: [0.1]\nbatch: 6\nepochs: 3\n"),
+    "finetune": (FINETUNE, "lrs: [0.01]\nbatch: 4\nepochs: 2\n"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_whole_command_ends_with_the_cpus_numbers(
+    name: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, settings = COMMANDS[name]
+    protocol = tmp_path / "own.yaml"
+    protocol.write_text(OWN + settings)
+    top1 = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv("SSL_TRANSFER_CACHE", str(tmp_path / f"cache of {device}"))  # else features are the CPU's
+        given = ["--ckpt", MODELS[0], "--config", str(protocol), "--data", f"folder:{image_folder}", "--workers", "0"]
+        probe_main(probe, [*given, "--device", device, "--out", str(tmp_path / device)])
+        top1.append(json.loads((tmp_path / device / "result.json").read_text())["metrics"]["top1"])
+    assert top1[1] == pytest.approx(top1[0], abs=100 / 12 + 0.01), "one image may differ"
