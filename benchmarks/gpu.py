@@ -68,12 +68,13 @@ def main() -> None:
     if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
         print("error: torch sees no CUDA device on this machine; run this where there is one", file=sys.stderr)
         sys.exit(2)
-    if arguments.quick or arguments.minutes < QUICK:
+    hurry = arguments.quick or arguments.minutes < QUICK
+    if hurry:
         arguments.rounds, arguments.steps = min(arguments.rounds, 2), min(arguments.steps, 2)
         arguments.bank, arguments.parity_steps = min(arguments.bank, 100_000), min(arguments.parity_steps, 10)
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    job = Job(arguments, torch.device(arguments.device), started + 60 * arguments.minutes)
+    job = Job(arguments, torch.device(arguments.device), started + 60 * arguments.minutes, hurry)
     states = run_parts(PARTS, arguments.parts, job, partial(save, arguments, job.device, started))
     if failed := [name for name, state in states.items() if state.startswith("failed")]:
         print(f"error: failed: {', '.join(failed)}", file=sys.stderr)
