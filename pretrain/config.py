@@ -175,7 +175,8 @@ class PretrainConfig:
     """Destination of metrics in addition to metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        self._check_channels()
+        if not self.init:
+            self.check_channels(self.backbone.in_chans)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0 … 2³² − 1, not {self.seed}")
         if self.epochs < 1 or self.batch < 2:
@@ -197,14 +198,15 @@ class PretrainConfig:
         self._check_shard()
         self._check_graphs()
 
-    def _check_channels(self) -> None:
-        """`ValueError` where data and backbone differ in channels, and for colours of images that aren't RGB."""
-        if self.init or self.data.channels == self.backbone.in_chans == 3:
+    def check_channels(self, channels: int) -> None:
+        """Checks data and views against a backbone of `channels` channels.
+
+        Raises `ValueError` where their numbers differ, and for colours of images that aren't RGB.
+        """
+        if self.data.channels == channels == 3:
             return
-        if self.data.channels != self.backbone.in_chans:
-            raise ValueError(
-                f"data.channels {self.data.channels} must be backbone.args.in_chans {self.backbone.in_chans}; set both"
-            )
+        if self.data.channels != channels:
+            raise ValueError(f"data.channels {self.data.channels} must be the backbone's in_chans {channels}; set both")
         if any(recipe.jitter_p or recipe.grey_p for view in self.views.values() for recipe in view.photometric):
             raise ValueError("views.*.photometric: colours need RGB images; set jitter_p and grey_p to 0")
 

@@ -32,6 +32,10 @@ def open_initial(config: PretrainConfig, network: str) -> tuple[PretrainConfig, 
     check_weights(start, "train")
     if start.config.name == "module":
         raise UserError(f"--init {config.init}: pre-training builds its networks by name, which your own has not")
+    try:
+        config.check_channels(start.config.in_chans)
+    except ValueError as error:
+        raise UserError(f"--init {config.init}: {error}") from None
     rule = config.backbone.pos_resize if config.backbone.pos_resize != "timm" else start.config.pos_resize
     backbone = dataclasses.replace(start.config, pos_resize=rule)
     return dataclasses.replace(config, backbone=backbone), start

@@ -34,6 +34,9 @@ def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
         args["init_values"] = 0
     if "norm.weight" in tensors:
         args["global_pool"] = "token"
+    elif "fc_norm.weight" not in tensors:
+        args["final_norm"] = False
+        return BackboneConfig(name, args), "no norm behind the blocks, as in transformers' models without a pooler"
     return BackboneConfig(name, args), ""
 
 

@@ -1,6 +1,10 @@
-"""Key map of transformers' ResNets."""
+"""Key map of transformers' ResNets, and of its RegNetX, which have the same names."""
 
 from __future__ import annotations
+
+import re
+
+from torch import Tensor
 
 from converters.key_maps.base import ON_TOP, KeyMap
 
@@ -17,6 +21,31 @@ def _rows() -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
+_REGNET = (
+    (r"conv1\.(.*)", r"stem.conv.{}"),
+    (r"bn1\.(.*)", r"stem.bn.{}"),
+    (r"layer(\d+)\.(\d+)\.conv(\d)\.(.*)", r"s{}.b{}.conv{}.conv.{}"),
+    (r"layer(\d+)\.(\d+)\.bn(\d)\.(.*)", r"s{}.b{}.conv{}.bn.{}"),
+    (r"layer(\d+)\.(\d+)\.downsample\.0\.(.*)", r"s{}.b{}.downsample.conv.{}"),
+    (r"layer(\d+)\.(\d+)\.downsample\.1\.(.*)", r"s{}.b{}.downsample.bn.{}"),
+)
+"""Names of timm's ResNet -> those of its RegNet, whose blocks are counted from 1."""
+
+
+def _regnet(tensors: dict[str, Tensor]) -> str:
+    """Gives the tensors of a RegNetX its names: the stem has 3×3 filters, where transformers' ResNets have 7×7."""
+    stem = tensors.get("conv1.weight")
+    if stem is None or stem.shape[-1:] != (3,):
+        return ""
+    for name in list(tensors):
+        for theirs, ours in _REGNET:
+            if match := re.fullmatch(theirs, name):
+                stage, *rest = match.groups()
+                block = [str(int(rest[0]) + 1), *rest[1:]] if rest else []
+                tensors[ours.format(stage, *block)] = tensors.pop(name)
+    return "a RegNetX, by its stem"
+
+
 RESNET = KeyMap(
     "transformers' ResNet",
     "encoder.stages.0.layers.0.layer.0.convolution.weight",
@@ -28,6 +57,7 @@ RESNET = KeyMap(
     ),
     note="stride in the 3×3 convolution assumed",
     heads=ON_TOP,
+    adapt=_regnet,
 )
 
 KEY_MAPS = (RESNET,)

@@ -1,4 +1,4 @@
-"""Key maps of RegNets: timm's, torchvision's and, with squeeze-and-excitation (RegNetY), transformers'."""
+"""Key maps of RegNets: timm's, torchvision's and transformers' RegNetY; its RegNetX has the names of its ResNets."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from converters.candidates import sketch
+from converters.settings.hiera import hiera_args
 from core.backbones import BackboneConfig, family_of
 from core.errors import UserError
 
@@ -17,7 +18,12 @@ _ACTIVATIONS = {
     "gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
     "relu": "relu", "silu": "silu",
 }  # fmt: skip
-_KINDS = ("vit", "deit", "ijepa", "dinov2", "dinov3", "clip", "siglip", "beit", "convnext", "swin", "resnet")
+_KINDS = (
+    *("vit", "deit", "ijepa", "dinov2", "dinov3", "clip", "siglip", "beit", "data2vec-vision", "convnext", "swin"),
+    *("hiera", "resnet", "regnet"),
+)
+_RELU = ("regnet",)
+"""Kinds whose activation is ReLU in timm."""
 _MOST = 4096
 
 
@@ -56,13 +62,13 @@ class NetworkFacts:
         return dataclasses.replace(config, args=args)
 
     def _check(self, model: Any, source: str) -> None:
-        patches = getattr(model, "patch_embed", None)
+        patches: Any = getattr(model, "patch_embed", None)
         learned = getattr(model, "pos_embed", None) is not None
         actual = {
             "hidden_size": getattr(model, "embed_dim", None),
             "num_hidden_layers": len(getattr(model, "blocks", ())),
             "patch_size": getattr(patches, "patch_size", (None,))[0],
-            "image_size": patches.img_size[0] if learned and patches is not None else None,
+            "image_size": patches.img_size[0] if learned and hasattr(patches, "img_size") else None,
             "num_attention_heads": _heads(model),
         }
         for key, stated in self.sizes:
@@ -81,7 +87,8 @@ class NetworkFacts:
             default = args.get("act_layer", "gelu")
             return args if gated or default == self.activation else args | {"act_layer": self.activation}
         gated = hasattr(getattr(getattr(model, "blocks", [None])[0], "mlp", None), "fc1_g")
-        if self.activation != ("silu" if gated else "gelu"):
+        expected = "relu" if self.kind in _RELU else "silu" if gated else "gelu"
+        if self.activation != expected:
             raise UserError(
                 f"{self.file} beside {source} says that its activation is {self.activation}, which timm's networks of "
                 f"this kind don't have; it can't be opened"
@@ -117,11 +124,13 @@ def transformers_facts(config: Mapping[str, Any], file: str) -> NetworkFacts | N
     if kind == "swinv2":
         windows = config.get("pretrained_window_sizes")
         extra += [("window_size", config.get("window_size", 7)), ("pretrained_window_sizes", windows or [0, 0, 0, 0])]
+    if kind == "hiera":
+        extra += hiera_args(config, file)
     if not all(_moderate(value) for _, value in extra):
         raise UserError(f"{file} holds sizes that no network has ({extra}); correct it or move it elsewhere")
     heads, eps = config.get("num_attention_heads"), config.get("layer_norm_eps")
     named: tuple[str, ...] = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_attention_heads")
-    if kind.startswith(("swin", "convnext", "resnet", "dinov3_convnext")):
+    if kind.startswith(("swin", "convnext", "resnet", "regnet", "hiera", "dinov3_convnext")):
         named = ()
     return NetworkFacts(
         file, kind,
@@ -135,7 +144,7 @@ def transformers_facts(config: Mapping[str, Any], file: str) -> NetworkFacts | N
 
 def _moderate(value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
-    return all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= _MOST for x in values)
+    return all(isinstance(x, int | float) and 0 <= x <= _MOST for x in values)
 
 
 def open_clip_facts(config: Mapping[str, Any], file: str) -> NetworkFacts | None:

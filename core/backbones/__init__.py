@@ -105,10 +105,11 @@ def check_weights(backbone: Backbone, purpose: str) -> None:
 
 
 def check_rgb(backbone: Backbone) -> None:
-    """Raises `UserError` for a backbone of other images than RGB, which engines of dense tasks can't read."""
+    """Raises `UserError` for a backbone of other images than RGB, which dense tasks can't read."""
     if backbone.config.in_chans != 3:
         raise UserError(
-            f"{describe(backbone.config)} takes {backbone.config.in_chans} channels, and this task is for RGB"
+            f"{describe(backbone.config)} takes {backbone.config.in_chans} channels, and this task is for RGB; take a "
+            f"backbone of RGB images"
         )
 
 

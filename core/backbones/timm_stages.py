@@ -88,6 +88,8 @@ class TimmStages(Family):
         settings = model.pretrained_cfg or {}
         if not settings.get("fixed_input_size"):
             return None
+        if tokens := getattr(model, "tokens_spatial_shape", None):  # Hiera
+            return int(tokens[0]) * int(model.patch_stride[0])
         size = getattr(getattr(model, "patch_embed", None), "img_size", None)
         return int(size[0]) if isinstance(size, tuple | list) else int(settings["input_size"][-1])
 

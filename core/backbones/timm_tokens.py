@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +42,13 @@ class TimmTokens(Family):
 
     def build(self, config: BackboneConfig, drop_path: float) -> nn.Module:
         timm_models.check_plain_config(config)
-        any_size = {"dynamic_img_size": True} if timm_models.module_of(config.name) in _ANY_SIZE else {}
-        return timm_models.create(config, drop_path, nn.Module, **any_size)
+        module, args = timm_models.module_of(config.name), dict(config.args)
+        any_size = {"dynamic_img_size": True} if module in _ANY_SIZE else {}
+        normed = args.pop("final_norm", True) if module == "beit" else True
+        model = timm_models.create(dataclasses.replace(config, args=args), drop_path, nn.Module, **any_size)
+        if not normed:  # timm's BEiTs have no argument for it, as its ViTs do
+            model.norm, model.fc_norm = nn.Identity(), nn.Identity()
+        return model
 
     def poolings(self, model: Any) -> tuple[Pooling, ...]:
         pooled: tuple[Pooling, ...] = ("map",) if getattr(model, "attn_pool", None) is not None else ()

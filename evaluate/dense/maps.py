@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.backbones import Backbone, family_of
+from core.backbones import Backbone, check_rgb, family_of
 from core.compute.precision import OLD_NAMES, Precision
 from core.data.base import ImageSet
 from core.data.derived import Derived
@@ -106,6 +106,7 @@ def open_taps(backbone: Backbone, config: MapConfig, device: torch.device, padde
 
     `padded`: images are padded to sides that the patches divide, instead of refused.
     """
+    check_rgb(backbone)
     model = backbone.model
     left, right, top, bottom = padding(model, config.size, config.size) if padded else (0, 0, 0, 0)
     blank = torch.zeros(1, 3, config.size + top + bottom, config.size + left + right, device=device)

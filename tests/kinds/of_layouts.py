@@ -227,6 +227,9 @@ KINDS = (
     _layout("Barlow Twins: checkpoint.pth", _R, lambda s, o: {
         "model": below("module.backbone.", s) | head("module.projector"), "epoch": 1}),
     _layout("VICReg: model.pth", _R, lambda s, o: {"model": below("module.backbone.", s) | head("module.projector")}),
+    _layout("VICRegL: ResNet", _R, lambda s, o: {
+        "model": below("module.backbone.", s) | head("module.projector") | head("module.maps_projector")
+        | head("module.classifier")}),
     _layout("VICRegL: ConvNeXt", _VICREGL, lambda s, o: renamed(_convnext(s), ("^norm_pre", "norm"))),
     _layout("PixPro: online", _R, lambda s, o: {
         "model": below("module.encoder.", s) | below("module.encoder_k.", o) | head("module.projector_k")

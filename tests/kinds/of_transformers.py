@@ -24,6 +24,11 @@ _CNN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size": 3
 _RESNET = {"embedding_size": 64, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1]}
 _SWIN = {"embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "image_size": 32, "patch_size": 4}
 
+_HIERA = {
+    "embed_dim": 12, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "image_size": [32, 32],
+    "masked_unit_size": [8, 8], "query_stride": [2, 2],
+}  # fmt: skip
+
 
 def _folder(
     model: str, config: str, settings: dict[str, Any], read: Callable[[Any], Any], part: Any = "vector", **saving: Any
@@ -127,6 +132,16 @@ KINDS = (
     _row("RegNetY", "RegNetModel", "RegNetConfig", {
         "embedding_size": 32, "hidden_sizes": [48, 104, 208, 440], "depths": [1, 3, 6, 6], "groups_width": 8,
         "layer_type": "y"}, _pooled),
+    _row("RegNetX", "RegNetModel", "RegNetConfig", {
+        "embedding_size": 32, "hidden_sizes": [24, 56, 152, 368], "depths": [1, 1, 4, 7], "groups_width": 8,
+        "layer_type": "x"}, _pooled),
+    _row("Hiera", "HieraModel", "HieraConfig", _HIERA, _pooled),
+    _row("Hiera with classifier", "HieraForImageClassification", "HieraConfig",
+        _HIERA | {"num_heads": [2, 2, 2], "depths": [1, 2, 1], "masked_unit_attention": [True, False, False],
+            "num_query_pool": 1, "masked_unit_size": [4, 4], "mlp_ratio": 2.0}, lambda m: _pooled(m.hiera)),
+    _row("data2vec with classifier", "Data2VecVisionForImageClassification", "Data2VecVisionConfig",
+        _VIT | {"use_shared_relative_position_bias": True, "layer_scale_init_value": 0.1},
+        lambda m: _pooled(m.data2vec_vision)),
     _row("data2vec", "Data2VecVisionModel", "Data2VecVisionConfig",
         _VIT | {"use_relative_position_bias": True, "layer_scale_init_value": 0.1}, _tokens, "tokens"),
     _row("ViT in shards", "ViTModel", "ViTConfig", _VIT, _tokens, "tokens", max_shard_size="60KB"),

@@ -29,8 +29,7 @@ from evaluate.detection.model.fit import check_fit
 from evaluate.detection.probe import find_protocol
 from evaluate.detection.settings import DetectionConfig, DetectorConfig, SolverConfig
 from evaluate.detection.training.optimiser import parameter_groups
-from tests.evaluate.detection.tiny_detection import SCRIPT, arguments, make_place, result, run, steps, stopped
-from tests.torchrun import torchrun
+from tests.evaluate.detection.tiny_detection import arguments, make_place, result, run, steps, stopped
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 IMAGES = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
@@ -261,11 +260,3 @@ def test_a_protocols_values(
         found = to_dict(part)
         assert {key: found[key] for key in wanted} == wanted
     check_fit(config, open_backbone(ckpt))
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> None:
-    given = ("detector.design=stages_fpn", "detector.norm=LN", "solver.processes=2", "solver.precise_bn=0")
-    done = torchrun(SCRIPT, *arguments(place, tmp_path, *given, ckpt=SWIN))
-    assert done.returncode == 0, done.stderr
-    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]

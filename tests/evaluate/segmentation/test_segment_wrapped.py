@@ -26,10 +26,22 @@ from core.distributed import Processes
 from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.common.protocol import protocol_file
+from evaluate.segmentation.data.layouts import list_split
 from evaluate.segmentation.engine.engine_settings import engine_settings
 from evaluate.segmentation.model.segmentor import build_segmentor
 from evaluate.segmentation.protocol import SegmentConfig
-from tests.evaluate.segmentation.tiny_segmentation import SCRIPT, arguments, result, run, small_place, steps
+from tests.evaluate.segmentation.tiny_segmentation import (
+    SCRIPT,
+    arguments,
+    confusion,
+    equal_scores,
+    result,
+    run,
+    scenes,
+    small_place,
+    steps,
+    trained,
+)
 from tests.torchrun import torchrun
 
 ALONE = RunContext(Processes(0, 1, torch.device("cpu")), workers=0, seed=0)
@@ -259,13 +271,18 @@ def test_a_new_norm_stands_behind_each_map() -> None:
             build("ade20k_upernet_swin_t_160k", ckpt, "network.map_norm=true")
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path) -> None:
-    given = arguments(place, tmp_path, "network.backbone=swin_tiny_patch4_window7_224", ckpt=SWIN)
-    done = torchrun(SCRIPT, *given)
+@pytest.mark.parametrize(("ckpt", "size"), [(VIT14, 28), (SWIN, 32)])
+def test_two_processes_share_a_wrapped_network(place: Path, tmp_path: Path, ckpt: str, size: int) -> None:
+    name = ckpt.removeprefix("timm:").partition("(")[0]
+    given = [f"network.backbone={name}", "network.taps=[0,1,2,3]", f"crop.size={size}"]
+    done = torchrun(SCRIPT, *arguments(place, tmp_path, *given, ckpt=ckpt))
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert steps(tmp_path) == [2, 4, 6]
+    pairs = list_split(scenes(place), "scenes", "val").pairs
+    assert len(pairs) == 7  # an odd number: the ranks are padded to eight
+    matrix = confusion(trained(tmp_path, ckpt), pairs, 9, reduce_zero_label=True)
+    equal_scores(result(tmp_path)["metrics"], matrix)
 
 
 @pytest.mark.parametrize("ckpt", [CONVNEXT, DINOV3])
