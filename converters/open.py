@@ -81,11 +81,11 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
             raise UserError(f"{ckpt} is not a network, so --arch {arch} does not apply; drop it")
         return fixed, None
     if ckpt.startswith("module:"):
-        return with_given(_own(ckpt, arch), given), None
+        return _own(ckpt, arch), None
     if ckpt.startswith("timm:"):
         backbone = _from_timm(ckpt.removeprefix("timm:"), seed)
         check_consistent(backbone.config, arch, ckpt)
-        return with_given(backbone, given), None
+        return backbone, None
     if ckpt.startswith("random:"):
         like = open_backbone(ckpt.removeprefix("random:"), network, arch, given=given)
         if like.config.name == "module":
@@ -108,13 +108,13 @@ def _open(ckpt: str, network: Network, arch: str | None, seed: int, given: Given
     if path.suffix == ".safetensors":
         tensors, header = read_safetensors(path)
         if is_exported(header):
-            return with_given(_exported(path, network, arch), given), None
+            return _exported(path, network, arch), None
         return _foreign(path, tensors, network, arch, given)
     if path.suffix == ".pkl":
         return _foreign(path, read_detectron2(path), network, arch, given)
     document = read_tensors(path, STAND_INS, foreign=True)
     if is_training_state(document):
-        return with_given(_training_state(path, document, network, arch), given), None
+        return _training_state(path, document, network, arch), None
     return _foreign(path, document, network, arch, given)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -34,6 +34,8 @@ class HuggingFaceFolder(Adapter):
     suffixes = ()
     architecture: str
     """Kind of timm's network."""
+    staged: ClassVar[bool] = False
+    """True where transformers gives the map of each stage instead of tokens."""
 
     def fits(self, backbone: Backbone) -> bool:
         return family_of(backbone.model).architecture == self.architecture
@@ -102,8 +104,9 @@ class HuggingFaceFolder(Adapter):
         return f"verified: {who} equal the timm model's {prove(backbone, out, who, model, self.outputs)}"
 
     def outputs(self, model: Any, images: Tensor) -> list[Tensor]:
-        """What is compared: the tokens [B, T, D] after the final norm."""
-        return [model(images).last_hidden_state]
+        """What is compared: the tokens [B, T, D] after the final norm; in stages, the map [B, C, h, w] of each."""
+        found = model(images, output_hidden_states=self.staged)
+        return list(found.hidden_states[1:]) if self.staged else [found.last_hidden_state]
 
     def _verify_tensors(self, backbone: Backbone, out: Path) -> str:
         """Compares the tensors, mapped back to timm's names."""
@@ -144,6 +147,7 @@ class ResNetFolder(HuggingFaceFolder):
     """transformers' ResNet, of any width and depth."""
 
     architecture = "resnet"
+    staged = True
 
     def key_map(self, backbone: Backbone) -> KeyMap:
         return RESNET
@@ -168,9 +172,6 @@ class ResNetFolder(HuggingFaceFolder):
             "layer_type": "bottleneck" if bottleneck else "basic", "hidden_act": "relu",
             "downsample_in_first_stage": False, "downsample_in_bottleneck": False,
         }  # fmt: skip
-
-    def outputs(self, model: Any, images: Tensor) -> list[Tensor]:
-        return list(model(images, output_hidden_states=True).hidden_states[1:])
 
 
 def _stages(resnet: Any) -> list[Any]:

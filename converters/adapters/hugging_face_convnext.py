@@ -16,6 +16,8 @@ from core.backbones import Backbone, family_of
 class ConvNextFolder(HuggingFaceFolder):
     """transformers' ConvNeXt, of any width and depth."""
 
+    staged = True
+
     def fits(self, backbone: Backbone) -> bool:
         return type(backbone.model).__name__ == "ConvNeXt"
 
@@ -50,9 +52,6 @@ class ConvNextFolder(HuggingFaceFolder):
             "depths": [len(stage.blocks) for stage in model.stages], "hidden_act": "gelu",
             "layer_norm_eps": model.head.norm.eps, "image_size": 224,
         }  # fmt: skip
-
-    def outputs(self, model: Any, images: Tensor) -> list[Tensor]:
-        return list(model(images, output_hidden_states=True).hidden_states[1:])
 
 
 ADAPTERS = (ConvNextFolder(),)
