@@ -9,7 +9,9 @@ import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +113,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
             content = opened.read(_MOST + 1)
         if len(content) > _MOST:
             raise UserError(f"{file} is longer than {_MOST:,} bytes, the limit for a config file; is it another file?")
-        values = yaml.load(content.decode("utf-8"), _Loader)  # a SafeLoader: builds plain values only
+        values = deepcopy(_parse(content.decode("utf-8")))
     except FileNotFoundError:
         near = sorted(str(other) for other in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise UserError(f"no config file {file}{'; there are: ' + ', '.join(near) if near else ''}") from None
@@ -126,6 +128,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{file} must hold `key: value` lines, not {type(values).__name__}")
     return values
+
+
+@lru_cache(maxsize=256)  # tables and plans read the same few files many times, and PyYAML takes 10 ms for each
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -177,9 +184,14 @@ def _apply_override(values: dict[str, Any], override: str | Setting) -> str:
     return key
 
 
-def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden: Sequence[str]) -> Config:
+@cache
+def _adapter(kind: type[Config]) -> TypeAdapter[Config]:
     # pydantic hands the setting down to nested dataclasses, so only the outermost needs it.
     kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    return TypeAdapter(kind)
+
+
+def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden: Sequence[str]) -> Config:
     check_size(values, file or "the command line", _MOST)
     try:
         text = json.dumps(values, default=str)
@@ -187,7 +199,7 @@ def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden:
         raise UserError(f"{file or 'the command line'} is nested too deeply or has non-string keys") from None
     try:
         # Through JSON, strictness is about meaning (no "3" for 3) and lists stand for tuples, as in YAML.
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(_sentence(kind, error.errors()[0], file, overridden)) from None
 
