@@ -185,13 +185,13 @@ def _apply_override(values: dict[str, Any], override: str | Setting) -> str:
 
 
 @cache
-def _adapter(kind: type[Config]) -> TypeAdapter[Config]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     # pydantic hands the setting down to nested dataclasses, so only the outermost needs it.
-    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     return TypeAdapter(kind)
 
 
-def _validate(kind: type[Config], values: dict[str, Any], file: str, overridden: Sequence[str]) -> Config:
+def _validate(kind: Any, values: dict[str, Any], file: str, overridden: Sequence[str]) -> Any:
     check_size(values, file or "the command line", _MOST)
     try:
         text = json.dumps(values, default=str)
