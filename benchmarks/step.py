@@ -158,7 +158,7 @@ def parity_rows(device: torch.device, steps: int = PARITY_STEPS) -> list[Row]:
 
 def loss_curves(dtype: torch.dtype, device: torch.device, steps: int) -> dict[str, list[float]]:
     """Losses of ours, of the plain loop, and of the plain loop with the last bit of the first pixel changed."""
-    small = {"channels": [16, 32, 64, 128], "layers": [1, 1, 1, 1], "zero_init_last": False}
+    small = {"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1], "zero_init_last": False}
     config = five_views(BackboneConfig("resnet18", small, stem="small"), (32, 16), heads=(64, 32))
     with default_dtype(dtype):
         torch.manual_seed(0)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import json
+import multiprocessing
 import os
 import runpy
 import select
@@ -47,8 +49,8 @@ def preload(names: tuple[str, ...]) -> None:
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request (words of the command line, cwd, env, name of the interpreter) and the three standard streams."""
-    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    """A request (words of the command line, cwd, env, name of the interpreter) and its open descriptors."""
+    head, streams, _, _ = socket.recv_fds(connection, 4, 5)
     wanted, text = int.from_bytes(head, "little"), b""
     while len(text) < wanted:
         text += connection.recv(wanted - len(text))
@@ -105,7 +107,10 @@ def run(request: dict[str, Any], streams: list[int]) -> None:
     import torch
 
     os.setsid()
-    for target, descriptor in enumerate(streams):
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 500) for descriptor in streams]  # beyond the numbers they get
+    for descriptor in streams:
+        os.close(descriptor)
+    for target, descriptor in zip((0, 1, 2, *request["more"]), moved, strict=True):
         os.dup2(descriptor, target)
         os.close(descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
@@ -118,6 +123,7 @@ def run(request: dict[str, Any], streams: list[int]) -> None:
     os.chdir(request["cwd"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     sys.executable, words = request["python"], request["words"]
+    multiprocessing.set_executable(sys.executable)  # its fork servers, too, begin with everything imported
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     if words[0] == "-m":
         sys.argv = words[1:]
