@@ -21,6 +21,7 @@ from converters.verification.verify import feature_maps, verify
 from core.backbones import build_backbone
 from core.checkpoints import read_tensors
 from core.errors import UserError
+from tests.torchrun import python
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 SCRIPT = Path(__file__).resolve().parents[2] / "converters" / "convert.py"
@@ -96,7 +97,12 @@ def test_without_detectron2_the_way_back_is_verified_and_named(tmp_path: Path, m
 
 @pytest.mark.parametrize(
     "name",
-    ["wide_resnet50_2", "resnet18(stem=small)", "resnet18(stem=small_padded)", "resnet18(zero_init_last=false)"],
+    [
+        pytest.param("wide_resnet50_2", marks=pytest.mark.slow),
+        "resnet18(stem=small)",
+        "resnet18(stem=small_padded)",
+        "resnet18(zero_init_last=false)",
+    ],
 )
 def test_resnets_to_torchvision(tmp_path: Path, name: str) -> None:
     backbone, table = open_with_report(f"timm:{name}")
@@ -188,8 +194,7 @@ def test_help_comes_without_torch_and_mistakes_without_a_traceback(tmp_path: Pat
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "converters/convert.py --ckpt" in shown.stdout
     assert shown.stdout.endswith("False\n")
-    command = [sys.executable, str(SCRIPT), "--ckpt", "nowhere", "--to", "timm", "--out", "x.pth"]
-    mistake = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    mistake = python(str(SCRIPT), "--ckpt", "nowhere", "--to", "timm", "--out", str(tmp_path / "x.pth"))
     assert mistake.returncode == 2
     assert mistake.stderr.startswith("error: no checkpoint nowhere")
     assert len(mistake.stderr.splitlines()) == 1

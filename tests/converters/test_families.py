@@ -22,10 +22,23 @@ from core.errors import UserError
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
 
+class Narrow(torchvision.models.ResNet):
+    """torchvision's ResNet-18 with 64, 16, 32 and 64 channels."""
+
+    def __init__(self) -> None:
+        super().__init__(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=5)
+
+    def _make_layer(self, block: Any, planes: int, *arguments: Any, **options: Any) -> nn.Sequential:
+        return super()._make_layer(block, planes if planes == 64 else planes // 8, *arguments, **options)
+
+
+CONFIG = BackboneConfig("resnet18", {"channels": [64, 16, 32, 64]})
+
+
 @pytest.fixture(scope="module")
 def resnets() -> list[nn.Module]:
-    """Two torchvision ResNet-18 with different weights and running statistics."""
-    return [trained(torchvision.models.resnet18(num_classes=5), seed) for seed in (1, 2)]
+    """Two of torchvision's ResNets with different weights and running statistics."""
+    return [trained(Narrow(), seed) for seed in (1, 2)]
 
 
 def _resnet_map(model: nn.Module) -> Tensor:
@@ -155,7 +168,7 @@ def test_both_networks_of_a_resnet_family(
     document = layout(*resnets)
     torch.save(document, path)
     online = open_backbone(str(path))
-    assert online.config == BackboneConfig("resnet18")
+    assert online.config == CONFIG
     assert online.origin["family"].startswith(family)
     assert f"({family}, " in online.source
     assert torch.equal(online.model.forward_features(IMAGES), _resnet_map(resnets[0]))
@@ -226,7 +239,7 @@ def test_architectures_are_read_off_the_shapes(name: str, arguments: dict[str, A
 def test_small_stems_have_the_border_of_their_family(
     tmp_path: Path, layout: Callable[..., dict[str, Any]], border: int, stem: str
 ) -> None:
-    model = torchvision.models.resnet18()
+    model = Narrow()
     model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=border, bias=False)
     model.maxpool = nn.Identity()
     trained(model, 1)

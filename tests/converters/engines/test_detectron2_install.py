@@ -16,7 +16,7 @@ import pytest
 from converters.engines import detectron2_install
 from converters.engines.detectron2_install import SHA256, download, main, unpack
 from core.errors import UserError
-from tests.torchrun import ROOT, fresh_python
+from tests.torchrun import ROOT, fresh_python, python
 
 TOP = "pb1-detectron2-0.6"
 FILES = {"detectron2/__init__.py": "__version__ = '0.6'", "detectron2/data/a.py": "", "LICENSE": "free", "setup.py": ""}
@@ -130,6 +130,7 @@ def test_pip_gets_the_hash_and_no_host(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_installation_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
     monkeypatch.setattr(detectron2_install, "download", lambda _: pytest.fail("nothing is to be fetched"))
+    monkeypatch.setattr(detectron2_install.subprocess, "run", lambda command, **_: python(*command[1:]))
     main()
     printed = capsys.readouterr().out
     assert "Detectron2" in printed
