@@ -23,8 +23,9 @@ class ComputeConfig:
     tf32: Tf32 = "convolutions"
     """Operations that a GPU computes in TF32 (10 bits) in place of fp32. `all`: matrix products too, several times
     faster for ViTs in fp32; the blur of views is then exact to 5e-4."""
-    tune_convolutions: bool = True
-    """On a GPU, try cuDNN's kernels for each shape in the first steps and keep the fastest."""
+    tune_convolutions: bool = False
+    """On a GPU, try cuDNN's kernels for each shape in the first steps and keep the fastest: which ones may differ from
+    run to run, and so may the last bits."""
     cuda_graphs: bool = False
     """Replay forward and backward passes from a CUDA graph, for small batches whose kernels take longer to launch than
     to run; for one process on a GPU."""
