@@ -96,7 +96,7 @@ class PrototypeHead(nn.Module):
         for before, after in itertools.pairwise(widths[:-1]):
             norm = [nn.BatchNorm1d(after)] if config.hidden_norm else []
             layers += [nn.Linear(before, after), *norm, nn.GELU()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
         self.hidden_norm = config.hidden_norm
         initialise(self.mlp)
         self.prototypes = Prototypes(config.bottleneck, config.prototypes, config.trained_scale)
