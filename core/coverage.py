@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backbones import BackboneConfig, build_backbone
-from core.compute.shapes import shapes_only
+from core.compute.shapes import nothing_drawn, shapes_only
 from core.errors import UserError
 
 
@@ -95,7 +95,8 @@ def build_and_load(config: BackboneConfig, state: Mapping[str, Tensor], source: 
     with shapes_only():
         sketch = build_backbone(config)
     _complete(sketch, state, source)
-    model = build_backbone(config)
+    with nothing_drawn():
+        model = build_backbone(config)
     return model, load_completely(model, state, source)
 
 

@@ -1,4 +1,4 @@
-"""Networks of which only the structure and the shapes are wanted: on the meta device, without drawing weights."""
+"""Networks built without drawing their weights: for their shapes alone, or because a file's weights follow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _VALUES = {
     *("fill_", "mul_", "normal_", "sub_", "uniform_", "zero_"),
 }
 
+_RANDOM = {"erfinv_", "kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_"}
+
 
 class _NoValues(TorchFunctionMode):
     """Skips methods that change nothing but the values of a meta tensor, which has none; each costs a millisecond."""
@@ -25,6 +27,25 @@ class _NoValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in _VALUES and args and isinstance(args[0], Tensor) and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors as they are allocated where they would be filled with random numbers."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        place = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init hands it over by name
+        if getattr(func, "__name__", "") in _RANDOM and isinstance(place, Tensor):
+            return place
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Context in which networks are built whose every tensor is then loaded: drawing takes longer than reading."""
+    with _NothingDrawn():
+        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from core.checkpoints import (
     tensors_digest,
     training_states,
 )
-from core.coverage import compare, load_completely
+from core.coverage import build_and_load, compare, load_completely
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 
@@ -155,3 +156,26 @@ def test_a_full_disk_is_reported_for_exports_too(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"b\.safetensors.*No space left on device"):
         export_backbone(tmp_path / "b.safetensors", build_backbone(NARROW), NARROW, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet18", {"channels": [8, 16, 24, 32]}),
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4]}),
+        ("vit_small_patch16_dinov3", {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64}),
+    ],
+)
+def test_a_network_to_be_loaded_draws_no_weights_and_has_the_buffers_that_no_file_holds(
+    name: str, arguments: Any
+) -> None:
+    config = BackboneConfig(name, arguments)
+    drawn, state = build_backbone(config), torch.random.get_rng_state()
+    loaded, _ = build_and_load(config, drawn.state_dict(), "x")
+    own, buffers = drawn.state_dict(), dict(drawn.named_buffers())
+    if name == "resnet18":
+        assert torch.equal(torch.random.get_rng_state(), state)
+    else:
+        assert any(key not in own for key in buffers)
+    assert all(torch.equal(buffer, dict(loaded.named_buffers())[key]) for key, buffer in buffers.items())
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in own.items())
