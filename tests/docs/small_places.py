@@ -85,19 +85,21 @@ def make_runs(root: Path) -> None:
         torch.manual_seed(0)
         config = BackboneConfig(architecture)
         (root / name).mkdir(parents=True)
-        for file in EXPORTS.values():
-            facts = {"method": "byol", "epoch": 0, "data": "folder:data/imagenet", "recipe_sha256": "0" * 64}
-            export_backbone(root / name / file, build_backbone(config), config, facts)
+        first, *others = (root / name / file for file in EXPORTS.values())
+        facts = {"method": "byol", "epoch": 0, "data": "folder:data/imagenet", "recipe_sha256": "0" * 64}
+        export_backbone(first, build_backbone(config), config, facts)
+        for other in others:
+            os.link(first, other)
 
 
 def make_foreign(root: Path) -> None:
     """MoCo v2's and DINO's layouts of keys around random weights."""
     root.mkdir(parents=True)
     torch.manual_seed(0)
-    resnet = timm.create_model("resnet50", num_classes=0).state_dict()
+    resnet = timm.create_model("resnet18", num_classes=0).state_dict()
     moco = {f"module.encoder_{which}.{name}": tensor for which in "qk" for name, tensor in resnet.items()}
     heads = {f"module.encoder_{which}.fc.{layer}.weight": torch.randn(8, 8) for which in "qk" for layer in (0, 2)}
-    torch.save({"state_dict": moco | heads, "epoch": 800, "arch": "resnet50"}, root / "moco_v2_800ep.pth.tar")
+    torch.save({"state_dict": moco | heads, "epoch": 800, "arch": "resnet18"}, root / "moco_v2_800ep.pth.tar")
     vit = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
     networks = {
         network: {f"{prefix}{name}": tensor for name, tensor in vit.items()} | {f"{head}.weight": torch.randn(4, 4)}

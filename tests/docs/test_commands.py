@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,14 @@ def full_commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Iterator[Path]:
     """A checkout of the project, in which the pages' data, run folders and foreign files lie."""
     root = tmp_path_factory.mktemp("checkout")
     for folder in ("core", "converters", "pretrain", "evaluate", "configs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     make_all(root, image_folder)
-    return root
+    yield root
+    shutil.rmtree(root)  # half a gigabyte
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -18,7 +18,7 @@ from pretrain.method import Method
 BATCH = 8
 RECIPE = [
     "batch=8", "epochs=20", "schedule.warmup_epochs=0",
-    "backbone={name: resnet18, args: {channels: [8, 8, 8, 16]}, stem: small}",
+    "backbone={name: resnet18, args: {channels: [8, 8, 8, 16], layers: [1, 1, 1, 1]}, stem: small}",
     "projector.widths=[16, 8]", "predictor.widths=[16, 8]", "compute.sync_bn=true",
     "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]},"
     " cutout: {count: 1, size: 32, transform: cutout}}",

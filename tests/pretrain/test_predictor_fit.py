@@ -40,7 +40,7 @@ def test_one_map_for_opposite_view_types_loses_what_two_maps_do_not(image_folder
         outputs = [Outputs(name, number, Encoded(heads={"projection": values})) for name, number, values in views]
         batches.append(_Projected([[view] for view in outputs], [target, target]))
     fit = PredictorFit(config, open_images(config.data, "pretrain", 0), ALONE, 0)
-    fit.steps = 600
+    fit.steps = 300
     linear = {name: nn.Linear(8, 8, bias=False) for name in ("global", "local", "both")}
     alone = [fit._fit(method.objective, {name: linear[name]}, batches, batches)[name] for name in ("global", "local")]
     together = fit._fit(method.objective, dict.fromkeys(("global", "local"), linear["both"]), batches, batches)
@@ -80,8 +80,11 @@ def test_trained_is_the_loss_of_a_step(backward: str, image_folder: Path) -> Non
     assert found["predictor/local/trained"] == pytest.approx(float(losses["local"]) / 0.5, rel=1e-5)
 
 
-def test_a_run_is_the_same_with_and_without(image_folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_and_without(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tiny ViT draws stochastic depth from torch's generator, which the measurement must not advance."""
+    monkeypatch.setattr("pretrain.monitoring.predictor_fit.STEPS", 10)
     config = recipe(image_folder, *FITS, "epochs=2")
     state = run(config, tmp_path / "with")
     plain = run(recipe(image_folder, *FITS, "epochs=2", "monitor.predictor_fits=0"), tmp_path / "without")
