@@ -1,10 +1,10 @@
-"""Key maps of OpenMMLab's ViTs: MMSegmentation's and MMPretrain's differ in the attention alone."""
+"""Key map of MMSegmentation's ViT; MMPretrain's differs in the attention alone."""
 
 from __future__ import annotations
 
 from converters.key_maps.base import MASKED, ON_TOP, KeyMap
 
-_COMMON = (
+COMMON = (
     ("cls_token", "cls_token"),
     ("pos_embed", "pos_embed"),
     ("patch_embed.proj.{}", "patch_embed.projection.{}"),
@@ -13,7 +13,7 @@ _COMMON = (
     ("blocks.{}.mlp.fc2.{}", "layers.{}.ffn.layers.1.{}"),
     ("norm.{}", "ln1.{}"),
 )
-_ASSUMED = "layer norms with eps 1e-6 assumed"
+ASSUMED = "layer norms with eps 1e-6 assumed"
 _OUTSIDE = {**ON_TOP, **MASKED}
 
 VIT = KeyMap(
@@ -21,25 +21,13 @@ VIT = KeyMap(
     "layers.0.attn.attn.in_proj_weight",
     "patch_embed.projection.",
     templates=(
-        *_COMMON,
+        *COMMON,
         ("blocks.{}.attn.qkv.{}", "layers.{}.attn.attn.in_proj_{}"),
         ("blocks.{}.attn.proj.{}", "layers.{}.attn.attn.out_proj.{}"),
     ),
-    note=_ASSUMED,
+    note=ASSUMED,
     heads=_OUTSIDE,
+    positions="bicubic",
 )
 
-MMPRETRAIN_VIT = KeyMap(
-    "MMPretrain's ViT",
-    "layers.0.attn.qkv.weight",
-    "patch_embed.projection.",
-    templates=(
-        *_COMMON,
-        ("blocks.{}.attn.qkv.{}", "layers.{}.attn.qkv.{}"),
-        ("blocks.{}.attn.proj.{}", "layers.{}.attn.proj.{}"),
-    ),
-    note=_ASSUMED,
-    heads=_OUTSIDE,
-)
-
-KEY_MAPS = (VIT, MMPRETRAIN_VIT)
+KEY_MAPS = (VIT,)

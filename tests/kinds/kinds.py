@@ -15,10 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.kinds import of_layouts, of_libraries, of_transformers
+from tests.kinds import of_layouts, of_libraries, of_mmpretrain, of_transformers
 from tests.kinds.base import Kind, Outcome, measure
 
-KINDS: tuple[Kind, ...] = (*of_layouts.KINDS, *of_transformers.KINDS, *of_libraries.KINDS)
+KINDS: tuple[Kind, ...] = (*of_layouts.KINDS, *of_mmpretrain.KINDS, *of_transformers.KINDS, *of_libraries.KINDS)
 PAGE = ROOT / "docs" / "checkpoints.md"
 START, END = "<!-- kinds: made by `make kinds` -->", "<!-- end of kinds -->"
 

@@ -35,7 +35,7 @@ def renamed(state: Mapping[str, Tensor], *rules: tuple[str, str]) -> State:
     return found
 
 
-def _layout(
+def layout(
     name: str, model: tuple[str, dict[str, Any]], wrap: Callable[[State, State], Any], network: Any = "online",
     part: Any = "vector", images: Tensor = IMAGES, file: str = "weights.pth", **given: Any,
 ) -> Kind:  # fmt: skip
@@ -117,13 +117,6 @@ def _swin(state: State) -> State:
     return own | {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.long)}
 
 
-def _mmpretrain(state: State) -> State:
-    return renamed(
-        state, (r"patch_embed\.proj", "patch_embed.projection"), (r"^blocks", "layers"), (r"^norm\.", "ln1."),
-        (r"\.norm(\d)", r".ln\1"), (r"mlp\.fc1", "ffn.layers.0.0"), (r"mlp\.fc2", "ffn.layers.1"),
-    )  # fmt: skip
-
-
 def _detectron2(state: State) -> State:
     return renamed(
         state, (r"^conv1", "stem.conv1"), (r"^bn1", "stem.conv1.norm"),
@@ -146,7 +139,7 @@ def _conv_stem(folder: Path) -> Made:
 
 
 _V, _R = ("vit_small_patch16_224", VIT), ("resnet18", RESNET)
-_V2 = ("vit_small_patch16_224", VIT | {"init_values": 0.1})
+SCALED_VIT = ("vit_small_patch16_224", VIT | {"init_values": 0.1})
 _REG = ("vit_small_patch14_reg4_dinov2", VIT)
 _GIANT = ("vit_giant_patch14_dinov2", VIT | {"mlp_ratio": 4})
 _GAP = ("vit_small_patch16_224", VIT | {"class_token": False, "global_pool": "avg", "fc_norm": False})
@@ -154,138 +147,136 @@ _FINE = ("vit_small_patch16_224", VIT | {"global_pool": "avg"})
 _NO_NORM = ("vit_small_patch16_224", VIT | {"final_norm": False})
 _DINOV3 = ("vit_small_patch16_dinov3_qkvb", VIT | {"global_pool": "token"})
 _GATED = ("vit_small_plus_patch16_dinov3_qkvb", VIT | {"global_pool": "token"})
-_CONVNEXT = ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]})
+CONVNEXT = ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]})
 _CONVNEXT2 = ("convnextv2_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]})
 _VICREGL = ("convnextv2_tiny", _CONVNEXT2[1] | {"use_grn": False, "head_norm_first": True})
-_SWIN = (
+SWIN = (
     "swin_tiny_patch4_window7_224",
     {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 4], "img_size": 64, "window_size": 2},
 )
-_BEIT = ("beit_base_patch16_224", SMALL)
+BEIT = ("beit_base_patch16_224", SMALL)
 _BEIT_PRETRAINED = ("beit_base_patch16_224", SMALL | {"global_pool": "token"})
 
 KINDS = (
-    _layout("MULAN: checkpoint.pth", _R, lambda s, o: {
+    layout("MULAN: checkpoint.pth", _R, lambda s, o: {
         "online_model": below("module.backbone.", s) | head("module.projector"),
         "target_model": below("module.backbone.", o), "optimizer": {"state": {}}, "epoch": 3}),
-    _layout("MULAN: checkpoint.pth, target", _R, lambda s, o: {
+    layout("MULAN: checkpoint.pth, target", _R, lambda s, o: {
         "online_model": below("module.backbone.", o), "target_model": below("module.backbone.", s)}, "target"),
-    _layout("MULAN: ViT checkpoint.pth", _V, lambda s, o: {
+    layout("MULAN: ViT checkpoint.pth", _V, lambda s, o: {
         "online_model": below("module.backbone.", s), "target_model": below("module.backbone.", o)}),
-    _layout("MULAN: backbone.pth", _R, lambda s, o: s),
-    _layout("DINO: checkpoint.pth, student", _V, lambda s, o: {
+    layout("MULAN: backbone.pth", _R, lambda s, o: s),
+    layout("DINO: checkpoint.pth, student", _V, lambda s, o: {
         "student": below("module.backbone.", s) | head("module.head.mlp"), "teacher": below("backbone.", o)}),
-    _layout("DINO: checkpoint.pth, teacher", _V, lambda s, o: {
+    layout("DINO: checkpoint.pth, teacher", _V, lambda s, o: {
         "student": below("module.backbone.", o), "teacher": below("backbone.", s) | head("head.mlp")}, "target"),
-    _layout("DINO: released backbone", _V, lambda s, o: s),
-    _layout("DINO: ResNet checkpoint.pth, teacher", _R, lambda s, o: {
+    layout("DINO: released backbone", _V, lambda s, o: s),
+    layout("DINO: ResNet checkpoint.pth, teacher", _R, lambda s, o: {
         "student": below("module.backbone.", o), "teacher": below("backbone.", s)}, "target"),
-    _layout("iBOT: checkpoint.pth, student", _V, lambda s, o: {
+    layout("iBOT: checkpoint.pth, student", _V, lambda s, o: {
         "student": below("module.backbone.", s) | {"module.backbone.masked_embed": torch.randn(1, 64)},
         "teacher": below("backbone.", o)}),
-    _layout("iBOT: checkpoint.pth, teacher", _V, lambda s, o: {
+    layout("iBOT: checkpoint.pth, teacher", _V, lambda s, o: {
         "student": below("module.backbone.", o), "teacher": below("backbone.", s)}, "target"),
-    _layout("iBOT: checkpoint_student.pth", _V, lambda s, o: {"state_dict": s | {"masked_embed": torch.randn(1, 64)}}),
-    _layout("DINOv2: released", _V2, lambda s, o: _dinov2(s), part="tokens"),
-    _layout("DINOv2: released, with registers", _REG, lambda s, o: _registers(s), part="tokens"),
-    _layout("DINOv2: released, SwiGLU", _GIANT, lambda s, o: _swiglu(s), part="tokens"),
-    _layout("DINOv2: teacher_checkpoint.pth", _V2, lambda s, o: {
+    layout("iBOT: checkpoint_student.pth", _V, lambda s, o: {"state_dict": s | {"masked_embed": torch.randn(1, 64)}}),
+    layout("DINOv2: released", SCALED_VIT, lambda s, o: _dinov2(s), part="tokens"),
+    layout("DINOv2: released, with registers", _REG, lambda s, o: _registers(s), part="tokens"),
+    layout("DINOv2: released, SwiGLU", _GIANT, lambda s, o: _swiglu(s), part="tokens"),
+    layout("DINOv2: teacher_checkpoint.pth", SCALED_VIT, lambda s, o: {
         "teacher": below("backbone.", _dinov2(s)) | head("dino_head.mlp")}, "target", "tokens"),
-    _layout("DINOv2: teacher_checkpoint.pth, in chunks", _V2, lambda s, o: {
+    layout("DINOv2: teacher_checkpoint.pth, in chunks", SCALED_VIT, lambda s, o: {
         "teacher": below("backbone.", _chunks(s)) | head("dino_head.mlp")}, "target", "tokens"),
-    _layout("DINOv3: released ViT", _DINOV3, lambda s, o: _dinov3(s)),
-    _layout("DINOv3: released ViT with gated MLPs", _GATED, lambda s, o: _gated(s)),
-    _layout("DINOv3: teacher_checkpoint.pth", _DINOV3, lambda s, o: {
+    layout("DINOv3: released ViT", _DINOV3, lambda s, o: _dinov3(s)),
+    layout("DINOv3: released ViT with gated MLPs", _GATED, lambda s, o: _gated(s)),
+    layout("DINOv3: teacher_checkpoint.pth", _DINOV3, lambda s, o: {
         "teacher": below("backbone.", _dinov3(s))}, "target"),
-    _layout("DINOv3: released ConvNeXt", _CONVNEXT, lambda s, o: _convnext(s)),
-    _layout("MAE: checkpoint with decoder", _V, lambda s, o: {
+    layout("DINOv3: released ConvNeXt", CONVNEXT, lambda s, o: _convnext(s)),
+    layout("MAE: checkpoint with decoder", _V, lambda s, o: {
         "model": s | {"mask_token": torch.randn(1, 1, 8), "decoder_pos_embed": torch.randn(1, 17, 8)}, "epoch": 3}),
-    _layout("MAE: released encoder", _V, lambda s, o: {"model": s}),
-    _layout("MAE: fine-tuned", _FINE, lambda s, o: {"model": s | {"head.weight": torch.randn(3, 64)}}),
-    _layout("MoCo v3: ViT, online", _V, lambda s, o: {
+    layout("MAE: released encoder", _V, lambda s, o: {"model": s}),
+    layout("MAE: fine-tuned", _FINE, lambda s, o: {"model": s | {"head.weight": torch.randn(3, 64)}}),
+    layout("MoCo v3: ViT, online", _V, lambda s, o: {
         "state_dict": below("module.base_encoder.", s) | below("module.momentum_encoder.", o)
         | head("module.predictor")}),
-    _layout("MoCo v3: ViT, momentum", _V, lambda s, o: {
+    layout("MoCo v3: ViT, momentum", _V, lambda s, o: {
         "state_dict": below("module.base_encoder.", o) | below("module.momentum_encoder.", s)}, "target"),
     Kind("MoCo v3: ViT with a stem of convolutions", "timm and torch", _conv_stem),
-    _layout("MoCo v3: ResNet", _R, lambda s, o: {
+    layout("MoCo v3: ResNet", _R, lambda s, o: {
         "state_dict": below("module.base_encoder.", s) | below("module.momentum_encoder.", o)}),
-    _layout("MoCo v2: query encoder", _R, lambda s, o: {
+    layout("MoCo v2: query encoder", _R, lambda s, o: {
         "state_dict": below("module.encoder_q.", s) | below("module.encoder_k.", o)
         | {"module.queue": torch.randn(4, 4)}}),
-    _layout("MoCo v2: key encoder", _R, lambda s, o: {
+    layout("MoCo v2: key encoder", _R, lambda s, o: {
         "state_dict": below("module.encoder_q.", o) | below("module.encoder_k.", s)}, "target"),
-    _layout("DenseCL: checkpoint", _R, lambda s, o: {
+    layout("DenseCL: checkpoint", _R, lambda s, o: {
         "state_dict": below("encoder_q.0.", s) | below("encoder_k.0.", o) | head("encoder_q.1"), "meta": {}}),
-    _layout("SimSiam: checkpoint", _R, lambda s, o: {
+    layout("SimSiam: checkpoint", _R, lambda s, o: {
         "state_dict": below("module.encoder.", s) | head("module.encoder.fc") | head("module.predictor")}),
-    _layout("SwAV: checkpoint", _R, lambda s, o: {
+    layout("SwAV: checkpoint", _R, lambda s, o: {
         "state_dict": below("module.", s) | head("module.projection_head")
         | {"module.prototypes.weight": torch.randn(4, 4)}}),
-    _layout("SwAV: ResNet twice as wide", ("resnet18", {"channels": [16, 16, 24, 32]}), lambda s, o: s | {
+    layout("SwAV: ResNet twice as wide", ("resnet18", {"channels": [16, 16, 24, 32]}), lambda s, o: s | {
         "conv1.weight": s["conv1.weight"]}),
-    _layout("Barlow Twins: checkpoint.pth", _R, lambda s, o: {
+    layout("Barlow Twins: checkpoint.pth", _R, lambda s, o: {
         "model": below("module.backbone.", s) | head("module.projector"), "epoch": 1}),
-    _layout("VICReg: model.pth", _R, lambda s, o: {"model": below("module.backbone.", s) | head("module.projector")}),
-    _layout("VICRegL: ResNet", _R, lambda s, o: {
+    layout("VICReg: model.pth", _R, lambda s, o: {"model": below("module.backbone.", s) | head("module.projector")}),
+    layout("VICRegL: ResNet", _R, lambda s, o: {
         "model": below("module.backbone.", s) | head("module.projector") | head("module.maps_projector")
         | head("module.classifier")}),
-    _layout("VICRegL: ConvNeXt", _VICREGL, lambda s, o: renamed(_convnext(s), ("^norm_pre", "norm"))),
-    _layout("PixPro: online", _R, lambda s, o: {
+    layout("VICRegL: ConvNeXt", _VICREGL, lambda s, o: renamed(_convnext(s), ("^norm_pre", "norm"))),
+    layout("PixPro: online", _R, lambda s, o: {
         "model": below("module.encoder.", s) | below("module.encoder_k.", o) | head("module.projector_k")
         | head("module.value_transform")}),
-    _layout("PixPro: momentum", _R, lambda s, o: {
+    layout("PixPro: momentum", _R, lambda s, o: {
         "model": below("module.encoder.", o) | below("module.encoder_k.", s) | head("module.projector_k")}, "target"),
-    _layout("SlotCon: online", _R, lambda s, o: {
+    layout("SlotCon: online", _R, lambda s, o: {
         "model": below("module.encoder_q.", s) | below("module.encoder_k.", o)}),
-    _layout("I-JEPA: online", _GAP, lambda s, o: {
+    layout("I-JEPA: online", _GAP, lambda s, o: {
         "encoder": below("module.", s), "predictor": head("module.predictor"), "target_encoder": below("module.", o)}),
-    _layout("I-JEPA: target", _GAP, lambda s, o: {
+    layout("I-JEPA: target", _GAP, lambda s, o: {
         "encoder": below("module.", o), "predictor": head("module.predictor"), "target_encoder": below("module.", s)},
         "target"),
-    _layout("MSN: target", _V, lambda s, o: {
+    layout("MSN: target", _V, lambda s, o: {
         "encoder": below("module.", o) | head("module.fc.fc1"), "target_encoder": below("module.", s),
         "prototypes": torch.randn(4, 4)}, "target"),
-    _layout("SelfPatch: released, no final norm", _NO_NORM, lambda s, o: s, part="patches"),
-    _layout("solo-learn: Barlow Twins", _R, lambda s, o: {
+    layout("SelfPatch: released, no final norm", _NO_NORM, lambda s, o: s, part="patches"),
+    layout("solo-learn: Barlow Twins", _R, lambda s, o: {
         "state_dict": below("backbone.", s) | head("projector") | head("classifier")}),
-    _layout("solo-learn: BYOL, momentum", _R, lambda s, o: {
+    layout("solo-learn: BYOL, momentum", _R, lambda s, o: {
         "state_dict": below("backbone.", o) | below("momentum_backbone.", s) | head("momentum_projector")}, "target"),
-    _layout("lightly: BYOL", _R, lambda s, o: {
+    layout("lightly: BYOL", _R, lambda s, o: {
         "state_dict": below("backbone.", s) | below("backbone_momentum.", o) | head("projection_head.layers")}),
-    _layout("lightly: DINO, teacher", _R, lambda s, o: {
+    layout("lightly: DINO, teacher", _R, lambda s, o: {
         "state_dict": below("student_backbone.", o) | below("teacher_backbone.", s) | head("student_head.layers")},
         "target"),
-    _layout("lightly: two ViTs, student", _V, lambda s, o: {
+    layout("lightly: two ViTs, student", _V, lambda s, o: {
         "state_dict": below("student_backbone.vit.", s) | below("teacher_backbone.vit.", o)
         | head("student_head.layers")}),
-    _layout("lightly: two ViTs, teacher", _V, lambda s, o: {
+    layout("lightly: two ViTs, teacher", _V, lambda s, o: {
         "state_dict": below("student_backbone.vit.", o) | below("teacher_backbone.vit.", s)
         | head("student_head.layers")}, "target"),
-    _layout("lightly-train: exported_last.pt", _V, lambda s, o: s),
-    _layout("Lightning: model.*", _R, lambda s, o: {"state_dict": below("model.", s), "epoch": 2}),
-    _layout("Lightning: net.* compiled", _R, lambda s, o: {"state_dict": below("net._orig_mod.", s)}),
-    _layout("stable-pretraining: backbone.*", _V, lambda s, o: {"state_dict": below("backbone.", s)}),
-    _layout("PyTorch's ImageNet example: model_best.pth.tar", _R, lambda s, o: {
+    layout("lightly-train: exported_last.pt", _V, lambda s, o: s),
+    layout("Lightning: model.*", _R, lambda s, o: {"state_dict": below("model.", s), "epoch": 2}),
+    layout("Lightning: net.* compiled", _R, lambda s, o: {"state_dict": below("net._orig_mod.", s)}),
+    layout("stable-pretraining: backbone.*", _V, lambda s, o: {"state_dict": below("backbone.", s)}),
+    layout("PyTorch's ImageNet example: model_best.pth.tar", _R, lambda s, o: {
         "state_dict": below("module.", s) | {"module.fc.weight": torch.randn(3, 32)}, "best_acc1": torch.tensor(70.1),
         "arch": "resnet18"}),
-    _layout("timm: training script with averaged weights", _R, lambda s, o: {
+    layout("timm: training script with averaged weights", _R, lambda s, o: {
         "state_dict": o, "state_dict_ema": s, "arch": "resnet18"}, "target"),
-    _layout("MMPretrain: MAE", _V, lambda s, o: {
-        "meta": {}, "state_dict": below("backbone.", _mmpretrain(s)) | head("neck.layers")}),
-    _layout("MMPretrain: BYOL, target", _R, lambda s, o: {
+    layout("MMPretrain: BYOL, target", _R, lambda s, o: {
         "meta": {}, "state_dict": below("backbone.", o) | below("target_net.0.", s)}, "target"),
-    _layout("Detectron2: converted ResNet", _R, lambda s, o: {"model": _detectron2(s), "matching_heuristics": True}),
-    _layout("VISSL: checkpoint", _R, lambda s, o: {"classy_state_dict": {"base_model": {"model": {
+    layout("Detectron2: converted ResNet", _R, lambda s, o: {"model": _detectron2(s), "matching_heuristics": True}),
+    layout("VISSL: checkpoint", _R, lambda s, o: {"classy_state_dict": {"base_model": {"model": {
         "trunk": below("_feature_blocks.", s), "heads": {}}}}}),
-    _layout("Leopart: model.*", _V, lambda s, o: {"state_dict": below("model.", s)}),
-    _layout("Swin: official", _SWIN, lambda s, o: {"model": _swin(s)}, images=LARGE),
-    _layout("Swin: EsViT, teacher", _SWIN, lambda s, o: {
+    layout("Leopart: model.*", _V, lambda s, o: {"state_dict": below("model.", s)}),
+    layout("Swin: official", SWIN, lambda s, o: {"model": _swin(s)}, images=LARGE),
+    layout("Swin: EsViT, teacher", SWIN, lambda s, o: {
         "student": below("module.backbone.", _swin(o)), "teacher": below("backbone.", _swin(s))}, "target",
         images=LARGE),
-    _layout("ConvNeXt: official", _CONVNEXT, lambda s, o: {"model": _convnext(s)}),
-    _layout("ConvNeXt V2: official", _CONVNEXT2, lambda s, o: {"model": _convnext(s)}),
-    _layout("BEiT: fine-tuned", _BEIT, lambda s, o: {"model": s | {"head.weight": torch.randn(3, 48)}}),
-    _layout("BEiT: pre-trained", _BEIT_PRETRAINED, lambda s, o: {
+    layout("ConvNeXt: official", CONVNEXT, lambda s, o: {"model": _convnext(s)}),
+    layout("ConvNeXt V2: official", _CONVNEXT2, lambda s, o: {"model": _convnext(s)}),
+    layout("BEiT: fine-tuned", BEIT, lambda s, o: {"model": s | {"head.weight": torch.randn(3, 48)}}),
+    layout("BEiT: pre-trained", _BEIT_PRETRAINED, lambda s, o: {
         "model": s | {"mask_token": torch.randn(1, 1, 48), "lm_head.weight": torch.randn(3, 48)}}),
 )  # fmt: skip
