@@ -89,7 +89,8 @@ def test_vit_families(tmp_path: Path, vits: list[nn.Module], wrap: Callable[[Sta
     torch.save(wrap(vits[0].state_dict()), tmp_path / "weights.pth")
     backbone = open_backbone(str(tmp_path / "weights.pth"))
     rule = backbone.config.pos_resize
-    assert rule == {"DINO": "dinov2", "OpenMMLab": "bicubic"}.get(backbone.origin["family"].split(" (")[0], "timm")
+    rules = {"DINO": "dinov2", "OpenMMLab": "bicubic"}
+    assert rule == next((rule for name, rule in rules.items() if name in backbone.origin["family"]), "timm")
     assert backbone.config == BackboneConfig("vit_small_patch16_224", {"depth": 2, "img_size": 64}, pos_resize=rule)
     assert "6 attention heads" in backbone.source
     expected = vits[0].forward_features(IMAGES)
