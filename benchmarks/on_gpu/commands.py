@@ -26,7 +26,7 @@ ENGINES = {
     "tests/evaluate/segmentation": "mmseg",
 }
 """Folders of tests that import an engine, left out where it is missing."""
-LAST = ["tests/pretrain/test_captured.py", "tests/pretrain/test_compiled.py"]
+LAST = ["tests/pretrain/compute/test_captured.py", "tests/pretrain/compute/test_compiled.py"]
 """Files of tests that run after the others: a failed capture may spoil the process, and compilation takes long."""
 
 

@@ -55,7 +55,7 @@ class DetectionDataConfig:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    design: Literal["resnet_fpn", "resnet_c4", "stages_fpn", "vit_fpn", "vit_simple"] = "resnet_fpn"
+    design: str = "resnet_fpn"
     """`resnet_fpn`: feature pyramid on Detectron2's ResNet. `resnet_c4`: one map (res4), res5 is the head.
     `stages_fpn`: feature pyramid on the maps of strides 4 … 32 of any hierarchical network of timm, ResNets included.
     `vit_fpn`: `taps` of a ViT with patches of any size, resized to four strides below a feature pyramid. `vit_simple`:

@@ -38,13 +38,8 @@ class WarmProcess:
         assert process.pid is not None
         self.pid = process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        """Exit code, negative for a signal; None while it runs."""
-        return self._process.exitcode
-
     def poll(self) -> int | None:
-        """As `returncode`."""
+        """Exit code, negative for a signal; None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:

@@ -48,7 +48,7 @@ def _section(name: str, sheet: FactSheet, published: Sequence[Published]) -> lis
     departures = [f"`{fact.key}`: {fact.why} (*{fact.source}*)" for fact in sheet.facts if fact.departs]
     departures += [f"{each.text} (*{each.source}*)" for each in sheet.departures]
     if set(sheet.sources.values()) == {OUR_CHOICE}:
-        lines += ["", "The recipe is our choice; no source has it."]
+        lines += ["", "The recipe is our choice; no source states it."]
     elif not departures:
         lines += ["", "Departs in nothing known."]
     else:

@@ -103,4 +103,4 @@ def test_files_of_tests_are_those_that_need_a_gpu() -> None:
     found = files_of_tests()
     assert "tests/pretrain/test_gpu.py" in found
     assert "tests/core/test_config.py" not in found
-    assert found[-2:] == ["tests/pretrain/test_captured.py", "tests/pretrain/test_compiled.py"]
+    assert found[-2:] == ["tests/pretrain/compute/test_captured.py", "tests/pretrain/compute/test_compiled.py"]

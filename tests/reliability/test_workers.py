@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,16 @@ import pytest
 from core.data.readers.folder import Folder
 from core.errors import BrokenImage, UserError, explain
 from tests.reliability.tiny_runs import last_state, run_here, same_bits, tiny, write_images, write_recipe
-from tests.torchrun import ROOT, Process, python
+from tests.torchrun import Process, python
 
-_SMALL = 'mount -t tmpfs -o size=100k tmpfs /dev/shm && exec "$@"'
+_MOUNT = "mount -t tmpfs -o size=100k tmpfs /dev/shm"
+_SMALL = f"""
+import ctypes, runpy, subprocess, sys
+assert ctypes.CDLL(None).unshare(0x20000) == 0  # mounts of its own
+subprocess.run("mount --make-rprivate / && {_MOUNT}", shell=True, check=True)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def command(recipe: Path, out: Path) -> list[str]:
@@ -54,13 +60,10 @@ def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_resum
 
 def test_too_little_shared_memory_is_reported(image_folder: Path, tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", _SMALL, "sh", "true"], check=False).returncode:
+    if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", _MOUNT], check=False).returncode:
         pytest.skip("can't give a process a small /dev/shm of its own")
     recipe = write_recipe(tmp_path / "r.yaml", image_folder)
-    done = subprocess.run(
-        [unshare, "-m", "sh", "-c", _SMALL, "sh", sys.executable, *command(recipe, tmp_path / "run")], cwd=ROOT,
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = python("-c", _SMALL, *command(recipe, tmp_path / "run"))
     assert done.returncode == 2, done.stderr
     assert re.search("error: .*/dev/shm", done.stderr)
     assert "docker run --shm-size=8g" in done.stderr
