@@ -59,13 +59,13 @@ $(foreach seed,$(SEEDS),$(eval RECIPE_demo-seed$(seed)-fashion-mnist := demo_fas
 	SEED_demo-seed$(seed)-fashion-mnist := $(seed)))
 
 # Pre-trains runs/NAME; a finished run is kept. A run of another recipe or of other images is moved to runs/replaced,
-# together with its results, which would otherwise be mixed with the new ones; pretrain/run.py ends with 3 for it.
+# together with its results, which would otherwise be mixed with the new ones.
 pretrained-%: SHELL := /bin/bash
 pretrained-%:
-	@set -o pipefail; mkdir -p runs; for try in 1 2; do \
+	@set -o pipefail; mkdir -p runs; log=runs/.$*.log; for try in 1 2; do \
 		OMP_NUM_THREADS=$(THREADS) $(PY) pretrain/run.py --config configs/pretrain/$(RECIPE_$*).yaml \
-			--out runs/$* seed=$(or $(SEED_$*),0) 2>&1 | stdbuf -oL tr '\r' '\n' | sed -u '/^ *$$/d; s/^/[$*] /' && exit 0; \
-		code=$$?; [ $$try = 1 ] && [ $$code = 3 ] || exit $$code; \
+			--out runs/$* seed=$(or $(SEED_$*),0) 2>&1 | stdbuf -oL tr '\r' '\n' | tee $$log | sed -u '/^ *$$/d; s/^/[$*] /' && exit 0; \
+		[ $$try = 1 ] && grep -q "holds a run with another config\|was trained on other images" $$log || exit 1; \
 		old=runs/replaced/$$(date +%Y%m%d-%H%M%S); mkdir -p $$old; mv runs/$* $$old/$*; \
 		mv $(if $(findstring seed,$*),results/demo-seeds,results/demo) $$old 2>/dev/null; \
 		echo "== runs/$* came from another recipe or other images: moved it to $$old with its results; starting from scratch"; \

@@ -151,13 +151,13 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def raise_on_all_ranks(refused: str, kind: type[UserError] = UserError) -> None:
-    """Raises `kind(refused)` on every rank if rank 0 passes a sentence, so that no rank waits for a dead one.
+def raise_on_all_ranks(refused: str) -> None:
+    """Raises `UserError(refused)` on every rank if rank 0 passes a sentence, so that no rank waits for a dead one.
 
     All ranks call it; the arguments of other ranks are ignored.
     """
     if refused := gather_objects(refused)[0]:
-        raise kind(refused)
+        raise UserError(refused)
 
 
 def wait_for_all() -> None:

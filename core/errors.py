@@ -10,7 +10,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import ClassVar
 
 _PEER_GONE = re.compile(r"onnection (closed|reset|refused)|pair closure|Broken pipe|Socket closed|recv.*failed", re.I)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? .*?(is killed by signal: ([\w ]+)|exited unexpectedly)")
@@ -27,9 +26,6 @@ _OUT_OF_MEMORY = re.compile(
 class UserError(ValueError):
     """A mistake that the user can fix. Its text is one sentence: what is wrong, where, and a way out."""
 
-    exit_code: ClassVar[int] = 2
-    """With which a command ends that reports it."""
-
     def __init__(self, text: str) -> None:
         lines = str(text).splitlines()
         if lines and lines[0].startswith("Caught UserError in "):
@@ -38,12 +34,6 @@ class UserError(ValueError):
             lines = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)][-1:] or lines
         # Names and values from files may hold line breaks; what is printed is one line.
         super().__init__(" ".join(lines))
-
-
-class OtherRun(UserError):
-    """The output folder holds a run of another recipe or of other images; scripts can tell it by the exit code."""
-
-    exit_code: ClassVar[int] = 3
 
 
 class BrokenImage(Exception):
@@ -60,7 +50,7 @@ class BrokenImage(Exception):
 
 
 def run_entry_point(main: Callable[[], None], memory_advice: str = "") -> None:
-    """Runs `main`; a `UserError` becomes one line on stderr and its exit code, without a traceback.
+    """Runs `main`; a `UserError` becomes one line on stderr and exit code 2, without a traceback.
 
     OS errors about a file and known failures of the machine (`explain`) are reported the same way. `--debug` on the
     command line adds the traceback. Bugs (all other exceptions) keep theirs. An error that several processes share is
@@ -79,7 +69,7 @@ def run_entry_point(main: Callable[[], None], memory_advice: str = "") -> None:
             traceback.print_exc()
         wait_for_root_cause(follows_from_another=False)
         print(f"error: {str(error).strip()}", file=sys.stderr)
-        code = error.exit_code
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -14,7 +14,7 @@ from core.checkpoints import EXPORTS, export_backbone, load_training_state, save
 from core.config import config_digest, from_dict, read_yaml, rename_keys, to_dict
 from core.data.broken import BrokenImages
 from core.distributed import Processes, gather_objects, raise_on_all_ranks
-from core.errors import OtherRun, UserError
+from core.errors import UserError
 from core.result import git_revision
 from pretrain.config import PretrainConfig
 from pretrain.large import sharding
@@ -128,8 +128,7 @@ def restore(training: Training) -> int:
         f"{run} was trained on other images ({trained_on['images']} then, {training.data['images']} now, or changed "
         f"ones); bring back the same data or choose another --out"
         if other_data
-        else "",
-        OtherRun,
+        else ""
     )
     if processes.is_main:
         for change in changed:
@@ -170,7 +169,7 @@ def _keep_exports_of_another_recipe(run: Path, config: PretrainConfig) -> None:
 
 def _refuse(run: Path, changed: list[str]) -> None:
     if refused := [change for change in changed if not change.startswith((*CHANGEABLE, f"{_DATA_SOURCE}:"))]:
-        raise OtherRun(
+        raise UserError(
             f"{run} holds a run with another config ({', '.join(refused)}); give the same values or another --out"
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from core.config import to_dict
-from core.errors import OtherRun, UserError, explain, run_entry_point
+from core.errors import UserError, explain, run_entry_point
 from evaluate.common.description import Description
 from evaluate.common.protocol import flat
 from evaluate.common.registry import descriptions
@@ -38,19 +38,6 @@ def test_a_workers_sentence_comes_through_whole(capsys: pytest.CaptureFixture[st
         run_entry_point(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: can't read /data/UserError: a/b.jpg; fix it\n"
-
-
-@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (OtherRun, 3)])
-def test_a_script_can_tell_another_runs_folder_by_the_exit_code(
-    kind: type[UserError], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def main() -> None:
-        raise kind("runs/a holds another run")
-
-    with pytest.raises(SystemExit) as caught:
-        run_entry_point(main)
-    assert caught.value.code == code
-    assert capsys.readouterr().err == "error: runs/a holds another run\n"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 
 from core.checkpoints import load_training_state, save_training_state, training_states
 from core.config import save_config
-from core.errors import OtherRun, UserError
+from core.errors import UserError
 from pretrain.method import Method
 from tests.pretrain.tiny_run import RESNET, assert_equal_bits, recipe, run, write_recipe
 from tests.torchrun import Process
@@ -136,7 +136,7 @@ def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None
 
 def test_another_config_in_the_same_folder_is_refused(image_folder: Path, tmp_path: Path) -> None:
     run(recipe(image_folder, "epochs=2"), tmp_path)
-    with pytest.raises(OtherRun, match=r"\(epochs: 2 → 3\)"):
+    with pytest.raises(UserError, match=r"\(epochs: 2 → 3\)"):
         run(recipe(image_folder, "epochs=3"), tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_exports_whose_states_are_gone_are_not_lost_to_another_recipe(image_fold
     run(recipe(image_folder, "epochs=2"), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(OtherRun, match=r"\(epochs: 2 → 3\)"):
+    with pytest.raises(UserError, match=r"\(epochs: 2 → 3\)"):
         run(recipe(image_folder, "epochs=3"), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     run(recipe(image_folder, "epochs=2"), tmp_path)
@@ -161,7 +161,7 @@ def test_what_helps_may_change_on_the_way_and_the_data_may_not(
     assert "optim.lr: 0.05 → 0.01" in printed
     assert "broken_share: 0.01 → 0.5" in printed
     (tmp_path / "data/cat/0.jpg").unlink()
-    with pytest.raises(OtherRun, match=r"images.*\b12\b.*\b11\b"):
+    with pytest.raises(UserError, match=r"images.*\b12\b.*\b11\b"):
         run(recipe(tmp_path / "data"), tmp_path / "run")
 
 
