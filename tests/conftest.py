@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     """pytest-xdist's processes are forked from the server, too: the libraries are imported once for all of them."""
     for spec in specs:
-        spec.python = str(warm_python().with_name(XDIST))
+        if spec.popen and not spec.python:
+            spec.python = str(warm_python().with_name(XDIST))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
