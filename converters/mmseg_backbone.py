@@ -10,7 +10,7 @@ from torch import nn
 
 from converters.engines.activations import is_gelu
 from converters.engines.openmmlab import import_mmseg
-from converters.key_maps.mmseg import VIT
+from converters.key_maps.openmmlab import VIT
 from core.backbones import BackboneConfig, architecture_args, describe, family_of
 from core.compute.shapes import shapes_only
 from core.errors import UserError

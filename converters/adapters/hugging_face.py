@@ -15,7 +15,7 @@ from converters.engines.activations import is_gelu
 from converters.engines.plain_resnet import other_layers
 from converters.key_maps.base import KeyMap
 from converters.key_maps.fusing import split_qkv
-from converters.key_maps.huggingface_cnn import RESNET
+from converters.key_maps.huggingface_stages import RESNET
 from converters.key_maps.huggingface_vit import DINOV2, DINOV2_SWIGLU, VIT
 from converters.verification.proof import prove
 from core.backbones import Backbone, build_backbone, describe, family_of

@@ -1,4 +1,4 @@
-"""Checkpoint families: every module here with a `FAMILY`, one per project, is discovered."""
+"""Checkpoint families: every module here with a `FAMILY`, or with `FAMILIES`, is discovered."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from core.untrusted.stand_ins import stand_ins
 
 __all__ = ["FAMILIES", "STAND_INS", "Family", "Network", "known_families"]
 
+_MODULES = [
+    importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+    if module.name != "base"
+]
 FAMILIES: tuple[Family, ...] = tuple(
     sorted(
-        (
-            importlib.import_module(f"{__name__}.{module.name}").FAMILY
-            for module in pkgutil.iter_modules(__path__)
-            if module.name != "base"
-        ),
+        (family for module in _MODULES for family in getattr(module, "FAMILIES", None) or (module.FAMILY,)),
         key=lambda family: (family.rank, family.name),
     )
 )

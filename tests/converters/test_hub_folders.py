@@ -154,3 +154,18 @@ def test_a_hiera_asks_for_its_name(tmp_path: Path) -> None:
     config = FeatureConfig(transform=EvalTransformConfig(resize=64, crop=64))
     with pytest.raises(UserError, match="crop to 224"):
         feature_size(found.model, config, torch.device("cpu"))
+
+
+def test_relative_positions_ask_for_a_name(tmp_path: Path) -> None:
+    small = {"embed_dim": 24, "depth": 1, "num_heads": 1, "img_size": 64, "global_attn_indexes": [0], "neck_chans": 8}
+    model = timm.create_model("samvit_base_patch16", **small)
+    torch.save(model.state_dict(), tmp_path / "sam.pth")
+    with pytest.raises(UserError, match=r"rel_pos_h.*--arch"):
+        open_backbone(str(tmp_path / "sam.pth"))
+    words = ", ".join(f"{key}={value}" for key, value in small.items())
+    found = open_backbone(str(tmp_path / "sam.pth"), arch=f"samvit_base_patch16({words})")
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            found.model.forward_features(images), model.eval().forward_features(images), rtol=0, atol=0
+        )

@@ -1,4 +1,4 @@
-"""Key map of transformers' ResNets, and of its RegNetX, which have the same names."""
+"""Key maps of transformers' networks in stages: ResNet and RegNetX, which have the same names, and Hiera."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from converters.key_maps.base import ON_TOP, KeyMap
+from converters.key_maps.base import MASKED, ON_TOP, KeyMap
 
 
 def _rows() -> tuple[tuple[str, str], ...]:
@@ -60,4 +60,36 @@ RESNET = KeyMap(
     adapt=_regnet,
 )
 
-KEY_MAPS = (RESNET,)
+_LAYER = "encoder.stages.{n}.layers.{n}."
+_BLOCK = "stages.{n}.blocks.{n}."
+
+
+def _in_one_row(tensors: dict[str, Tensor]) -> str:
+    """Numbers the blocks of all stages in one row, as timm does."""
+    found = [(name, match) for name in tensors if (match := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name))]
+    places = sorted({(int(match[1]), int(match[2])) for _, match in found})
+    for name, match in found:
+        number = places.index((int(match[1]), int(match[2])))
+        tensors[f"blocks.{number}.{name[match.end() :]}"] = tensors.pop(name)
+    return ""
+
+
+HIERA = KeyMap(
+    "transformers' Hiera",
+    "encoder.stages.0.layers.0.attn.qkv.weight",
+    "embeddings.patch_embeddings.projection.",
+    templates=(
+        ("patch_embed.proj.{}", "embeddings.patch_embeddings.projection.{}"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        (_BLOCK + "norm1.{}", _LAYER + "layernorm_before.{}"),
+        (_BLOCK + "norm2.{}", _LAYER + "layernorm_after.{}"),
+        (_BLOCK + "attn.{}.{}", _LAYER + "attn.{}.{}"),
+        (_BLOCK + "mlp.{}.{}", _LAYER + "mlp.{}.{}"),
+        (_BLOCK + "proj.{}", _LAYER + "proj.{}"),
+        ("head.norm.{}", "pooler.layernorm.{}"),
+    ),
+    heads={**ON_TOP, **MASKED},
+    adapt=_in_one_row,
+)
+
+KEY_MAPS = (RESNET, HIERA)

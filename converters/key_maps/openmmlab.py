@@ -1,4 +1,4 @@
-"""Key maps of MMPretrain: ViT (DeiT III, DINOv2, MAE and MoCo v3 too), BEiT, Swin and ConvNeXt."""
+"""Key maps of OpenMMLab: MMSegmentation's ViT; MMPretrain's ViT (DeiT III, DINOv2, …), BEiT, Swin and ConvNeXt."""
 
 from __future__ import annotations
 
@@ -10,21 +10,45 @@ from torch import Tensor
 
 from converters.key_maps.base import MASKED, ON_TOP, KeyMap
 from converters.key_maps.convnext import AUTHORS as CONVNEXT_AUTHORS
-from converters.key_maps.mmseg import ASSUMED, COMMON
 from converters.key_maps.swin import TIMM as SWIN_TIMM
+
+_COMMON = (
+    ("cls_token", "cls_token"),
+    ("pos_embed", "pos_embed"),
+    ("patch_embed.proj.{}", "patch_embed.projection.{}"),
+    ("blocks.{}.norm{}.{}", "layers.{}.ln{}.{}"),
+    ("blocks.{}.mlp.fc1.{}", "layers.{}.ffn.layers.0.0.{}"),
+    ("blocks.{}.mlp.fc2.{}", "layers.{}.ffn.layers.1.{}"),
+    ("norm.{}", "ln1.{}"),
+)
+_ASSUMED = "layer norms with eps 1e-6 assumed"
+
+VIT = KeyMap(
+    "MMSegmentation's ViT",
+    "layers.0.attn.attn.in_proj_weight",
+    "patch_embed.projection.",
+    templates=(
+        *_COMMON,
+        ("blocks.{}.attn.qkv.{}", "layers.{}.attn.attn.in_proj_{}"),
+        ("blocks.{}.attn.proj.{}", "layers.{}.attn.attn.out_proj.{}"),
+    ),
+    note=_ASSUMED,
+    heads={**ON_TOP, **MASKED},
+    positions="bicubic",
+)
 
 _TABLE = "relative_position_bias_table"
 _FIXED = {r"(.*\.)?relative_position_index$": "fixed numbers of relative positions"}
 _VIT = (
     ("blocks.{}.ls1.gamma", "layers.{}.attn.gamma1.weight"),
     ("blocks.{}.ls2.gamma", "layers.{}.ffn.gamma2.weight"),
-    *COMMON,
+    *_COMMON,
     ("blocks.{}.attn.{}.{}", "layers.{}.attn.{}.{}"),
 )
 
 
 def _deit(tensors: dict[str, Tensor]) -> str:
-    """A note on DeiT III, told by its layer scale and a class token without a position."""
+    """A note on DeiT III, which has layer scale and a class token without a position."""
     positions = tensors.get("pos_embed")
     if "blocks.0.ls1.gamma" not in tensors or "cls_token" not in tensors or positions is None or positions.ndim != 3:
         return ""
@@ -33,12 +57,12 @@ def _deit(tensors: dict[str, Tensor]) -> str:
     return "DeiT III as published; MMPretrain's own code applies the first norm of a block twice"
 
 
-VIT = KeyMap(
+MMPRETRAIN_VIT = KeyMap(
     "MMPretrain's ViT",
     "layers.0.attn.qkv.weight",
     "patch_embed.projection.",
     templates=(*_VIT, ("fc_norm.{}", "ln2.{}")),
-    note=ASSUMED,
+    note=_ASSUMED,
     heads={**ON_TOP, **MASKED},
     adapt=_deit,
     positions="bicubic",
@@ -54,7 +78,7 @@ BEIT = KeyMap(
         ("fc_norm.{}", "ln2.{}"),
         *_VIT,
     ),
-    note=ASSUMED,
+    note=_ASSUMED,
     heads={**ON_TOP, **MASKED, **_FIXED},
 )
 
@@ -108,4 +132,4 @@ CONVNEXT = KeyMap(
     adapt=CONVNEXT_AUTHORS.adapt,
 )
 
-KEY_MAPS = (VIT, BEIT, SWIN, CONVNEXT)
+KEY_MAPS = (VIT, MMPRETRAIN_VIT, BEIT, SWIN, CONVNEXT)
