@@ -10,7 +10,7 @@ from core.errors import UserError
 
 def _config(tensors: Tensors, hints: Hints) -> tuple[BackboneConfig, str]:
     raise UserError(
-        "a ViT with relative positions (rel_pos_h) doesn't show its windows; give --arch, for SAM's samvit_base_patch16; "
+        "a ViT with relative positions (rel_pos_h) doesn't show its windows; give --arch, samvit_base_patch16 for SAM; "
         "timm has none with ViTDet's windows: take its backbone from before the detection"
     )
 

@@ -7,7 +7,7 @@ import functools
 import pytest
 import timm
 
-from converters.key_maps import KEY_MAPS, detectron2, mmseg
+from converters.key_maps import KEY_MAPS, detectron2, openmmlab
 from converters.key_maps import timm as timm_names
 from converters.key_maps import torchvision as torchvision_names
 from converters.key_maps.base import KeyMap
@@ -16,7 +16,7 @@ from core.compute.shapes import shapes_only
 _MAPS = [key_map for key_map in KEY_MAPS if not key_map.refusal]
 # Files are written with these, too; the names of the others are only read.
 _WRITTEN = [
-    key_map for module in (detectron2, mmseg, timm_names, torchvision_names) for key_map in module.KEY_MAPS
+    *detectron2.KEY_MAPS, openmmlab.VIT, openmmlab.MMPRETRAIN_VIT, *timm_names.KEY_MAPS, *torchvision_names.KEY_MAPS,
 ]  # fmt: skip
 
 
