@@ -38,7 +38,9 @@ class _NothingDrawn(TorchFunctionMode):
         place = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init hands it over by name
         if getattr(func, "__name__", "") in _RANDOM and isinstance(place, Tensor):
             # torch's trunc_normal_ draws until all values lie within bounds, which memory as allocated may never do.
-            return place.zero_() if func.__name__ == "normal_" else place
+            if func.__name__ == "normal_":
+                place.detach().zero_()
+            return place
         return func(*args, **(kwargs or {}))
 
 
