@@ -10,7 +10,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from core.errors import run_entry_point
-from evaluate.report.command import main
+from evaluate.tables.report.command import main
 
 if __name__ == "__main__":
     run_entry_point(main)

@@ -11,10 +11,10 @@ import numpy as np
 from core.errors import UserError
 from core.run_folder import drop_metrics_after
 from evaluate.probes.features.cache import _complete, _open
-from evaluate.report.curves import read_run
-from evaluate.report.page import write_page
 from evaluate.tables.published import read_published
 from evaluate.tables.renderers import render
+from evaluate.tables.report.curves import read_run
+from evaluate.tables.report.page import write_page
 from evaluate.tables.results import read_names, read_results
 from evaluate.tables.transfer_table import build_table
 from tests.fuzz.mutations import changed, damaged

@@ -1,4 +1,4 @@
-"""evaluate/report: what shares a cell, what shares a column, and what never does."""
+"""evaluate/tables/report: what shares a cell, what shares a column, and what never does."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import pytest
 
 from core.errors import UserError
 from evaluate.common import protocol
-from evaluate.report.grouping import group, list_measured
 from evaluate.tables.published import Published
+from evaluate.tables.report.grouping import group, list_measured
 from evaluate.tables.results import StoredResult, read_result
 from evaluate.tables.transfer_table import TransferTable, build_table
 from tests.evaluate.tables.test_transfer_table import document

@@ -8,11 +8,11 @@ from typing import Any
 
 from evaluate.common.metrics import Metric
 from evaluate.common.pictures import FOLDER, picture_kinds
-from evaluate.report.charts import Line, bar_chart, line_chart
-from evaluate.report.curves import MONITOR, VIEW, Run, find_run
-from evaluate.report.gallery import Gallery, embed, galleries
-from evaluate.report.grouping import Group, Measured
-from evaluate.report.per_class import PerClass, per_class
+from evaluate.tables.report.charts import Line, bar_chart, line_chart
+from evaluate.tables.report.curves import MONITOR, VIEW, Run, find_run
+from evaluate.tables.report.gallery import Gallery, embed, galleries
+from evaluate.tables.report.grouping import Group, Measured
+from evaluate.tables.report.per_class import PerClass, per_class
 from evaluate.tables.transfer_table import TransferTable
 
 _OTHER_PICTURES = "Other pictures"

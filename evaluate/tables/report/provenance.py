@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from evaluate.common.plan import duration
-from evaluate.report.grouping import Measured
+from evaluate.tables.report.grouping import Measured
 
 
 @dataclass(frozen=True)

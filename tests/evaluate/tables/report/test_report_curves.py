@@ -1,4 +1,4 @@
-"""evaluate/report/curves.py: which run a result came from, and what its metrics tell."""
+"""evaluate/tables/report/curves.py: which run a result came from, and what its metrics tell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from core.files.atomic_file import file_digest
-from evaluate.report.curves import Run, find_run, read_run
-from evaluate.report.page import write_page
-from tests.evaluate.report.small_report import Element, read_page, small_table
+from evaluate.tables.report.curves import Run, find_run, read_run
+from evaluate.tables.report.page import write_page
+from tests.evaluate.tables.report.small_report import Element, read_page, small_table
 
 
 def line(step: int, **values: Any) -> str:

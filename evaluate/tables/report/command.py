@@ -44,7 +44,7 @@ def main() -> None:
         _write(arguments.out, render(table, arguments.format, arguments.out.parent) + "\n")
         print(f"table: {arguments.out}")
     if arguments.html is not None:
-        from evaluate.report.page import write_page
+        from evaluate.tables.report.page import write_page
 
         print(f"report: {write_page(table, results, arguments.html)}")
 

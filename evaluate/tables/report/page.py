@@ -10,12 +10,12 @@ from typing import Any
 from core.files.atomic_file import write_atomically
 from core.result import git_revision
 from evaluate.common.matplotlib_style import check_matplotlib
-from evaluate.report.grouping import Measured, group, list_measured
-from evaluate.report.page_parts import class_charts, curve_panels, picture_galleries
-from evaluate.report.page_table import table_parts
-from evaluate.report.provenance import provenance
-from evaluate.report.style import row_style, variables
 from evaluate.tables.renderers import units
+from evaluate.tables.report.grouping import Measured, group, list_measured
+from evaluate.tables.report.page_parts import class_charts, curve_panels, picture_galleries
+from evaluate.tables.report.page_table import table_parts
+from evaluate.tables.report.provenance import provenance
+from evaluate.tables.report.style import row_style, variables
 from evaluate.tables.results import StoredResult
 from evaluate.tables.transfer_table import TransferTable
 

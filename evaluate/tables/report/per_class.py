@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluate.common.metrics import Metric
-from evaluate.report.charts import Bars
-from evaluate.report.grouping import Group, Measured
+from evaluate.tables.report.charts import Bars
+from evaluate.tables.report.grouping import Group, Measured
 
 _MOST_CLASSES = 20
 _Scores = Mapping[str, float | None]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluate.common.metrics import Metric
-from evaluate.report.grouping import Measured
 from evaluate.tables.renderers import MODIFIED, NOISE, NOISE_MEANING, SCALED_DOWN, UNCONFIRMED, UNCONFIRMED_MEANING
+from evaluate.tables.report.grouping import Measured
 from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
 _SCALED_DOWN = "scaled down to run on a small machine: no paper has numbers of this protocol"

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluate.common.matplotlib_style import new_figure, style
-from evaluate.report.style import css_colours, row_style
+from evaluate.tables.report.style import css_colours, row_style
 
 _INK, _GRID = "#010203", "#0a0b0c"  # stand for the page's own colours, so nothing else may have them
 _WIDTH = 360

@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL.Image
 
 from evaluate.common.pictures import Picture, find_pictures, picture_kinds
-from evaluate.report.grouping import Group, Measured
+from evaluate.tables.report.grouping import Group, Measured
 
 _MOST_NAMES = 4
 _MOST_WIDTH, _MOST_HEIGHT = 960, 1200

@@ -1,4 +1,4 @@
-"""evaluate/report: scores of classes, choice of pictures, colours and charts."""
+"""evaluate/tables/report: scores of classes, choice of pictures, colours and charts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from evaluate.common.pictures import save_picture
 from evaluate.detection.probe import DETECTIONS
 from evaluate.probes.knn.probe import MAP
-from evaluate.report.charts import Bars, bar_chart
-from evaluate.report.gallery import embed, galleries
-from evaluate.report.grouping import Group, Measured, group, list_measured
-from evaluate.report.per_class import per_class
-from evaluate.report.style import css_colours, row_style
+from evaluate.tables.report.charts import Bars, bar_chart
+from evaluate.tables.report.gallery import embed, galleries
+from evaluate.tables.report.grouping import Group, Measured, group, list_measured
+from evaluate.tables.report.per_class import per_class
+from evaluate.tables.report.style import css_colours, row_style
 from evaluate.tables.results import StoredResult
-from tests.evaluate.report.small_report import add_pictures, small_table
+from tests.evaluate.tables.report.small_report import add_pictures, small_table
 
 
 def member(number: int, row: int, seed: int, folder: Path = Path(), **metrics: Any) -> Measured:

@@ -1,4 +1,4 @@
-"""evaluate/report/page.py: what the page says, where its links lead, and that no text becomes markup."""
+"""evaluate/tables/report/page.py: what the page says, where its links lead, and that no text becomes markup."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from core.errors import UserError
 from evaluate.common.metrics import Metric
 from evaluate.detection.probe import DETECTIONS
 from evaluate.probes.knn.probe import MAP
-from evaluate.report.page import write_page
 from evaluate.tables.published import Published
+from evaluate.tables.report.page import write_page
 from evaluate.tables.transfer_table import Cell, Column, Row, TransferTable, build_table
-from tests.evaluate.report.small_report import EVIL, Element, add_pictures, read_page, small_table
+from tests.evaluate.tables.report.small_report import EVIL, Element, add_pictures, read_page, small_table
 
 
 @pytest.fixture

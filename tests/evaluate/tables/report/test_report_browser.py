@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from evaluate.detection.probe import DETECTIONS
-from evaluate.report.page import write_page
-from tests.evaluate.report.small_report import add_pictures, small_table
+from evaluate.tables.report.page import write_page
+from tests.evaluate.tables.report.small_report import add_pictures, small_table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
