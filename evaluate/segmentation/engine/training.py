@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def train_and_test(
              "load_from", "default_scope")  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings of the engine, and of torch called by it
-        runner = Runner(model=model, custom_hooks=hooks, cfg=cfg, **{key: cfg[key] for key in taken})
+        # Runs of equal names, by default those of one second, would share a logger and a visualizer, and so a folder.
+        named = {"experiment_name": uuid.uuid4().hex} | {key: cfg[key] for key in taken}
+        runner = Runner(model=model, custom_hooks=hooks, cfg=cfg, **named)
         runner.train()
         metrics = runner.test()
     metrics = gather_objects(dict(metrics))[0]
