@@ -40,7 +40,8 @@ def test_one_map_for_opposite_view_types_loses_what_two_maps_do_not(image_folder
         outputs = [Outputs(name, number, Encoded(heads={"projection": values})) for name, number, values in views]
         batches.append(_Projected([[view] for view in outputs], [target, target]))
     fit = PredictorFit(config, open_images(config.data, "pretrain", 0), ALONE, 0)
-    fit.steps = 300
+    fit.steps = 600
+    torch.manual_seed(0)
     linear = {name: nn.Linear(8, 8, bias=False) for name in ("global", "local", "both")}
     alone = [fit._fit(method.objective, {name: linear[name]}, batches, batches)[name] for name in ("global", "local")]
     together = fit._fit(method.objective, dict.fromkeys(("global", "local"), linear["both"]), batches, batches)

@@ -21,7 +21,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 VIEWS = "views={global: {count: 2, size: 64}, local: {count: 1, size: 32, photometric: [{blur_kernel: 9}]}}"
 HEADS = ["batch=16", "projector.widths=[256,64]", "predictor.widths=[256,64]", VIEWS]
 RECIPES = {
-    "resnet18": ["backbone={name: resnet18, args: {channels: [32, 64, 128, 256], layers: [1, 1, 1, 1]}}", *HEADS],
+    "resnet18": ["backbone={name: resnet18, args: {channels: [32, 64, 128, 256]}}", *HEADS],
     "vit_tiny": [
         "backbone={name: vit_tiny_patch16_224, args: {img_size: 64, patch_size: 8, depth: 3}}",
         "optim.name=adamw",
