@@ -30,16 +30,17 @@ class _NoValues(TorchFunctionMode):
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors as they are allocated where they would be filled with random numbers."""
+    """Writes zeros where random numbers would be drawn.
+
+    Memory as allocated is no substitute: torch's trunc_normal_ draws until all values lie within its bounds.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         place = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init hands it over by name
         if getattr(func, "__name__", "") in _RANDOM and isinstance(place, Tensor):
-            # torch's trunc_normal_ draws until all values lie within bounds, which memory as allocated may never do.
-            if func.__name__ == "normal_":
-                place.detach().zero_()
+            place.detach().zero_()
             return place
         return func(*args, **(kwargs or {}))
 

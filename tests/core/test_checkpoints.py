@@ -22,6 +22,7 @@ from core.checkpoints import (
     tensors_digest,
     training_states,
 )
+from core.compute.shapes import nothing_drawn
 from core.coverage import build_and_load, compare, load_completely
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
@@ -179,3 +180,15 @@ def test_a_network_to_be_loaded_draws_no_weights_and_has_the_buffers_that_no_fil
         assert any(key not in own for key in buffers)
     assert all(torch.equal(buffer, dict(loaded.named_buffers())[key]) for key, buffer in buffers.items())
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in own.items())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("std", [0.02, 8.0])
+def test_a_truncated_normal_that_is_not_drawn_ends(std: float) -> None:
+    """torch redraws until all values fit: in the wide case by rejection from a uniform distribution."""
+    values = torch.full((64,), 1e9)
+    state = torch.get_rng_state()
+    with nothing_drawn():
+        torch.nn.init.trunc_normal_(values, std=std)
+    assert torch.equal(values, torch.zeros(64))
+    assert torch.equal(torch.get_rng_state(), state)
