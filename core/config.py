@@ -220,8 +220,9 @@ def _sentence(kind: type, problem: Any, file: str, overridden: Sequence[str]) ->
         hint = f"did you mean {close[0]}? " if close else ""
         return f"unknown key {key} {place}; {hint}allowed here: {', '.join(allowed)}"
     known = _former_values(_kind_at(kind, location[:-1])).get(location[-1], {}) if location else {}
-    if isinstance(problem["input"], str) and problem["input"] in known:
-        return f"{key} {place}: {problem['input']} is now called {known[problem['input']]}; use the new name"
+    if isinstance(problem["input"], str | bool) and problem["input"] in known:
+        old = problem["input"] if isinstance(problem["input"], str) else str(problem["input"]).lower()
+        return f"{key} {place}: {old} is now called {known[problem['input']]}; use the new name"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should be", "must be")
     if problem["type"] in ("tuple_type", "list_type") and isinstance(problem["input"], str | int | float):
@@ -246,7 +247,7 @@ def rename_keys(kind: Any, values: Any) -> Any:
             below = named
             for part in path:
                 below = below.setdefault(part, {})
-            below[last] = former.get(last, {}).get(value, value) if isinstance(value, str) else value
+            below[last] = former.get(last, {}).get(value, value) if isinstance(value, str | bool) else value
         return {key: rename_keys(_without_none(hints.get(key)), value) for key, value in named.items()}
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(values, dict) and origin is dict:
@@ -256,7 +257,7 @@ def rename_keys(kind: Any, values: Any) -> Any:
     return values
 
 
-def _former_values(kind: Any) -> Mapping[str, Mapping[str, str]]:
+def _former_values(kind: Any) -> Mapping[str, Mapping[str | bool, str]]:
     return getattr(kind, "RENAMED_VALUES", {})
 
 

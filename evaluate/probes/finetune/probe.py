@@ -44,7 +44,7 @@ class FinetuneProbe(Probe):
         from evaluate.common.labelled import open_labelled
         from evaluate.probes.finetune.labelled_subset import labelled_part
 
-        whole, val = open_labelled(config.data, None, config.val_limit, arguments.seed)
+        whole, val = open_labelled(config.data, config.train_limit, config.val_limit, arguments.seed)
         return {"train": labelled_part(whole, config.share, config.file_list, arguments.seed), "val": val}
 
     def fit_to_data(self, config: Any, data: Mapping[str, ImageSet], world: int) -> tuple[Any, tuple[str, ...]]:

@@ -51,6 +51,8 @@ class FinetuneConfig(ProtocolConfig):
     """Semi-supervised: this share of the training images, equally many of each class, drawn by the seed; none: all."""
     file_list: str | None = None
     """Semi-supervised: a text file of training images, one per line (SimCLR's lists), instead of `share`."""
+    train_limit: int | None = None
+    """A fixed sample of this many training images, before `share` is drawn; none: all."""
     val_limit: int | None = None
     """A fixed sample of this many validation images; none: all."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -79,7 +81,7 @@ class FinetuneConfig(ProtocolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_one(self, "val_limit", "batch", "epochs")
+        check_at_least_one(self, "train_limit", "val_limit", "batch", "epochs")
         for key in ("lrs", "head_lrs"):
             rates = getattr(self, key)
             if not all(0 < lr < math.inf for lr in rates) or len(set(rates)) < len(rates):
@@ -90,6 +92,8 @@ class FinetuneConfig(ProtocolConfig):
             raise ValueError(f"share must be in 0…1, not {self.share}")
         if self.share is not None and self.file_list is not None:
             raise ValueError("share and file_list can't both be given")
+        if self.train_limit is not None and self.file_list is not None:
+            raise ValueError("train_limit and file_list can't both be given")
         if self.features.precision == "fp16":
             raise ValueError("features.precision fp16 is too narrow for training; take bf16 or fp32")
         if self.schedule.warmup_epochs >= self.epochs:

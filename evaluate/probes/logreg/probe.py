@@ -42,7 +42,7 @@ class LogregProbe(Probe):
 
         config, inputs, cs = job.config, job.inputs, job.config.cs()
         train, val, share = job.data["train"], job.data["val"], config.choice_share
-        standardised = ", standardised by the training images" if config.standardise else ""
+        standardised = ", standardised by the training images" if config.standardise == "train" else ""
         return [
             ("input", f"{inputs.names[0]}: {inputs.width} numbers{standardised}"),
             (

@@ -31,6 +31,7 @@ _ROWS = 65536
 @dataclass(frozen=True)
 class LogregConfig(ProtocolConfig):
     RENAMED: ClassVar = {"pooling": "poolings"}
+    RENAMED_VALUES: ClassVar = {"standardise": {False: "none", True: "train"}}
     name: str = "logreg_dinov2"
     """The protocol's name, under which results are compared."""
     kind: Literal["logreg"] = "logreg"
@@ -47,8 +48,8 @@ class LogregConfig(ProtocolConfig):
     """One number: of the last blocks whose class tokens are concatenated (ViT; 1 for a ResNet)."""
     poolings: tuple[Pooling, ...] = ("auto",)
     """One of `cls`, `cls+patches`, `patches`, `avg`; `auto`: cls or avg."""
-    standardise: bool = False
-    """Standardise features per dimension by the training images' mean and deviation."""
+    standardise: Literal["none", "train"] = "none"
+    """`train`: features are standardised per dimension by the training images' mean and deviation."""
     log10_c: tuple[float, float] = (-6.0, 5.0)
     """Exponents of the smallest and the largest C."""
     count: int = 45
@@ -119,7 +120,7 @@ def fit_one(
 
 
 def _scaling(train: CachedFeatures, config: LogregConfig) -> tuple[np.ndarray, np.ndarray]:
-    return moments(train) if config.standardise else (np.zeros(1, np.float32), np.ones(1, np.float32))
+    return moments(train) if config.standardise == "train" else (np.zeros(1, np.float32), np.ones(1, np.float32))
 
 
 def _matrix(features: CachedFeatures, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from core.backbones import Backbone, BackboneConfig, build_backbone
 from core.config import load_config
+from core.data.open import DataConfig
 from core.data.readers.folder import Folder
 from core.distributed import Processes
 from core.errors import UserError, run_entry_point
@@ -148,6 +150,15 @@ def test_the_labelled_part(image_folder: Path, tmp_path: Path) -> None:
         labelled_part(images, 0.01, None, 0)
 
 
+def test_a_sample_of_the_training_images_is_always_the_same(image_folder: Path) -> None:
+    config = FinetuneConfig(data=DataConfig(f"folder:{image_folder}"), train_limit=8)
+    found = [PROBE.open_data(config, Namespace(seed=seed))["train"] for seed in (0, 1)]
+    assert [len(images) for images in found] == [8, 8]
+    assert [[images.describe(i) for i in range(8)] for images in found[:1]] == [
+        [images.describe(i) for i in range(8)] for images in found[1:]
+    ]
+
+
 def test_a_published_list_decides(tmp_path: Path, image_folder: Path) -> None:
     root = tmp_path / "train"
     for name in ("n01", "n02"):
@@ -211,6 +222,8 @@ def test_every_protocol_loads_under_its_own_name() -> None:
     ("more", "message"),
     [
         (["share=0.1", "file_list=a.txt"], "share and file_list"),
+        (["train_limit=8", "share=null", "file_list=a.txt"], "train_limit and file_list"),
+        (["train_limit=0"], "train_limit"),
         (["features.precision=fp16"], "features.precision"),
         (["--ckpt", "pixels"], "pixels has no weights"),
         (["lrs=[1e30]"], "epoch 1 of learning rate 1e+30"),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import load_config
-from core.errors import run_entry_point
+from core.config import load_config, rename_keys
+from core.errors import UserError, run_entry_point
 from evaluate.common.protocol import full_name, protocol_file
 from evaluate.logreg import main
 from evaluate.probes.features.cache import CachedFeatures
@@ -41,6 +41,15 @@ def test_torchs_coefficients_equal_scikit_learns(classes: int, c: float) -> None
 
     reference = LogisticRegression(C=c, max_iter=1000, tol=1e-9).fit(features, labels)
     np.testing.assert_allclose(logits.softmax(1).numpy(), reference.predict_proba(features), atol=1e-5)
+
+
+def test_standardise_was_a_switch_once(tmp_path: Path) -> None:
+    for old, new in ((False, "none"), (True, "train")):
+        assert rename_keys(LogregConfig, {"standardise": old}) == {"standardise": new}
+        file = tmp_path / "old.yaml"
+        file.write_text(f"standardise: {str(old).lower()}\n")
+        with pytest.raises(UserError, match=rf"^standardise in .*old\.yaml: {str(old).lower()} .*\b{new}\b"):
+            load_config(LogregConfig, file)
 
 
 def test_a_fit_cut_short_says_so() -> None:
