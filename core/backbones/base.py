@@ -110,6 +110,27 @@ class LayerGroups:
     undecayed: frozenset[str] = frozenset()
     """Tokens and position embeddings, which have no weight decay although they are not vectors."""
 
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """True for parameters with weight decay: not for vectors, tokens and position embeddings."""
+        return parameter.ndim > 1 and name not in self.undecayed
+
+    def optimiser_groups(
+        self, module: nn.Module, prefix: str, lr: float, layer_decay: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Trained parameters of a `module` that holds the network at `prefix`, one group per rate and weight decay.
+
+        Layer l of the network has the rate lr · layer_decay^(top − l), everything outside it the full rate (arXiv
+        2106.08254, section 3.1; 2203.16527, appendix A.2).
+        """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            own = name.removeprefix(prefix) if prefix and name.startswith(prefix) else ""
+            rate = lr * layer_decay ** (self.top - self.layers.get(own, self.top))
+            groups.setdefault((rate, weight_decay if self.decays(own, parameter) else 0.0), []).append(parameter)
+        return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
 
 class Family(ABC):
     """Interface to one kind of network; stateless, as the network is an argument of each method.

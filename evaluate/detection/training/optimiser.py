@@ -33,23 +33,10 @@ _OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
 
 
 def parameter_groups(detector: nn.Module, lr: float, config: DetectionConfig) -> list[dict[str, Any]]:
-    """Groups for AdamW: no weight decay for vectors, tokens and position embeddings, lower rates for early layers.
-
-    Layer l of timm's network has the rate lr · layer_decay^(top − l), everything outside it the full rate (arXiv
-    2106.08254, section 3.1; 2203.16527, appendix A.2).
-    """
+    """Groups for AdamW: no weight decay for vectors, tokens and position embeddings, lower rates for early layers."""
     solver, prefix = config.solver, design_named(config.detector.design).network()
     of_network = LayerGroups({}, 0)
     if prefix:
         network = detector.get_submodule(prefix.removesuffix("."))
         of_network = family_of(network).layer_groups(network)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in detector.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        own = name.removeprefix(prefix) if prefix and name.startswith(prefix) else ""
-        distance = of_network.top - of_network.layers.get(own, of_network.top)
-        decays = parameter.ndim > 1 and own not in of_network.undecayed
-        key = (lr * solver.layer_decay**distance, solver.weight_decay if decays else 0.0)
-        groups.setdefault(key, []).append(parameter)
-    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    return of_network.optimiser_groups(detector, prefix, lr, solver.layer_decay, solver.weight_decay)

@@ -121,7 +121,7 @@ def parameter_groups(backbone: Any, head: nn.Module, config: FinetuneConfig) -> 
         )
     groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
-        decays = parameter.ndim > 1 and name not in backbone_layers.undecayed
+        decays = backbone_layers.decays(name, parameter)
         groups.setdefault((backbone_layers.layers[name], decays, False), []).append(parameter)
     for parameter in head.parameters():
         groups.setdefault((top, parameter.ndim > 1, bool(config.head_lrs)), []).append(parameter)

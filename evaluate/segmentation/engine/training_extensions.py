@@ -43,24 +43,14 @@ class QuietLayerDecay(LearningRateDecayOptimizerConstructor):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerGroupDecay(DefaultOptimWrapperConstructor):
-    """The same for timm's own network: layer l has the rate lr · decay^(top − l), heads the full rate.
-
-    Vectors, tokens and position embeddings have no weight decay (arXiv 2106.08254, section 3.1).
-    """
+    """The same for timm's own network, by its layer groups."""
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **options: Any) -> None:
         """Adds one group per learning rate and weight decay."""
         network = module.get_submodule("backbone.network")
-        known, decay = family_of(network).layer_groups(network), self.paramwise_cfg["decay_rate"]
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            own = name.partition("backbone.network.")[2]
-            decays = parameter.ndim > 1 and own not in known.undecayed
-            rate = self.base_lr * decay ** (known.top - known.layers.get(own, known.top))
-            groups.setdefault((rate, self.base_wd if decays else 0.0), []).append(parameter)
-        params += [{"params": group, "lr": rate, "weight_decay": wd} for (rate, wd), group in groups.items()]
+        decay = self.paramwise_cfg["decay_rate"]
+        known = family_of(network).layer_groups(network)
+        params += known.optimiser_groups(module, "backbone.network.", self.base_lr, decay, self.base_wd)
 
 
 class ProgressHook(Hook):
