@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.v2", "timm", "sklearn.linear_model",
-           "faiss", "safetensors.torch", "matplotlib.pyplot")  # fmt: skip
+           "faiss", "safetensors.torch", "matplotlib.pyplot", "pydantic.main", "pydantic.type_adapter")  # fmt: skip
 DETECTION = ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval")
 SEGMENTATION = ("mmseg.apis",)
 COLLECTED = ("datasets", "scipy.stats", "skimage.segmentation", "sklearn.neighbors", "torchvision.models")
@@ -48,6 +48,16 @@ def preload(names: tuple[str, ...]) -> None:
     gc.freeze()  # a collection in a forked process would copy the pages of all imported objects
 
 
+def shorten_starts() -> None:
+    """Does once what each start repeats, and leaves out a search of torchrun's that no test looks at."""
+    import PIL.Image
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    PIL.Image.init()
+    # To name its events, torchrun looks for the source of each imported module on the stack: 2 s per start.
+    dynamic_rendezvous.get_method_name = lambda depth=2: "unnamed"
+
+
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """A request (words of the command line, cwd, env, name of the interpreter) and its open descriptors."""
     head, streams, _, _ = socket.recv_fds(connection, 4, 5)
@@ -63,6 +73,7 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
     listener.bind(address)
     listener.listen(64)
     preload(MODULES)
+    shorten_starts()
     if sys.dont_write_bytecode:  # containers often set it; each process would compile the project anew
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(address).with_name("bytecode"))
     woken, wake = os.pipe()
