@@ -32,7 +32,7 @@ PARTS = {
     "step, fp32": Part(partial(steps.speed, backbone="resnet", precision="fp32"), 15, 60),
     "augmentation": Part(steps.augmentation, 8, 40),
     "kernels of views": Part(steps.kernels_of_views, 4, 30, needs_cuda=True),
-    "loader": Part(loading.loaders, 18, 75),
+    "loader": Part(loading.loaders, 22, 90),
     "JPEG": Part(loading.jpegs, 5, 30),
     "ViT, bf16": Part(partial(steps.speed, backbone="vit", precision="bf16"), 10, 60),
     "memory plan": Part(memory.plans, 12, 60, needs_cuda=True),

@@ -13,7 +13,7 @@ from core.errors import UserError
 from pretrain import losses
 from pretrain.config import PretrainConfig
 from pretrain.losses.base import Auxiliary, Context, Draw, Objective, Picture
-from pretrain.views.config import GLOBAL
+from pretrain.views.config import GLOBAL, Decode
 from pretrain.views.dataset import Views
 
 
@@ -66,9 +66,13 @@ def loss_draws(config: PretrainConfig) -> dict[str, dict[str, Draw]]:
     return draws
 
 
-def open_views(images: ImageSet, config: PretrainConfig) -> Views:
-    """The views of a recipe as the trainer draws them, with the draws of its losses."""
-    return Views(images, config.views, config.seed, config.resampler, config.auxiliary_views(), loss_draws(config))
+def open_views(images: ImageSet, config: PretrainConfig, decode: Decode = "workers") -> Views:
+    """The views of a recipe as the trainer draws them, with the draws of its losses.
+
+    `decode`: the recipe's where a `DeviceDecoder` finishes them; otherwise nothing is left to the device.
+    """
+    own_streams, draws = config.auxiliary_views(), loss_draws(config)
+    return Views(images, config.views, config.seed, config.resampler, own_streams, draws, decode)
 
 
 def loss_pictures(config: PretrainConfig) -> dict[str, tuple[str, Picture]]:

@@ -31,6 +31,7 @@ def main() -> None:
     from pretrain.initial import open_initial
     from pretrain.monitoring.monitor import open_monitor
     from pretrain.plan import check_sizes, plan
+    from pretrain.views.decode import describe_decoding
 
     given = {"data.source": arguments.data, "init": arguments.init}
     settings = [Setting(key, value) for key, value in given.items() if value]
@@ -46,9 +47,10 @@ def main() -> None:
     if config.batch // processes.world_size < 2:
         raise UserError(f"batch {config.batch} leaves one image to a process, too few for batch norm; raise batch")
     check_sizes(config)
+    decoding = describe_decoding(config, images, processes.device)
     monitor, monitoring = open_monitor(config, processes, workers)
     if processes.is_main:
-        print(plan(config, images, processes, str(run), monitoring, start), flush=True)
+        print(plan(config, images, processes, str(run), monitoring, start, decoding), flush=True)
         if arguments.dry_run or processes.device.type == "cuda":
             from pretrain.large.memory import device_memory, lines, memory_plan
 

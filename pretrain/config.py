@@ -16,7 +16,7 @@ from pretrain.compute import ComputeConfig
 from pretrain.heads import HeadConfig
 from pretrain.losses.base import Auxiliary, Objective
 from pretrain.optimisers import OptimConfig
-from pretrain.views.config import GLOBAL, Resampler, ViewConfig
+from pretrain.views.config import GLOBAL, Decode, Resampler, ViewConfig
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ class PretrainConfig:
     """View types by name. `global` must be among them: its views are the targets of all views."""
     resampler: Resampler = "torch"
     """Library that resizes crops: torch, or Pillow at five times the cost; they differ by a grey level in places."""
+    decode: Decode = "workers"
+    """Where baseline JPEGs are decoded, cropped and resized. `device`: nvJPEG on the GPU that trains, which
+    relieves the loader's processes and gives slightly other pixels (docs/pretraining.md)."""
     projector: HeadConfig = field(default_factory=HeadConfig)
     """Head on the backbone of both networks; objectives with heads of their own have it in objective.options."""
     predictor: HeadConfig = field(default_factory=HeadConfig)
@@ -189,6 +192,9 @@ class PretrainConfig:
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be fewer than epochs {self.epochs}"
             )
+        if self.decode == "device" and (self.resampler != "torch" or self.data.channels != 3):
+            wrong = "resampler=torch" if self.resampler != "torch" else "data.channels=3"
+            raise ValueError(f"decode=device needs {wrong}; set that, or decode=workers")
         if any("." in name for name in self.views):
             raise ValueError(f"names of view types must not contain a dot: {list(self.views)}")
         if GLOBAL not in self.views:

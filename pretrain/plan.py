@@ -46,8 +46,12 @@ def plan(
     run: str,
     monitoring: str,
     start: Backbone | None = None,
+    decoding: str = "",
 ) -> str:
-    """Plan of the run, one line per subject; `monitoring`: description of the monitor; `start`: initial backbone."""
+    """Plan of the run, one line per subject.
+
+    `monitoring`: description of the monitor; `start`: initial backbone; `decoding`: of what the device decodes.
+    """
     steps = len(images) // config.batch
     per_rank = config.batch // processes.world_size
     compute = config.compute
@@ -74,6 +78,7 @@ def plan(
         *(f"auxiliary   {name}: {_auxiliary(name, auxiliary)}" for name, auxiliary in config.auxiliary.items()),
         f"data        {images.name}: {len(images)} images",
         *(f"            {line}" for line in account_of(images).lines()),
+        *([f"decoding    {decoding}"] if decoding else []),
     ]
     for name, view in config.views.items():
         what = f"{view.count} × {name} {view.size} px, area {view.area[0]:g}–{view.area[1]:g}"

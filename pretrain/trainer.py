@@ -48,6 +48,7 @@ from pretrain.optimisers import (
     set_weight_decay,
 )
 from pretrain.views.collate import collate
+from pretrain.views.decode import DeviceDecoder
 from pretrain.views.on_device import parameters_of, views_on_device
 
 
@@ -111,7 +112,7 @@ def train(
     )
     total, per_epoch = batches.total_steps, batches.steps_per_epoch
     loader = DataLoader(
-        open_views(images, config),
+        open_views(images, config, config.decode),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
@@ -137,7 +138,7 @@ def train(
     multiprocessing.util.Finalize(None, _end_loader_processes, exitpriority=0)
     chosen = kernels(device, config.compute.tf32, config.compute.tune_convolutions)
     with chosen, _stop_signals() as asked_to_stop, _progress(processes, total, done) as bar:
-        for batch in loader:
+        for batch in map(DeviceDecoder(images, config, device), loader) if config.decode == "device" else loader:
             factor = learning_rate_factor(config.schedule, done, per_epoch, config.epochs)
             set_learning_rate(optimiser, peak_lr, factor)
             set_weight_decay(optimiser, config.optim, done / total)
@@ -156,7 +157,7 @@ def train(
                 scaler.step(optimiser)
                 scaler.update()
             optimiser.zero_grad()
-            log.add(done, losses, batch.broken)
+            log.add(done, losses, batch.broken, batch.counts)
 
             done += 1
             bar.update()

@@ -27,6 +27,7 @@ from core.data.readers.folder import Folder
 from pretrain.config import PretrainConfig
 from pretrain.views.collate import collate
 from pretrain.views.dataset import Views
+from pretrain.views.decode import DeviceDecoder, decode_jpegs
 from pretrain.views.on_device import views_on_device
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
@@ -68,20 +69,29 @@ def loaders(job: Job) -> Found:
     config, images = config_for(job, "resnet", "bf16"), photographs(job.arguments.images)
     cores = len(os.sched_getaffinity(0))
     with folder_of(images) as folder:
-        views = Views(Folder(folder, "photographs"), config.views, seed=0)
+        photos = Folder(folder, "photographs")
+        views, left = (Views(photos, config.views, seed=0, decode=decode) for decode in ("workers", "device"))
         counts = sorted({1, min(GOAL, cores), min(2 * GOAL, cores)})
         rounds = min(2, job.arguments.rounds)
         ways = {f"{n} processes": partial(loader_rate, views, n, job) for n in counts}
-        rates = measure_in_turn(ways, rounds, warm_up=0)
+        files = f"{min(GOAL, cores)} processes, decode=device"
+        rates = measure_in_turn({**ways, files: partial(loader_rate, left, min(GOAL, cores), job)}, rounds, warm_up=0)
         each = rates[f"{min(GOAL, cores)} processes"]
         step = training_rate(config, views, 0, job)
         fed_by_loader, in_memory = f"views of {GOAL} loader processes", "views that are in memory"
         fed = {fed_by_loader: [training_rate(config, views, GOAL, job)], in_memory: [step]}
+        decoder = DeviceDecoder(photos, config, job.device)
+        decoded = training_rate(config, left, GOAL, job, decoder)
+        fed[f"files of {GOAL} loader processes, decode=device"] = [decoded]
     rows = [
         Row("five views of JPEGs of 500×375 from loader processes", "images/s", rates),
         Row(
             f"loader processes that feed {config.backbone.name} in bf16 with its views ({step:.0f} images/s)",
             "processes", {"needed": [step * min(GOAL, cores) / rate for rate in each]}, goal=Goal("≤", GOAL),
+        ),
+        Row(
+            f"the same with decode=device ({decoded:.0f} images/s)",
+            "processes", {"needed": [decoded * min(GOAL, cores) / rate for rate in rates[files]]}, goal=Goal("≤", GOAL),
         ),
         Row(f"training of {config.backbone.name} in bf16", "images/s", fed, (fed_by_loader, in_memory)),
     ]  # fmt: skip
@@ -105,13 +115,19 @@ def batches(views: Views, workers: int, count: int, size: int, job: Job) -> Data
     )  # fmt: skip
 
 
-def training_rate(config: PretrainConfig, views: Views, workers: int, job: Job) -> float:
-    """Images per second of whole steps; 0 workers: the same batch again and again, loaded before."""
+def training_rate(
+    config: PretrainConfig, views: Views, workers: int, job: Job, decoder: DeviceDecoder | None = None
+) -> float:
+    """Images per second of whole steps; 0 workers: the same batch again and again, loaded before.
+
+    `decoder`: completes the batches of views that are left to the device.
+    """
     ours = OurStep(config, job.device)
     batch, warm_up = job.arguments.batch, 3 + 2 * workers  # until no batch is left that was loaded ahead
     count = warm_up + 6 * job.arguments.steps
 
     def one(loaded: Any) -> None:
+        loaded = loaded if decoder is None else decoder(loaded)
         ready = views_on_device(loaded, config, job.device, ours.method.layout)
         ours.step(ready, 0.99, LR)
 
@@ -129,8 +145,6 @@ def training_rate(config: PretrainConfig, views: Views, workers: int, job: Job) 
 
 def jpegs(job: Job) -> Found:
     """Decoding on the device (nvJPEG through torchvision) against Pillow on one core: speed, and how far apart."""
-    from torchvision.io import decode_jpeg
-
     images = photographs(job.arguments.images)[:128]
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
     count = 64 if job.device.type == "cuda" else 1
@@ -138,7 +152,7 @@ def jpegs(job: Job) -> Found:
     def on_device() -> list[Tensor]:
         found: list[Tensor] = []
         for start in range(0, len(encoded), count):
-            found += decode_jpeg(encoded[start : start + count], device=job.device)
+            found += decode_jpegs(encoded[start : start + count], job.device)
         synchronise(job.device)
         return found
 

@@ -50,6 +50,15 @@ class ImageSet(Protocol):
         ...
 
 
+def stored_bytes(images: ImageSet, index: int) -> bytes | None:
+    """File of image `index`, from which `decode_rgb` makes it; None where there is none, or it must be read in parts.
+
+    Sets without this method hold no files, or images made from them.
+    """
+    read = getattr(images, "stored_bytes", None)
+    return None if read is None else read(index)
+
+
 def read_ahead(images: ImageSet, positions: np.ndarray) -> None:
     """Says that the images at `positions` will be read next, in this order, to sets that fetch what they read."""
     if (fetch := getattr(images, "read_ahead", None)) is not None:

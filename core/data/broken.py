@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,8 @@ from core.errors import BrokenImage, UserError
 
 REPLACEMENTS = 10
 """Other images tried in place of a broken one before giving up."""
+
+Content = TypeVar("Content")
 
 
 class BrokenImages:
@@ -51,12 +54,23 @@ class BrokenImages:
 def decode_or_replace(images: ImageSet, index: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, int, list[str]]:
     """Image `index`, or one drawn at random where it is broken; its position, and the names of the broken ones.
 
-    Raises `UserError` where `REPLACEMENTS` images drawn in its place are broken too.
+    Raises `UserError` as `read_or_replace` does.
+    """
+    return read_or_replace(images.image, images, index, rng)
+
+
+def read_or_replace(
+    read: Callable[[int], Content], images: ImageSet, index: int, rng: np.random.Generator
+) -> tuple[Content, int, list[str]]:
+    """Content that `read` returns for image `index`, or for one drawn at random where it raises `BrokenImage`.
+
+    Returns its position and the names of the broken images, too. Raises `UserError` where `REPLACEMENTS` images drawn
+    in its place are broken too.
     """
     broken: list[str] = []
     while True:
         try:
-            return images.image(index), index, broken
+            return read(index), index, broken
         except BrokenImage as error:
             broken.append(error.where)
             if len(broken) > REPLACEMENTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -77,3 +78,26 @@ def resize_box_of_pixels(pixels: torch.Tensor, box: tuple[int, int, int, int], s
     # Without the copy the kernel makes one that is planar, and is slower on it.
     crop = pixels[top : top + height, left : left + width].contiguous().permute(2, 0, 1)[None]
     return functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
+
+
+def resize_widths(image: torch.Tensor, box: tuple[int, int, int, int], size: int) -> torch.Tensor:
+    """The part `box` of a float image [C, H, W] on any device, resized to the width `size`: [C, height, size].
+
+    With `resize_heights`, `resize_box_of_pixels` for devices whose kernels know no integers: rounded and clamped after
+    each of the two passes, as there. The weights are exact here, so a few values differ by one level.
+    """
+    left, top, width, height = box
+    crop = image[None, :, top : top + height, left : left + width]
+    return functional.interpolate(crop, (height, size), mode="bicubic", antialias=True)[0]
+
+
+def resize_heights(strips: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Strips [C, height, size] of several images, by `resize_widths`, resized to uint8 [B, C, size, size]."""
+    heights, size = [strip.shape[1] for strip in strips], strips[0].shape[2]
+    # Of all strips at once, and of all crops: on a GPU, launching kernels is what takes time.
+    rounded = torch.cat(list(strips), dim=1).round_().clamp_(0, 255)
+    crops = [
+        functional.interpolate(strip[None], (size, size), mode="bicubic", antialias=True)
+        for strip in rounded.split(heights, dim=1)
+    ]
+    return torch.cat(crops).round_().clamp_(0, 255).to(torch.uint8)

@@ -30,6 +30,8 @@ few of the others were ever written with hostile files in mind."""
 MAX_PIXELS = 89_478_485
 """A larger image counts as broken: a file of a hundred bytes may claim any size, and Pillow takes 8 bytes for each
 pixel while it decodes. It is the size from which Pillow warns of decompression bombs."""
+MAX_BYTES = 2**28
+"""Larger files are never read at once."""
 
 # For engines that open images by themselves: Pillow then refuses EPS instead of looking for Ghostscript.
 PIL.EpsImagePlugin.gs_binary = False
@@ -42,6 +44,14 @@ def decode_rgb(source: Path | bytes, where: str) -> PIL.Image.Image:
     """
     with opened_image(source, where) as image:
         return to_rgb(image)
+
+
+def read_image_file(path: Path) -> bytes | None:
+    """Content of an image file; None for one that can't be read, is no regular file or larger than `MAX_BYTES`."""
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else None
+    except OSError:
+        return None
 
 
 def conversions_of(source: Path | bytes, where: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.account import Account
-from core.data.base import ImageSet, read_ahead
+from core.data.base import ImageSet, read_ahead, stored_bytes
 from core.data.digests import part_digest
 from core.errors import UserError
 
@@ -27,6 +27,9 @@ class Subset:
 
     def image(self, index: int) -> PIL.Image.Image:
         return self.whole.image(int(self.positions[index]))
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        return stored_bytes(self.whole, int(self.positions[index]))
 
     def label(self, index: int) -> int:
         return self.whole.label(int(self.positions[index]))
@@ -64,6 +67,9 @@ class Renamed:
 
     def image(self, index: int) -> PIL.Image.Image:
         return self.whole.image(index)
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        return stored_bytes(self.whole, index)
 
     def label(self, index: int) -> int:
         label = self.whole.label(index)

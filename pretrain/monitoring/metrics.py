@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,8 +48,9 @@ class Report:
 
     values: dict[str, float]
     """Since the last log step: mean of each term of the loss and of their sum, images per second over all ranks
-    (without the time of checkpoints and monitor), in fp16 the steps skipped. Of the last step: the health of the
-    losses, e.g. `spread`. Of the whole run: the number of broken images."""
+    (without the time of checkpoints and monitor), in fp16 the steps skipped, with decode=device the images decoded
+    either way. Of the last step: the health of the losses, e.g. `spread`. Of the whole run: the number of broken
+    images."""
     stop: bool
     """True if any rank was asked to stop."""
     checkpoint_due: bool
@@ -80,6 +82,7 @@ class StepMetrics:
         self._sums = torch.zeros(len(terms), device=processes.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
         self._names: list[str] = []
+        self._counts: Counter[str] = Counter()
         self._scaled, self._updated, self._skipped = scaled, False, 0
         self._in_a_row, self._warned = 0, False
         self._steps, self._since = 0, time.monotonic()
@@ -88,13 +91,19 @@ class StepMetrics:
         """Hook of the optimiser, called for every step that was not skipped."""
         self._updated = True
 
-    def add(self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str]) -> None:
-        """Adds the losses of step `step` without waiting for the device."""
+    def add(
+        self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str], counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Adds the losses of step `step` without waiting for the device.
+
+        `counts`: numbers to be summed over steps and ranks.
+        """
         values = torch.stack([losses[name] for name in self._terms])
         bad = ~torch.isfinite(values).all() & (self._first_bad < 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         self._sums += values
         self._names += broken
+        self._counts.update(counts or {})
         self._steps += 1
         if self._scaled:
             self._skipped += not self._updated
@@ -109,9 +118,9 @@ class StepMetrics:
         """
         own_health = torch.stack([value.float() for value in health.values()]) if health else self._sums[:0]
         rows = torch.cat([self._first_bad[None].float(), self._sums / self._steps, own_health]).tolist()
-        mine = (rows[1:], int(rows[0]), self._names, stop, checkpoint_due)
+        mine = (rows[1:], int(rows[0]), self._names, stop, checkpoint_due, self._counts)
         everyone = gather_objects(mine)
-        bad_steps = [bad for _, bad, _, _, _ in everyone if bad >= 0]
+        bad_steps = [bad for _, bad, *_ in everyone if bad >= 0]
         if bad_steps:
             raise UserError(
                 f"the loss is not finite since step {min(bad_steps) + 1}; the last checkpoint is intact: "
@@ -122,7 +131,7 @@ class StepMetrics:
                 f"the last {self._in_a_row} steps were skipped, as their gradients overflow in fp16 however the loss "
                 f"is scaled; the last checkpoint is intact: resume from it with compute.precision=bf16 or fp32"
             )
-        broken = self._broken.add([name for _, _, names, _, _ in everyone for name in names])
+        broken = self._broken.add([name for _, _, names, *_ in everyone for name in names])
         columns = [sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)]
         averages, healths = columns[: len(self._terms)], columns[len(self._terms) :]
         values = {"loss": sum(averages)}
@@ -131,10 +140,14 @@ class StepMetrics:
         values |= dict(zip(health, healths, strict=True))
         if self._scaled:
             values["skipped_steps"] = self._skipped
+        counted: Counter[str] = Counter()
+        for *_, counts in everyone:
+            counted.update(counts)
+        values |= counted
         values["broken_images"] = len(self._broken.names)
         values["images_per_second"] = self._steps * self._batch / max(time.monotonic() - self._since, 1e-9)
         self._sums.zero_()
-        self._names, self._steps, self._skipped = [], 0, 0
+        self._names, self._counts, self._steps, self._skipped = [], Counter(), 0, 0
         warned, self._warned = self._warned, self._in_a_row >= _FEW
         overflowing = self._in_a_row if self._warned and not warned else 0
         self.restart_clock()

@@ -19,6 +19,9 @@ Resampler = Literal["torch", "pillow"]
 """Library that resizes crops, bicubic with antialiasing: torch on uint8 tensors, as in the method's public code, or
 Pillow, at five times the cost. The two differ by one grey level in places, rarely by two."""
 
+Decode = Literal["workers", "device"]
+"""Where JPEGs are decoded, cropped and resized: in the loader's processes, or on the device that trains."""
+
 
 @dataclass(frozen=True)
 class PhotometricConfig:

@@ -9,23 +9,28 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import numpy as np
 import PIL.Image
 import torch
 from torch.utils.data import Dataset
 
-from core.data.base import ImageSet
-from core.data.broken import decode_or_replace
+from core.data.base import ImageSet, stored_bytes
+from core.data.broken import read_or_replace
 from core.data.crop import draw_crop, resize_box, resize_box_of_pixels
+from core.data.decode import MAX_PIXELS
+from core.data.jpeg import plain_jpeg_size
 from core.errors import UserError
 from pretrain import transforms
 from pretrain.losses.base import Draw
-from pretrain.views.collate import Sample, View
-from pretrain.views.config import PhotometricConfig, Resampler, ViewConfig
+from pretrain.views.collate import Jpeg, Sample, View
+from pretrain.views.config import Decode, PhotometricConfig, Resampler, ViewConfig
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the decoded image."""
+Source = torch.Tensor | PIL.Image.Image | Jpeg
+"""Pixels [H, W, 3], an image, or a file that the device decodes."""
 PAIR_TRIES = 10
 """Pairs of boxes tried before the one of least overlap is taken."""
 
@@ -41,14 +46,18 @@ class Views(Dataset[Sample]):
         resampler: Resampler = "torch",
         own_streams: Collection[str] = (),
         loss_draws: Mapping[str, Mapping[str, Draw]] | None = None,
+        decode: Decode = "workers",
     ) -> None:
         """`own_streams`: view types whose random numbers don't come from the stream of the others.
 
         `loss_draws`: draws of losses by view type and name of the loss, which have streams of their own, too.
+        `decode`: with `device`, samples of plain JPEGs (core/data/jpeg.py) hold the file and no pixels; all else is
+        the same.
         """
         if seed < 0:
             raise UserError(f"seed must be 0 or more, not {seed}")
         self._images, self._views, self._seed, self._resampler = images, dict(views), seed, resampler
+        self._decode = decode
         self._own_streams, self._loss_draws = frozenset(own_streams), dict(loss_draws or {})
         self._transforms = {
             name: (transforms.find(view.transform).draw, view.transform_config)
@@ -66,8 +75,7 @@ class Views(Dataset[Sample]):
         """
         epoch, index = key
         rng = np.random.default_rng((self._seed, epoch, index))
-        image, index, broken = decode_or_replace(self._images, index, rng)
-        source = torch.from_numpy(np.array(image)) if self._resampler == "torch" else image
+        source, index, broken = read_or_replace(partial(self._read, key), self._images, index, rng)
         views = {}
         for name, view in self._views.items():
             own = np.random.default_rng((self._seed, epoch, index, _key(name))) if name in self._own_streams else rng
@@ -76,11 +84,17 @@ class Views(Dataset[Sample]):
                 own = np.random.default_rng((self._seed, epoch, index, _key(name), _key(loss)))
                 for made in views[name]:
                     made.parameters |= {f"{loss}.{key}": value for key, value in draw(view, own).items()}
-        return Sample(views, index, broken)
+        return Sample(views, index, broken, source if isinstance(source, Jpeg) else None)
 
-    def _views_of_type(
-        self, name: str, config: ViewConfig, source: torch.Tensor | PIL.Image.Image, rng: np.random.Generator
-    ) -> list[View]:
+    def _read(self, key: tuple[int, int], index: int) -> Source:
+        """Image `index`, decoded unless the device does that. Raises `BrokenImage`."""
+        data = stored_bytes(self._images, index) if self._decode == "device" else None
+        if data is not None and (size := plain_jpeg_size(data)) is not None and math.prod(size) <= MAX_PIXELS:
+            return Jpeg(data, size, key)
+        image = self._images.image(index)
+        return torch.from_numpy(np.array(image)) if self._resampler == "torch" else image
+
+    def _views_of_type(self, name: str, config: ViewConfig, source: Source, rng: np.random.Generator) -> list[View]:
         if config.placement == "independent":
             return [self._view(name, config, number, source, None, rng) for number in range(config.count)]
         boxes = draw_apart(*_size(source), config.area, config.ratio, rng)
@@ -94,13 +108,15 @@ class Views(Dataset[Sample]):
         name: str,
         config: ViewConfig,
         number: int,
-        source: torch.Tensor | PIL.Image.Image,
+        source: Source,
         box: Box | None,
         rng: np.random.Generator,
     ) -> View:
         """View `number` of a type; its crop is drawn where `box` is none."""
         box = draw_crop(*_size(source), config.area, config.ratio, rng) if box is None else box
-        if isinstance(source, torch.Tensor):
+        if isinstance(source, Jpeg):
+            crop = torch.zeros(1, dtype=torch.uint8).expand(3, config.size, config.size)
+        elif isinstance(source, torch.Tensor):
             crop = resize_box_of_pixels(source, box, config.size)
         else:
             crop = torch.from_numpy(np.array(resize_box(source, box, config.size))).permute(2, 0, 1)
@@ -135,8 +151,8 @@ def _overlap(first: Box, second: Box) -> int:
     return max(0, across) * max(0, down)
 
 
-def _size(source: torch.Tensor | PIL.Image.Image) -> tuple[int, int]:
-    """Width and height of pixels [H, W, 3] or of an image."""
+def _size(source: Source) -> tuple[int, int]:
+    """Width and height in pixels."""
     return (source.shape[1], source.shape[0]) if isinstance(source, torch.Tensor) else source.size
 
 

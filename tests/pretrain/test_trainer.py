@@ -141,10 +141,12 @@ def test_weights_that_are_not_finite_are_never_saved(
 
 def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path: Path) -> None:
     config = write_recipe(tmp_path / "r.yaml", image_folder)
-    done = python("pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), "--dry-run", "batch=4")
+    given = ["--config", str(config), "--out", str(tmp_path / "run"), "--dry-run", "batch=4", "decode=device"]
+    done = python("pretrain/run.py", *given)
     assert done.returncode == 0, done.stderr
     assert "batch       4 = 1 × 4; 400 epochs × 3 steps = 1200 steps" in done.stdout
     assert "adamw, lr 0.05 × 4/256 = 0.0007813, weight decay 0.1, clip 0.5" in done.stdout
+    assert "decoding    12 of the first 12 images by torchvision on cpu" in done.stdout
     assert "2 × global 32 px, area 0.25–1, weight 1" in done.stdout
     assert re.search(r"^memory +about [\d.]+ MiB of .* per process: fits", done.stdout, re.MULTILINE)
     assert not (tmp_path / "run").exists()
@@ -163,6 +165,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path
         (["--dry-run", "views.local.size=17"], "views.local of 17 px"),
         (["--dry-run", "backbone.args.num_heads=0"], "vit_tiny_patch16_224"),
         (["batch=1"], "batch"),
+        (["--dry-run", "--data", "scenes", "decode=device"], "decode=workers"),
         (["seed=99999999999999999999"], "seed"),
         (["optim.lr=.nan"], "optim.lr"),
         (["monitor={every_epochs: 1, resize: 32}"], "resize"),

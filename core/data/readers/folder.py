@@ -13,7 +13,7 @@ import PIL.Image
 
 from core.data.account import Account, merged_endings
 from core.data.bands import ARRAY, decode_bands
-from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
+from core.data.decode import EXTENSIONS, conversions_of, decode_rgb, read_image_file
 from core.data.digests import files_digest
 from core.errors import BrokenImage, UserError
 
@@ -74,6 +74,10 @@ class Folder:
         if self.channels != 3:
             return decode_bands(Path(where), self.channels)  # type: ignore[return-value]
         return decode_rgb(Path(where), where)
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        """File of image `index`; None for images that aren't RGB."""
+        return read_image_file(Path(self.describe(index))) if self.channels == 3 else None
 
     def label(self, index: int) -> int:
         return int(self._labels[index])

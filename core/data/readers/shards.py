@@ -96,10 +96,14 @@ class Shards:
 
     def image(self, index: int) -> PIL.Image.Image:
         where = self.describe(index)
-        size = int(self._size[index])
-        if size > MAX_MEMBER:
-            raise BrokenImage(where, f"{size} bytes are more than {MAX_MEMBER}")
-        return decode_rgb(os.pread(self._file(int(self._shard[index])), size, int(self._offset[index])), where)
+        if (data := self.stored_bytes(index)) is None:
+            raise BrokenImage(where, f"{self._size[index]} bytes are more than {MAX_MEMBER}")
+        return decode_rgb(data, where)
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        """Member of image `index`; None for one larger than `MAX_MEMBER`."""
+        size, offset = int(self._size[index]), int(self._offset[index])
+        return os.pread(self._file(int(self._shard[index])), size, offset) if size <= MAX_MEMBER else None
 
     def label(self, index: int) -> int:
         return int(self._labels[index])

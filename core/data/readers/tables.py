@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.account import Account
-from core.data.decode import conversions_of, decode_rgb
+from core.data.decode import conversions_of, decode_rgb, read_image_file
 from core.data.digests import CONTENT_BYTES, files_digest
 from core.errors import BrokenImage, UserError, first_line
 from core.project import extra
@@ -97,6 +97,14 @@ class Table:
     def image(self, index: int) -> PIL.Image.Image:
         where = self.describe(index)
         return decode_rgb(self._source(self._rows[index].column(0)[0], where), where)
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        """Content of image `index`, or of the file that its row names; None without either."""
+        try:
+            source = self._source(self._rows[index].column(0)[0], "")
+        except BrokenImage:
+            return None
+        return read_image_file(source) if isinstance(source, Path) else source
 
     def label(self, index: int) -> int:
         return int(self._labels[index])

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from core.data.account import Account, merged_endings
-from core.data.decode import EXTENSIONS, conversions_of, decode_rgb
+from core.data.decode import EXTENSIONS, conversions_of, decode_rgb, read_image_file
 from core.data.digests import files_digest
 from core.data.readers.cifar_superclasses import SUPERCLASSES, superclass_of
 from core.data.readers.folder import is_hidden, other_ending
@@ -165,6 +165,11 @@ class TorchvisionSet:
         if isinstance(image, Path):
             return decode_rgb(image, str(image))
         return PIL.Image.fromarray(image).convert("RGB")
+
+    def stored_bytes(self, index: int) -> bytes | None:
+        """File of image `index`; None for sets that keep their pixels in memory."""
+        image = self._images[index]
+        return read_image_file(image) if isinstance(image, Path) else None
 
     def label(self, index: int) -> int:
         """Class of image `index`."""
