@@ -1,7 +1,8 @@
 """A server that has imported the heavy libraries, and forks a process for each command line that it receives.
 
 Commands of the tests start in a fraction of a second instead of five to ten. Each still is a process of its own, in a
-session of its own, with the caller's folder, environment and standard streams; it imports the project's modules itself.
+session of its own, with the caller's folder, environment and standard streams. Front doors of this checkout find the
+project's modules imported, too; everything else, a copy of the checkout above all, imports them itself.
 
     python tests/warm/server.py ADDRESS
 """
@@ -28,7 +29,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.v2", "timm", "sklearn.linear_model",
-           "faiss", "safetensors.torch", "matplotlib.pyplot", "pydantic.main", "pydantic.type_adapter")  # fmt: skip
+           "faiss", "safetensors.torch", "matplotlib.pyplot", "pydantic.main", "pydantic.type_adapter",
+           "pydantic.dataclasses", "pydantic.fields")  # fmt: skip
+PROBES = ("knn", "linear", "logreg", "finetune")
+OURS = ("pretrain.trainer", "pretrain.command", "evaluate.probes.main", *(f"evaluate.probes.{p}.probe" for p in PROBES))
 DETECTION = ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval")
 SEGMENTATION = ("mmseg.apis",)
 COLLECTED = ("datasets", "scipy.stats", "skimage.segmentation", "sklearn.neighbors", "torchvision.models")
@@ -72,7 +76,9 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
-    preload(MODULES)
+    sys.path.insert(0, str(ROOT))
+    preload((*MODULES, *OURS))
+    del sys.path[0]
     shorten_starts()
     if sys.dont_write_bytecode:  # containers often set it; each process would compile the project anew
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(address).with_name("bytecode"))
@@ -113,6 +119,12 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
                 os.close(descriptor)
 
 
+def forget_the_project() -> None:
+    packages = {name.partition(".")[0] for name in OURS} | {"core"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+
+
 def run(request: dict[str, Any], streams: list[int]) -> None:
     """Runs the request's script, module or code as the interpreter would."""
     import torch
@@ -136,6 +148,8 @@ def run(request: dict[str, Any], streams: list[int]) -> None:
     sys.executable, words = request["python"], request["words"]
     multiprocessing.set_executable(sys.executable)  # its fork servers, too, begin with everything imported
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    if Path(words[0]).resolve().parent.parent != ROOT:
+        forget_the_project()
     if words[0] == "-m":
         sys.argv = words[1:]
         sys.path[:1] = [os.getcwd(), *places]
