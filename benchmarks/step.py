@@ -133,7 +133,7 @@ def parity_rows(device: torch.device, steps: int = PARITY_STEPS) -> list[Row]:
     first views differ in the last bit.
     """
     few = max(1, steps // 5)
-    double = loss_curves(torch.float64, device, few)
+    double = loss_curves(torch.float64, device, few, nudged=False)
     single = loss_curves(torch.float32, device, steps)
     what = "largest difference of losses, small ResNet"
 
@@ -156,14 +156,16 @@ def parity_rows(device: torch.device, steps: int = PARITY_STEPS) -> list[Row]:
     ]  # fmt: skip
 
 
-def loss_curves(dtype: torch.dtype, device: torch.device, steps: int) -> dict[str, list[float]]:
-    """Losses of ours, of the plain loop, and of the plain loop with the last bit of the first pixel changed."""
+def loss_curves(
+    dtype: torch.dtype, device: torch.device, steps: int, nudged: bool = True, sizes: tuple[int, int] = (32, 16)
+) -> dict[str, list[float]]:
+    """Losses of ours, of the plain loop, and if `nudged` of one whose first pixel differs in its last bit."""
     small = {"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1], "zero_init_last": False}
-    config = five_views(BackboneConfig("resnet18", small, stem="small"), (32, 16), heads=(64, 32))
+    config = five_views(BackboneConfig("resnet18", small, stem="small"), sizes, heads=(64, 32))
     with default_dtype(dtype):
         torch.manual_seed(0)
         ours = OurStep(config, device)
-        plain, nudged = PlainStep(ours.method, config), PlainStep(ours.method, config)
+        plain, other = PlainStep(ours.method, config), PlainStep(ours.method, config) if nudged else None
         curves: dict[str, list[float]] = {"ours": [], "plain": [], "nudged": []}
         for step in range(steps):
             views, tau = random_views(config, 8, device, step), momentum(config.target.momentum, step, steps)
@@ -172,7 +174,8 @@ def loss_curves(dtype: torch.dtype, device: torch.device, steps: int) -> dict[st
             if step == 0:
                 pixel = views["global"][0][0, 0, 0, 0]
                 pixel.copy_(torch.nextafter(pixel, pixel + 1))
-            curves["nudged"].append(nudged.step(views, tau, PARITY_LR))
+            if other is not None:
+                curves["nudged"].append(other.step(views, tau, PARITY_LR))
     return curves
 
 
@@ -226,7 +229,7 @@ class Stepper:
         context.set_forkserver_preload(["benchmarks.step"])
         self._mine, theirs = context.Pipe()
         self._images = steps * batch
-        self._process = context.Process(target=_serve, args=(theirs, way, config, str(device), batch, steps, threads))
+        self._process = context.Process(target=_serve, args=(theirs, way, config, device, batch, steps, threads))
 
     def __enter__(self) -> Stepper:
         self._process.start()
@@ -246,9 +249,8 @@ class Stepper:
 
 
 def _serve(
-    pipe: Connection, way: str, config: PretrainConfig, device_name: str, batch: int, steps: int, threads: int
+    pipe: Connection, way: str, config: PretrainConfig, device: torch.device, batch: int, steps: int, threads: int
 ) -> None:
-    device = torch.device(device_name)
     torch.set_num_threads(threads)
     if way != PLAIN and device.type == "cpu":
         disable_trimming()  # as pretrain/run.py does
@@ -265,8 +267,7 @@ def _serve(
 def make_step(way: str, config: PretrainConfig, device: torch.device, batch: int) -> Callable[[], object]:
     """A step on views that stay the same."""
     torch.manual_seed(0)
-    ours = OurStep(config, device)
-    views = random_views(config, batch, device, 0)
+    ours, views = OurStep(config, device), random_views(config, batch, device, 0)
     if way == PLAIN:
         plain = PlainStep(ours.method, config)
         del ours

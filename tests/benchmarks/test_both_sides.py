@@ -21,7 +21,7 @@ ASKED = argparse.Namespace(width=24, classes=30)
 
 
 def test_the_plain_loop_takes_the_steps_of_the_method() -> None:
-    curves = loss_curves(torch.float64, torch.device("cpu"), steps=3)
+    curves = loss_curves(torch.float64, torch.device("cpu"), steps=3, nudged=False, sizes=(16, 12))
     assert curves["ours"] == pytest.approx(curves["plain"], abs=1e-12)
     assert len(set(curves["plain"])) == 3
 
