@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 _PEER_GONE = re.compile(r"onnection (closed|reset|refused)|pair closure|Broken pipe|Socket closed|recv.*failed", re.I)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? .*?(is killed by signal: ([\w ]+)|exited unexpectedly)")
+_SIGNAL_ARRIVES = 5.0
+"""Seconds within which a process learns that a child of its has died."""
 _SHARED_MEMORY = re.compile(r"shared memory|\(shm\)|</torch_\d+|Bus error")
 _KERNEL_TOO_LARGE = re.compile(
     r"out of resources?: shared memory|OutOfResources|OutOfMemoryError: out of resource", re.I
@@ -102,6 +104,12 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
     `memory_advice`: settings of this command that lower its use of memory.
     """
     text = str(error)
+    if _batch_was_lost(error):
+        try:
+            time.sleep(_SIGNAL_ARRIVES)
+        except RuntimeError as cause:  # raised by the DataLoader's handler of signals; it names what killed the process
+            return explain(cause, memory_advice)
+        return explain(RuntimeError("DataLoader worker (pid(s) ?) exited unexpectedly"))
     if isinstance(error, ModuleNotFoundError):
         return _missing(error.name or "")
     if isinstance(error, OSError):
@@ -136,6 +144,14 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
             f"message; the same command resumes the run"
         )
     return ""
+
+
+def _batch_was_lost(error: BaseException) -> bool:
+    """True for the error of a batch that couldn't be taken over, as its loader process died before it was."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, EOFError | OSError) and any(
+        frame.f_code.co_filename.endswith("resource_sharer.py") for frame, _ in frames
+    )
 
 
 def _missing(module: str) -> str:

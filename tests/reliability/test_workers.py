@@ -50,7 +50,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_and_the_same_command_resum
     begun = time.monotonic()
     _, errors = process.communicate(timeout=120)
     assert time.monotonic() - begun < 60
-    assert process.returncode == 2
+    assert process.returncode == 2, errors
     assert "Traceback" not in errors
     assert re.search(r"error: .*\(Killed\).*--workers", errors)
     resumed = python(*command(recipe, out))
@@ -89,6 +89,31 @@ def test_which_failure_gets_which_advice(error: Exception, reported: str) -> Non
     printed = explain(error)
     assert reported in printed
     assert bool(printed) == bool(reported)
+
+
+def test_a_loader_process_that_dies_before_its_batch_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of its file descriptors ends first; the signal, whose handler is the DataLoader's, comes later."""
+    from multiprocessing import connection, resource_sharer
+
+    def connection_of_a_dead_process(*_: object) -> None:
+        raise EOFError
+
+    def handler(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(connection, "Client", connection_of_a_dead_process)
+    with pytest.raises(EOFError) as found:
+        resource_sharer._resource_sharer.get_connection(("address", 1))
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert "(Killed)" in explain(found.value)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr("core.errors._SIGNAL_ARRIVES", 0.0)
+    assert "a loader process has died" in explain(found.value)
+    assert explain(EOFError()) == ""
 
 
 @pytest.fixture
