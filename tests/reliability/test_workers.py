@@ -95,7 +95,7 @@ def test_a_loader_process_that_dies_before_its_batch_is_taken_over(monkeypatch: 
     """The connection of its file descriptors ends first; the signal, whose handler is the DataLoader's, comes later."""
     from multiprocessing import connection, resource_sharer
 
-    def connection_of_a_dead_process(*_: object) -> None:
+    def connection_of_a_dead_process(*_: object, **__: object) -> None:
         raise EOFError
 
     def handler(*_: object) -> None:
