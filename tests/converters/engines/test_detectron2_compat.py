@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from converters.engines import detectron2_compat
 from converters.engines.detectron2_compat import ENV_VAR, install_hook, setup_environment
+from tests.torchrun import python
 
 
 @pytest.fixture
@@ -86,10 +86,17 @@ def test_existing_files_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_detectron2_calls_it_before_all_else() -> None:
     if importlib.util.find_spec("detectron2") is None:
         pytest.skip("needs Detectron2")
-    code = (
-        "from detectron2 import model_zoo; import detectron2.modeling, detectron2.data.datasets, numpy as np\n"
-        "print(np.str, model_zoo.get_config('COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml').SOLVER.BASE_LR)"
-    )
-    environment = {**os.environ, ENV_VAR: detectron2_compat.__file__}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "<class 'str'> 0.02\n"), done.stderr[-500:]
+    code = """if True:  # in a process that may hold Detectron2, and the names that the hook has given the libraries
+        import sys, numpy, PIL.Image
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("detectron2", "pkg_resources")]:
+            del sys.modules[name]
+        for library, name in ((numpy, "str"), (numpy, "int"), (numpy, "float"), (PIL.Image, "LINEAR")):
+            vars(library).pop(name, None)
+        from detectron2 import model_zoo
+        import detectron2.modeling, detectron2.data.datasets
+        config = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+        print(numpy.str, PIL.Image.LINEAR, config.SOLVER.BASE_LR)"""
+    done = python("-c", code, env={ENV_VAR: detectron2_compat.__file__})
+    assert (done.returncode, done.stdout) == (0, "<class 'str'> 2 0.02\n"), done.stderr[-500:]
+    without = python("-c", code, env={ENV_VAR: ""})
+    assert without.returncode != 0, "the hook is not needed"

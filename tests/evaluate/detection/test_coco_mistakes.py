@@ -121,9 +121,10 @@ def test_a_broken_detectron2_is_answered_in_one_line(place: Path, tmp_path: Path
     code = (
         f"import runpy, sys; sys.argv = {['coco.py', *arguments(place, tmp_path / 'out')]!r}\n"
         f"sys.path.insert(1, {str(tmp_path)!r})\n"
+        f"for name in [*sys.modules]: name.partition('.')[0] == 'detectron2' and sys.modules.pop(name)\n"
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )
-    done = fresh_python("-c", code)
+    done = python("-c", code)
     assert done.returncode == 2
     assert "(module 'numpy' has no attribute 'no_such_name')" in done.stderr
     assert len(done.stderr.splitlines()) == 1

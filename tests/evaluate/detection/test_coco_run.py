@@ -94,7 +94,8 @@ def test_faster_rcnn_c4_on_voc(place: Path, tmp_path: Path, monkeypatch: pytest.
     root = write_voc(tmp_path / "voc")
     run(monkeypatch, *arguments(
         place, tmp_path / "out", "--data", f"voc:{root}", "detector.design=resnet_c4", "detector.extra_norm=true",
-        "detector.masks=false", "solver.precise_bn=0", "solver.batch=2", "solver.iterations=2", "solver.steps=[1]",
+        "detector.masks=false", "detector.rois=4", "detector.proposals=[12,12,6,6]",
+        "solver.precise_bn=0", "solver.batch=2", "solver.iterations=2", "solver.steps=[1]",
         ckpt="timm:resnet50(zero_init_last=false)",
     ))  # fmt: skip
     document = result(tmp_path / "out")

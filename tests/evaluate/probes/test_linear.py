@@ -146,7 +146,7 @@ def test_the_last_batch_of_an_epoch_and_the_best_epoch(
 def test_a_killed_run_resumes_to_the_same_numbers(
     image_folder: Path, protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ["epochs=400", "standardise=batch_norm", "views=cached"]
+    settings = ["epochs=120", "standardise=batch_norm", "views=cached"]
     run(monkeypatch, *arguments(image_folder, protocol, "--out", str(tmp_path / "whole"), *settings))
     given = arguments(image_folder, protocol, "--out", str(tmp_path / "cut"), *settings)
     process = Process("evaluate/linear.py", *given)
@@ -162,9 +162,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(
         run(monkeypatch, *given, "lrs=[0.01,0.2]")
     done = python("evaluate/linear.py", *given)
     assert done.returncode == 0, done.stderr
-    epoch = re.search(r"epoch (\d+) of 400", done.stdout)
+    epoch = re.search(r"epoch (\d+) of 120", done.stdout)
     assert epoch is not None
-    assert 1 <= int(epoch.group(1)) < 400
+    assert 1 <= int(epoch.group(1)) < 120
     assert result(tmp_path / "cut")["metrics"] == result(tmp_path / "whole")["metrics"]
     for name, expected in load_file(tmp_path / "whole" / "head.safetensors").items():
         assert np.array_equal(load_file(tmp_path / "cut" / "head.safetensors")[name], expected)

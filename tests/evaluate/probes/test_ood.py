@@ -34,22 +34,26 @@ def write(folder: Path, level: int) -> None:
     PIL.Image.new("RGB", (20, 20), (level, 255 - level, level // 2)).save(folder / "a.png")
 
 
-def write_sets(root: Path, classes: int = 1000, part: int = 200) -> Path:
-    """An ImageNet of so many classes, each of one colour, and its variants, each image of its class's colour."""
-    for number in range(classes):
-        level = number * 255 // (classes - 1)
-        for split in ("train", "val"):
-            write(root / "imagenet" / split / WNIDS[number], level)
-    step = classes // part
+def write_shifts(root: Path, classes: int) -> None:
+    """Variants with 200 of so many classes, each image of its class's colour."""
+    step = classes // 200
     for name in ("imagenet-a", "imagenet-r"):
-        for number in range(0, part * step, step):
-            write(root / "shifts" / name / WNIDS[number], number * 255 // (classes - 1))
-    write(root / "shifts/imagenetv2-matched-frequency-format-val/10", 10 * 255 // (classes - 1))
+        for number in range(0, 200 * step, step):
+            write(root / name / WNIDS[number], number * 255 // (classes - 1))
+    write(root / "imagenetv2-matched-frequency-format-val/10", 10 * 255 // (classes - 1))
+
+
+def write_sets(root: Path, classes: int) -> Path:
+    """An ImageNet of so many classes, each of one colour, and its variants."""
+    for number in range(classes):
+        for split in ("train", "val"):
+            write(root / "imagenet" / split / WNIDS[number], number * 255 // (classes - 1))
+    write_shifts(root / "shifts", classes)
     return root
 
 
 def test_answers_are_looked_for_among_the_classes_of_a_set_alone(tmp_path: Path) -> None:
-    write_sets(tmp_path, classes=1000, part=200)
+    write_shifts(tmp_path / "shifts", classes=1000)
     shift = open_folder(tmp_path / "shifts/imagenet-a", "imagenet-a", WNIDS)
     scores = np.zeros((1, 1000), np.float32)
     scores[0, 1], scores[0, 15] = 5.0, 1.0  # class 1 is not of the set

@@ -38,7 +38,8 @@ def open_recipe(path: Path | None, image_folder: Path, *overrides: str) -> Pretr
     config = load_config(PretrainConfig, path, [*few, *overrides])
     shallow = next(args for start, args in SHALLOW.items() if config.backbone.name.startswith(start))
     few += [f"backbone.args.{key}={value}" for key, value in shallow.items()]
-    few += [f"views.{name}.count=2" for name, view in config.views.items() if view.count > 2]
+    counts = {name: 1 if name == "local" else 2 for name, view in config.views.items() if view.count > 1}
+    few += [f"views.{name}.count={count}" for name, count in counts.items()]
     return load_config(PretrainConfig, path, [*few, *overrides])
 
 

@@ -23,7 +23,7 @@ HEADS = ["batch=16", "projector.widths=[256,64]", "predictor.widths=[256,64]", V
 RECIPES = {
     "resnet18": ["backbone={name: resnet18, args: {channels: [32, 64, 128, 256]}}", *HEADS],
     "vit_tiny": [
-        "backbone={name: vit_tiny_patch16_224, args: {img_size: 64, patch_size: 8, depth: 3}}",
+        "backbone={name: vit_tiny_patch16_224, args: {img_size: 64, patch_size: 8, depth: 2}}",
         "optim.name=adamw",
         *HEADS,
     ],
