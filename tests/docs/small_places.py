@@ -20,6 +20,7 @@ from core.data.scenes.render import ScenesConfig
 
 def make_all(root: Path, photographs: Path) -> None:
     """`photographs`: a folder of two classes below train and val."""
+    shrink_recipes(root / "configs/pretrain")
     make_imagenet(root / "data/imagenet", photographs, train=2_100, val=8)  # more than any batch
     make_imagenet(root / "data/birds", photographs, train=6, val=4)
     make_coco(root / "data/coco")
@@ -27,6 +28,18 @@ def make_all(root: Path, photographs: Path) -> None:
     make_voc(root / "data/VOCdevkit/VOC2012")
     make_runs(root / "runs")
     make_foreign(root / "foreign")
+
+
+def shrink_recipes(folder: Path) -> None:
+    """Fewer layers in the recipes for many GPUs, as a plan follows the shapes of a whole step."""
+    for whole, small in (
+        ("{name: resnet50, args: {", "{name: resnet50, args: {layers: [1, 1, 1, 1], "),
+        ("{name: vit_small_patch16_224, pos_resize", "{name: vit_small_patch16_224, args: {depth: 2}, pos_resize"),
+    ):
+        recipes = [file for file in folder.glob("*.yaml") if whole in file.read_text(encoding="utf-8")]
+        assert recipes, whole
+        for file in recipes:
+            file.write_text(file.read_text(encoding="utf-8").replace(whole, small), encoding="utf-8")
 
 
 def make_imagenet(root: Path, photographs: Path, train: int, val: int) -> None:
@@ -81,9 +94,11 @@ def make_voc(root: Path) -> None:
 
 def make_runs(root: Path) -> None:
     """Exported backbones with random weights, as run folders hold them."""
-    for name, architecture in (("r50", "resnet50"), ("vit_s", "vit_small_patch16_224")):
+    for name, config in (
+        ("r50", BackboneConfig("resnet50", {"channels": [16, 32, 64, 128]})),
+        ("vit_s", BackboneConfig("vit_small_patch16_224")),
+    ):
         torch.manual_seed(0)
-        config = BackboneConfig(architecture)
         (root / name).mkdir(parents=True)
         first, *others = (root / name / file for file in EXPORTS.values())
         facts = {"method": "byol", "epoch": 0, "data": "folder:data/imagenet", "recipe_sha256": "0" * 64}
@@ -100,7 +115,7 @@ def make_foreign(root: Path) -> None:
     moco = {f"module.encoder_{which}.{name}": tensor for which in "qk" for name, tensor in resnet.items()}
     heads = {f"module.encoder_{which}.fc.{layer}.weight": torch.randn(8, 8) for which in "qk" for layer in (0, 2)}
     torch.save({"state_dict": moco | heads, "epoch": 800, "arch": "resnet18"}, root / "moco_v2_800ep.pth.tar")
-    vit = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    vit = timm.create_model("vit_small_patch16_224", num_classes=0, depth=2).state_dict()
     networks = {
         network: {f"{prefix}{name}": tensor for name, tensor in vit.items()} | {f"{head}.weight": torch.randn(4, 4)}
         for network, prefix, head in (
