@@ -19,11 +19,15 @@ from torch.utils.data import DataLoader
 
 from core.config import load_config
 from core.data.base import ImageSet
+from core.data.broken import BrokenImages
 from core.data.open import open_images
+from core.distributed import Processes
 from core.errors import UserError
 from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
 from pretrain.method import Method
+from pretrain.monitoring import metrics
+from pretrain.monitoring.metrics import StepMetrics
 from pretrain.views import decode
 from pretrain.views.collate import Batch, Jpegs, View, collate
 from pretrain.views.config import ViewConfig
@@ -236,6 +240,16 @@ def test_settings_that_need_workers_are_refused(overrides: list[str], mixed: Pat
     load_config(PretrainConfig, None, given)
     with pytest.raises(UserError, match=overrides[0].split("=")[0]):
         load_config(PretrainConfig, None, [*given, "decode=device"])
+
+
+def test_counts_are_summed_over_steps_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "gather_objects", lambda mine: [mine, mine])
+    log = StepMetrics(["global"], Processes(0, 2, CPU), BrokenImages(9, 0.1), 4, scaled=False)
+    for step, counts in enumerate(({"device": 2, "host": 0}, {"device": 1, "host": 1})):
+        log.add(step, {"global": torch.ones(())}, [], counts)
+    assert log.report(False, False, {}).values.items() >= {"device": 6, "host": 2}.items()
+    log.add(2, {"global": torch.ones(())}, [], {"device": 2, "host": 0})
+    assert log.report(False, False, {}).values.items() >= {"device": 4, "host": 0}.items()
 
 
 def test_crops_on_a_gpu_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
