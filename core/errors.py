@@ -19,6 +19,7 @@ _SHARED_MEMORY = re.compile(r"shared memory|\(shm\)|</torch_\d+|Bus error")
 _KERNEL_TOO_LARGE = re.compile(
     r"out of resources?: shared memory|OutOfResources|OutOfMemoryError: out of resource", re.I
 )
+_NO_COMPILER = re.compile(r"No working C\+\+ compiler found|Failed to find C compiler")
 _OUT_OF_MEMORY = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
     r"|DefaultCPUAllocator: (?:can't|not enough)|HIP out of memory"
@@ -121,6 +122,11 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
         )
     if _KERNEL_TOO_LARGE.search(text):
         return "a kernel compiled by Triton needs more shared memory than this GPU has; set compute.compile=false"
+    if _NO_COMPILER.search(text):
+        return (
+            "compute.compile needs a C++ compiler (for a GPU a C compiler), and none works here; install g++, name one "
+            "in the environment variable CXX (CC), or set compute.compile=false"
+        )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
         amount = f" ({wanted.group(1).rstrip('.')} more were needed)" if wanted else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.exc import InvalidCxxCompiler
 from torch.utils.data import DataLoader
 
 from core.config import to_dict
@@ -56,6 +57,8 @@ def test_a_workers_sentence_comes_through_whole(capsys: pytest.CaptureFixture[st
             r"compute\.compile",
         ),
         (type("OutOfResources", (Exception,), {})("out of resource: shared memory, Required: 1"), r"compute\.compile"),
+        (InvalidCxxCompiler(), r"CXX.*compute\.compile"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), r"compute\.compile"),
         (RuntimeError("unable to open shared memory object </torch_12> in read-write mode"), "shm.*--workers"),
         (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "Killed.*--workers"),
         (OSError(errno.ENOSPC, "No space left on device"), "--workers"),

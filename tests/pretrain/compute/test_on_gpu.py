@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.compute import exchange
 from core.compute.exchange import GradientExchange
@@ -67,6 +68,8 @@ def test_the_planned_peak_is_the_allocators(network: str, precision: str) -> Non
         method.backward(views_of(config, method))
         optimiser.step()
         optimiser.zero_grad()
+    # Both plans are about 570 MiB, and within 15 % on a CPU. The allocator also counts the libraries' workspaces, which
+    # no plan knows: cuBLAS keeps 32 MiB on an H100, and cuDNN takes what its convolutions want.
     assert plan.peak == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.2)
 
 
@@ -110,6 +113,11 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def weights(out: Path) -> torch.Tensor:
+    found = load_file(out / "backbone.safetensors")
+    return torch.cat([found[name].flatten().double() for name in sorted(found)])
+
+
 def test_blocks_sharded_in_bf16_train_as_whole_ones_and_resume(
     image_folder: Path, tmp_path: Path, group: Processes
 ) -> None:
@@ -117,7 +125,7 @@ def test_blocks_sharded_in_bf16_train_as_whole_ones_and_resume(
         "epochs=4", "batch=6", "projector.widths=[32,16]", "predictor.widths=[32,16]", "schedule.warmup_epochs=0",
         "backbone={name: vit_tiny_patch16_224, args: {img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, "
         "num_heads: 2}}", "views={global: {count: 2, size: 32}, cutout: {count: 1, size: 32, transform: cutout}}",
-        "optim={name: adamw, lr: 0.05, clip: 0.2}", "checkpoint.log_steps=1", "compute.precision=bf16",
+        "optim={name: adamw, lr: 0.001, clip: 0.2}", "checkpoint.log_steps=1", "compute.precision=bf16",
         f"data.source=folder:{image_folder}",
     ]  # fmt: skip
     sharding = ["compute.shard=fsdp2", "compute.checkpointing=true"]
@@ -128,10 +136,19 @@ def test_blocks_sharded_in_bf16_train_as_whole_ones_and_resume(
         return metrics(out)
 
     whole, sharded = run(tmp_path / "whole"), run(tmp_path / "sharded", *sharding)
+    run(tmp_path / "start", "optim.lr=1e-12")
     assert [line["step"] for line in sharded] == [line["step"] for line in whole]
+    # Sharded blocks have weights of bf16, whole ones autocast's. Between bf16 and fp32 on a CPU, over three seeds, the
+    # first losses differed by 0.0016 at most and later ones by 0.015: AdamW divides by gradients that are mostly
+    # rounding. (At fifty times this learning rate runs part: losses by 0.17.)
+    assert sharded[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.005)
     for one, other in zip(sharded, whole, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.03)
+    # There, weights were apart by 0.27 of their change with this seed; 1 would be no training, 1.4 another direction.
+    start, one, other = (weights(tmp_path / name) for name in ("start", "whole", "sharded"))
+    assert (other - one).norm() < 0.6 * (one - start).norm()
     last = sorted((tmp_path / "sharded/checkpoints").glob("*.pt"))[-1]
     last.unlink()
     resumed = run(tmp_path / "sharded", *sharding)
-    assert resumed[-1]["loss"] == pytest.approx(sharded[-1]["loss"], rel=0.02)
+    # The same arithmetic from the same bits; kernels that add in any order may change the last of them.
+    assert resumed[-1]["loss"] == pytest.approx(sharded[-1]["loss"], rel=0.01)
