@@ -51,10 +51,15 @@ def script_of(line: str) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Iterator[Path]:
-    """A checkout of the project, in which the pages' data, run folders and foreign files lie."""
+    """A checkout of the project, in which the pages' data, run folders and foreign files lie.
+
+    The folders to which pages add files are copies.
+    """
     root = tmp_path_factory.mktemp("checkout")
-    for folder in ("core", "converters", "pretrain", "evaluate", "configs"):
+    for folder in ("pretrain", "configs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("core", "converters", "evaluate"):
+        (root / folder).symlink_to(ROOT / folder)
     make_all(root, image_folder)
     yield root
     shutil.rmtree(root)  # half a gigabyte
@@ -71,7 +76,7 @@ def test_commands_as_written(page: str, place: Path) -> None:
         for line in text.splitlines():
             done = subprocess.run(
                 ["bash", "-c", line], cwd=place, capture_output=True, text=True, timeout=300, check=False,
-                env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "SSL_TRANSFER_CACHE": str(place / ".cache")},
             )  # fmt: skip
             assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
             commands += 1
