@@ -20,11 +20,10 @@ RECIPE = [
     "batch=8", "epochs=20", "schedule.warmup_epochs=0",
     "backbone={name: resnet18, args: {channels: [8, 8, 8, 16], layers: [1, 1, 1, 1]}, stem: small}",
     "projector.widths=[16, 8]", "predictor.widths=[16, 8]", "compute.sync_bn=true",
-    "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]},"
-    " cutout: {count: 1, size: 32, transform: cutout}}",
+    "views={global: {count: 2, size: 32}, local: {count: 1, size: 16, photometric: [{blur_kernel: 9}]}}",
 ]  # fmt: skip
 OBJECTIVES = {
-    "byol": ["objective.name=byol"],
+    "byol": ["objective.name=byol", "views.cutout={count: 1, size: 32, transform: cutout}"],
     "simsiam": ["objective.name=simsiam", "target.kind=stop_gradient"],
     "mocov3": ["objective={name: mocov3, temperature: 0.2}"],
     "dino": [

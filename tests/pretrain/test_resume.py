@@ -25,7 +25,7 @@ class Killed(BaseException):
     """Stands for the power going off between two steps."""
 
 
-@pytest.mark.parametrize("steps", range(8))
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 7])  # before any state, with one, right after one, before the last
 def test_killed_before_any_step_and_resumed_equals_uninterrupted(
     steps: int,
     image_folder: Path,
@@ -68,12 +68,12 @@ def test_killed_before_any_step_and_resumed_equals_uninterrupted(
 def test_every_kind_of_state_resumes_exactly(
     overrides: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe(image_folder, *overrides)
+    config = recipe(image_folder, "epochs=3", *overrides)
     whole = run(config, tmp_path / "whole")
     backward, done = Method.backward, []
 
     def dying(self: Method, *arguments: Any) -> Any:
-        if len(done) == 5:
+        if len(done) == 3:
             raise Killed
         done.append(1)
         return backward(self, *arguments)
@@ -125,7 +125,7 @@ def test_killed_for_real_and_resumed(image_folder: Path, tmp_path: Path) -> None
         process = Process(*command)
         metrics = tmp_path / "run/metrics.jsonl"
         while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") >= lines):
-            time.sleep(0.005)
+            time.sleep(0.02)
         if lines < 40:
             process.kill()
             kills += process.wait() == -signal.SIGKILL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from core.checkpoints import load_training_state, training_states
 from core.config import save_config
 from core.data.open import open_images
-from core.errors import UserError
+from core.errors import UserError, run_entry_point
+from pretrain.command import main
 from pretrain.method import Method
 from pretrain.monitoring.monitor import open_monitor
 from pretrain.trainer import train
@@ -172,12 +174,17 @@ def test_dry_run_prints_the_plan_and_writes_nothing(image_folder: Path, tmp_path
     ],
 )
 def test_mistakes_exit_with_two_and_one_sentence(
-    arguments: list[str], message: str, image_folder: Path, tmp_path: Path
-) -> None:
+    arguments: list[str], message: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     config = write_recipe(tmp_path / "r.yaml", image_folder)
-    done = python("pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    given = ["pretrain/run.py", "--config", str(config), "--out", str(tmp_path / "run"), *arguments]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as end:
+        run_entry_point(main)
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -55,7 +55,7 @@ def assert_equal_bits(left: dict[str, Any], right: dict[str, Any]) -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-RESNET = "backbone={name: resnet18, args: {channels: [8, 8, 8, 16]}, stem: small}"
+RESNET = "backbone={name: resnet18, args: {channels: [8, 8, 8, 16], layers: [1, 1, 1, 1]}, stem: small}"
 
 
 def write_recipe(path: Path, image_folder: Path) -> Path:
