@@ -76,6 +76,20 @@ def test_losses_exports_and_a_resume_on_one_process(image_folder: Path, tmp_path
     assert_near(run(image_folder, out, 1, *SHARDED), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_blocks_compiled_alone_have_the_losses_of_eager_ones(image_folder: Path, tmp_path: Path) -> None:
+    few = ["epochs=1", "backbone.args.depth=1"]
+    config = load_config(PretrainConfig, None, [*RECIPE, f"data.source=folder:{image_folder}", *few])
+    train(config, tmp_path / "whole", open_images(config.data, "pretrain", 0), ALONE, workers=0)
+    compiled = run(image_folder, tmp_path / "compiled", 1, *SHARDED, "compute.compile=true", *few)
+    whole = metrics(tmp_path / "whole")
+    assert len(compiled) == len(whole) == 3
+    assert compiled[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-5)
+    assert compiled[0]["gradient_norm"] == pytest.approx(whole[0]["gradient_norm"], rel=1e-4)
+    assert compiled[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
