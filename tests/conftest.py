@@ -56,6 +56,15 @@ def exact_products() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_weights() -> Iterator[None]:
+    """For tests of shapes and settings: networks begin with zeros, since to draw a ResNet-50's weights takes 0.4 s."""
+    from core.compute.shapes import nothing_drawn
+
+    with nothing_drawn():
+        yield
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 JPEGs of smooth noise, 48 × 40 px, in two class folders below train and val."""

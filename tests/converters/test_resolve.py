@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from converters.open import open_backbone
 from converters.resolve import ASSUMED, resolve
 from converters.settings.side_files import SideSettings, read_side_files
 from core.backbones import BackboneConfig
-from core.compute.shapes import shapes_only
+from core.compute.shapes import nothing_drawn, shapes_only
 from core.errors import UserError
 from tests.converters.family_weights import IMAGES, State, mlp, prefixed, trained
 
@@ -96,9 +97,15 @@ def test_solo_learns_small_mae_has_12_heads_and_its_other_vits_6(tmp_path: Path)
         )
 
 
+@cache
+def _trained_resnetaa() -> nn.Module:
+    with nothing_drawn():  # each tensor is drawn by `trained`
+        return trained(timm.create_model("resnetaa50", num_classes=0), 1)
+
+
 def _resnetaa(folder: Path, **beside: Any) -> tuple[nn.Module, str]:
     """A file whose tensors are ResNet-50's although its network smooths before it strides."""
-    model = trained(timm.create_model("resnetaa50", num_classes=0), 1)
+    model = _trained_resnetaa()
     torch.save({"state_dict": model.state_dict(), **beside}, folder / "weights.pth")
     return model, str(folder / "weights.pth")
 

@@ -11,6 +11,7 @@ import pytest
 
 from evaluate.common.registry import descriptions
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 SMALL = {
     "detection": ["data.scenes.train=4", "data.scenes.test=2"],
     "segmentation": ["data.scenes.train=4", "data.scenes.test=2"],

@@ -154,6 +154,7 @@ def test_headers_give_command_hardware_and_score(path: Path) -> None:
     assert any(re.match(r"# Expect.*: .*\d", line) for line in header)
 
 
+@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("name", ["r50_byol_multitask", "vit_s_byol_multitask", "vit_b_byol_multitask"])
 def test_architectures_exist(name: str) -> None:
     config = recipe(name)

@@ -28,6 +28,7 @@ from evaluate.detection.settings import DetectionConfig
 from evaluate.detection.training.scaling import scale_to_processes, schedule_of
 from tests.evaluate.segmentation.resolved_protocol import changed, flat, resolved
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 C4 = "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml"
 VOC = "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml"

@@ -21,6 +21,7 @@ from evaluate.detection.probe import find_protocol
 from evaluate.detection.settings import DetectionConfig
 from tests.evaluate.segmentation.resolved_protocol import changed, resolved
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 EPOCH = -(-117_266 // 16)  # images of COCO with objects, 16 a step
 BOTH = {

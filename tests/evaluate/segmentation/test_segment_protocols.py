@@ -20,6 +20,7 @@ from evaluate.segmentation.probe import PERFORMANCE_KEYS
 from evaluate.segmentation.protocol import SegmentConfig
 from evaluate.tables.published import read_published
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 FILES = list_protocols("segmentation")
 FOUR_GPUS = RunContext(Processes(0, 4, torch.device("cuda", 0)), workers=2, seed=0)
 
