@@ -42,13 +42,17 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (typed by the base class)
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > 64:  # PyYAML would look a thousand brackets ahead from each
+            raise yaml.scanner.ScannerError(None, None, "brackets are nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
 
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes text which YAML 1.2 would read as another type, e.g. `0o10` and `1e3`."""
 
 
-# https://yaml.org/spec/1.2.2/#1032-tag-resolution
-_CORE_SCHEMA = (
+_CORE_SCHEMA = (  # https://yaml.org/spec/1.2.2/#1032-tag-resolution
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
@@ -75,18 +79,17 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    def refused(reason: str) -> yaml.constructor.ConstructorError:
+        return yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
+
     seen: set[str] = set()
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+            raise refused("a key must be a plain word")
         if key_node.value == "<<":
-            raise yaml.constructor.ConstructorError(
-                None, None, "merged keys (<<) are not read, write the keys out", key_node.start_mark
-            )
+            raise refused("merged keys (<<) are not read, write the keys out")
         if key_node.value in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
-            )
+            raise refused(f"the key {key_node.value!r} is given twice")
         seen.add(key_node.value)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -102,8 +105,7 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
     Raises `UserError` with one sentence: the key, where it was given, and what is allowed there.
     """
     values = read_yaml(file) if file is not None else {}
-    overridden = [_apply_override(values, override) for override in overrides]
-    return _validate(kind, values, str(file or ""), overridden)
+    return _validate(kind, values, str(file or ""), [_apply_override(values, override) for override in overrides])
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -23,25 +23,37 @@ def to_plain(document: Any, source: str, leaf: Callable[[Any], Any] = lambda val
     """
     import torch  # here alone: configurations are checked by this file, and most commands read some before torch
 
-    count = 0
+    known: dict[int, tuple[int, int]] = {}
 
-    def copy(value: Any, depth: int) -> Any:
-        nonlocal count
-        if isinstance(value, torch.Size) or not isinstance(value, dict | list | tuple):
-            return leaf(value)
-        if depth == MAX_DEPTH:
+    def is_leaf(value: Any) -> bool:
+        return isinstance(value, torch.Size) or not isinstance(value, dict | list | tuple)
+
+    def extent(value: Any, depth: int) -> tuple[int, int]:
+        """Entries and levels of a container with those in it; one that is reached a million times is walked once."""
+        found = known.get(id(value))
+        if depth + (found[1] if found else 1) > MAX_DEPTH:
             raise UserError(
                 f"{source} is nested more than {MAX_DEPTH} levels deep or contains itself; save only the state dict"
             )
-        count += dict.__len__(value) if isinstance(value, dict) else len(value)
-        if count > MAX_ENTRIES:
-            raise UserError(f"{source} holds more than {MAX_ENTRIES:,} entries; save the weights alone")
+        if found is None:
+            below = dict.values(value) if isinstance(value, dict) else value
+            inner = [extent(one, depth + 1) for one in below if not is_leaf(one)]
+            size = dict.__len__(value) if isinstance(value, dict) else len(value)
+            found = size + sum(entries for entries, _ in inner), 1 + max((levels for _, levels in inner), default=0)
+            known[id(value)] = found
+        return found
+
+    def copy(value: Any) -> Any:
+        if is_leaf(value):
+            return leaf(value)
         if isinstance(value, dict):
-            return {key: copy(below, depth + 1) for key, below in dict.items(value)}
-        copied = [copy(below, depth + 1) for below in value]
+            return {key: copy(below) for key, below in dict.items(value)}
+        copied = [copy(below) for below in value]
         return tuple(copied) if isinstance(value, tuple) else copied
 
-    return copy(document, 0)
+    if not is_leaf(document) and extent(document, 0)[0] > MAX_ENTRIES:
+        raise UserError(f"{source} holds more than {MAX_ENTRIES:,} entries; save the weights alone")
+    return copy(document)
 
 
 def check_size(values: Mapping[str, Any], source: str, most: int) -> None:

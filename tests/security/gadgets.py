@@ -74,6 +74,17 @@ def zeros_zip(path: Path, name: str, size: int) -> None:
             entry.write(block)
 
 
+def packed_zeros(mebibytes: int) -> bytes:
+    """So many MiB of zeros for zlib, made of one that is packed once and repeated."""
+    zeros, checksum = bytes(2**20), 1
+    packer = zlib.compressobj(1)
+    head = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(mebibytes):
+        checksum = zlib.adler32(zeros, checksum)
+    return head + again * (mebibytes - 1) + b"\x03\x00" + checksum.to_bytes(4, "big")
+
+
 def doubled(levels: int) -> list[Any]:
     """A list that holds the list below it twice, `levels` times: 2^levels entries in a few hundred bytes."""
     value: list[Any] = [1]

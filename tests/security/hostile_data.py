@@ -8,7 +8,6 @@ import json
 import os
 import struct
 import tarfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from evaluate.detection.data.voc_data import open_voc
 from evaluate.probes.knn.protocol import KnnConfig
 from tests.security.gadgets import (
     chunk,
+    packed_zeros,
     pickled_call,
     png,
     tar_of,
@@ -39,9 +39,7 @@ def _image(content: bytes) -> Case:
 
 
 def _text_of_256_megabytes(folder: Path, canary: Path) -> Opener:
-    packer = zlib.compressobj(1)
-    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()
-    return _image(png(64, 64, chunk(b"zTXt", b"k\0\0" + packed)))(folder, canary)
+    return _image(png(64, 64, chunk(b"zTXt", b"k\0\0" + packed_zeros(256))))(folder, canary)
 
 
 def _eps(folder: Path, canary: Path) -> Opener:
@@ -94,10 +92,8 @@ def _jpeg_of(width: int, height: int) -> bytes:
 
 
 def _packed_fashion_mnist(folder: Path, canary: Path) -> Opener:
-    with gzip.open(folder / "train-images-idx3-ubyte.gz", "wb", compresslevel=1) as file:
-        file.write(struct.pack(">BBBB3I", 0, 0, 8, 3, 60000, 28, 28))
-        for _ in range(400):
-            file.write(bytes(2**20))
+    head = gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 60000, 28, 28))
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(head + 400 * gzip.compress(bytes(2**20)))
     return lambda: FashionMNIST("train", folder)
 
 
@@ -137,8 +133,7 @@ def _cifar(kind: str, files: dict[str, str]) -> Case:
 
 
 def _packed_matlab(folder: Path, canary: Path) -> Opener:
-    packer = zlib.compressobj(1)
-    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(400)) + packer.flush()
+    packed = packed_zeros(400)
     element = struct.pack("<II", 15, len(packed)) + packed
     devkit = folder / "stanford_cars" / "devkit"
     devkit.mkdir(parents=True)

@@ -21,6 +21,7 @@ from core.data.readers.shards import Shards
 from core.data.readers.torchvision_sets import SETS, download
 from core.errors import UserError
 from core.untrusted.matlab_files import check_unpacked_size
+from core.untrusted.plain_values import to_plain
 from tests.security.gadgets import (
     Gadget,
     dumps,
@@ -131,3 +132,19 @@ def test_methods_of_a_dictionary_can_not_be_replaced(tmp_path: Path) -> None:
     document.itemz = "no method"  # type: ignore[attr-defined]
     torch_zip(tmp_path / "a.pth", dumps(document).replace(b"itemz", b"items"), {})
     assert read_tensors(tmp_path / "a.pth") == {"w": 1.0}
+
+
+def test_levels_are_counted_through_lists_that_stand_in_several_places() -> None:
+    chain: list[Any] = []
+    for _ in range(59):
+        chain = [chain]
+    longer = [chain]
+    for _ in range(2):
+        longer = [longer]
+    assert to_plain([chain, longer], "here") == [chain, longer]  # 64 levels
+    for document in ([chain, [longer]], [[longer], chain]):
+        with pytest.raises(UserError, match=r"here.* 64 "):
+            to_plain(document, "here")
+    assert to_plain([[1] * 999, (2,)], "here") == [[1] * 999, (2,)]
+    with pytest.raises(UserError, match=r"here.* 1,000,000 "):
+        to_plain([[0] * 500_000, [0] * 500_000], "here")

@@ -25,6 +25,8 @@ RESTRICTED = {
     "tarfile.extractall": {"converters/engines/detectron2_install.py"},
 }
 """Calls that stand in the named files alone, each in the one form that the tests below ask for."""
+OPTIONS = {"weights_only", "allow_pickle", "filter", "shell", "formats"}
+"""Arguments that decide whether a call is guarded."""
 OWN_PICTURES = {"core/data/scenes/photographs.py", "evaluate/probes/knn/tsne.py", "benchmarks/views.py"}
 """Files that open pictures of the installation, or of their own making."""
 READS = (
@@ -39,17 +41,27 @@ def _files() -> list[Path]:
     return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
-def _calls(text: str) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(text)):
+def _name(function: ast.expr) -> str:
+    """The function of a call as it is written, `torch.load`."""
+    if isinstance(function, ast.Name):
+        return function.id
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name | ast.Attribute):
+        return f"{_name(function.value)}.{function.attr}"
+    return ast.unparse(function)
+
+
+def _calls(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.Call]]:
+    for node in nodes:
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+            yield _name(node.func), node
 
 
 def faults(name: str, text: str) -> list[str]:
     """What in a source file reads without a guard."""
     found = []
-    for function, call in _calls(text):
-        options = {option.arg: ast.unparse(option.value) for option in call.keywords}
+    nodes = [*ast.walk(ast.parse(text))]
+    for function, call in _calls(nodes):
+        options = {option.arg: ast.unparse(option.value) for option in call.keywords if option.arg in OPTIONS}
         last = function.rpartition(".")[2]
         if function in NEVER or function.removeprefix("numpy.") == "fromfile":
             found.append(f"{name}:{call.lineno} calls {function}")
@@ -72,7 +84,7 @@ def faults(name: str, text: str) -> list[str]:
             for restricted, places in RESTRICTED.items()
             if (function == restricted or (last == "extractall" and restricted.endswith(last))) and name not in places
         ]
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             for base in map(ast.unparse, node.bases):
                 if base in NEVER or (base in RESTRICTED and name not in RESTRICTED[base]):

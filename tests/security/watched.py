@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,27 +20,20 @@ class Outcome:
     text: str
     """Its message."""
     mebibytes: float
-    """Peak memory beyond what a process that does nothing has."""
+    """Peak memory beyond what the process had at its start."""
     seconds: float
     """Of the processor."""
 
 
 def watch(action: Callable[[], object], patience: int = 60) -> Outcome:
     """Runs `action` in a fork that is ended after `patience` seconds."""
-    return _forked(action, _forked(lambda: None, 0.0, patience).mebibytes, patience)
-
-
-def files_below(*roots: Path) -> set[str]:
-    """Every file and folder there."""
-    return {str(path) for root in roots for path in root.rglob("*")}
-
-
-def _forked(action: Callable[[], object], idle: float, patience: int) -> Outcome:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(patience)
+        os.write(writer, f"{idle}\n".encode())
         found = ("opened", "")
         try:
             action()
@@ -51,7 +45,13 @@ def _forked(action: Callable[[], object], idle: float, patience: int) -> Outcome
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
+        idle = int(pipe.readline() or 0)
         content = pipe.read()
     _, status, used = os.wait4(child, 0)
     kind, text = json.loads(content) if content else (f"killed by signal {os.WTERMSIG(status)}", "")
-    return Outcome(kind, text, used.ru_maxrss / 1024 - idle, used.ru_utime + used.ru_stime)
+    return Outcome(kind, text, (used.ru_maxrss - idle) / 1024, used.ru_utime + used.ru_stime)
+
+
+def files_below(*roots: Path) -> set[str]:
+    """Every file and folder there."""
+    return {str(path) for root in roots for path in root.rglob("*")}
