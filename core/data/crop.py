@@ -19,6 +19,10 @@ RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Res
 CROP_TRIES = 10
 """Boxes tried by a crop before it falls back to the centre, as in torchvision's RandomResizedCrop."""
 
+MAX_REDUCTION = 90
+"""Largest factor by which `resize_widths` and `resize_heights` shrink on a GPU: torch's kernel keeps the weights of 32
+columns, or of a row and its 32 sums, in 48 KiB of shared memory; bicubic weights reach over four times the factor."""
+
 
 def draw_crop(
     width: int, height: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator

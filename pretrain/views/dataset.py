@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from core.data.base import ImageSet, stored_bytes
 from core.data.broken import read_or_replace
-from core.data.crop import draw_crop, resize_box, resize_box_of_pixels
+from core.data.crop import MAX_REDUCTION, draw_crop, resize_box, resize_box_of_pixels
 from core.data.decode import MAX_PIXELS
 from core.data.jpeg import plain_jpeg_size
 from core.errors import UserError
@@ -88,11 +88,19 @@ class Views(Dataset[Sample]):
 
     def _read(self, key: tuple[int, int], index: int) -> Source:
         """Image `index`, decoded unless the device does that. Raises `BrokenImage`."""
-        data = stored_bytes(self._images, index) if self._decode == "device" else None
-        if data is not None and (size := plain_jpeg_size(data)) is not None and math.prod(size) <= MAX_PIXELS:
-            return Jpeg(data, size, key)
+        if self._decode == "device" and (jpeg := self.jpeg(key, index)) is not None:
+            return jpeg
         image = self._images.image(index)
         return torch.from_numpy(np.array(image)) if self._resampler == "torch" else image
+
+    def jpeg(self, key: tuple[int, int], index: int) -> Jpeg | None:
+        """File of image `index` for the sample `key`; None where the device can't decode or shrink it."""
+        data = stored_bytes(self._images, index)
+        size = None if data is None else plain_jpeg_size(data)
+        if data is None or size is None or math.prod(size) > MAX_PIXELS:
+            return None
+        smallest = min(view.size for view in self._views.values())
+        return Jpeg(data, size, key) if max(size) <= MAX_REDUCTION * smallest else None
 
     def _views_of_type(self, name: str, config: ViewConfig, source: Source, rng: np.random.Generator) -> list[View]:
         if config.placement == "independent":

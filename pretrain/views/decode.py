@@ -17,9 +17,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from core.data.base import ImageSet, stored_bytes
+from core.data.base import ImageSet
 from core.data.crop import resize_heights, resize_widths
-from core.data.jpeg import plain_jpeg_size
 from core.data.order import epoch_order
 from core.errors import UserError, first_line
 from pretrain.build_losses import open_views
@@ -48,8 +47,8 @@ def describe_decoding(config: PretrainConfig, images: ImageSet, device: torch.de
         return ""
     check_decoder(device)
     order = epoch_order(len(images), config.seed, 0, getattr(images, "blocks", None))[:LOOKED_AT]
-    files = (stored_bytes(images, int(position)) for position in order)
-    found = sum(data is not None and plain_jpeg_size(data) is not None for data in files)
+    views = open_views(images, config)
+    found = sum(views.jpeg((0, position), position) is not None for position in order.tolist())
     if not found:
         raise UserError(
             f"decode=device is for baseline JPEGs in colour, but none of the first {len(order)} images of "
