@@ -45,10 +45,10 @@ def test_pixels_differ_by_a_grey_level_in_places(mixed: Path) -> None:
 
 def test_other_files_are_decoded_and_broken_ones_replaced_as_by_workers(mixed: Path) -> None:
     config, images = opened(mixed)
-    expected, found = both(config, images, range(10))
+    expected, found = both(config, images, (9, 0, 5, 1, 6, 2, 7, 3, 8, 4))
     assert differences(expected, found).max() <= 2
     assert {Path(name).name for name in found.broken} == {"2.jpg", "9.jpg"}
-    replaced = sum(int(index) < 5 and index != 2 for index in expected.index[[9]])
+    replaced = sum(int(index) < 5 and index != 2 for index in expected.index[[0]])
     assert found.counts == {"decoded_on_device": 4 + replaced, "decoded_on_host": 6 - replaced}
     others, same = both(config, images, (5, 6, 7, 8))
     assert differences(others, same).max() == 0
