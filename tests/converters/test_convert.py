@@ -77,7 +77,7 @@ def test_to_detectron2_and_back(
     assert torch.equal(backbone.model(IMAGES), source(IMAGES))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet18(channels=[8,16,24,32])"])
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "resnet18(channels=[8,16,24,32])"])
 def test_detectron2s_own_model_gives_the_same_maps(tmp_path: Path, name: str) -> None:
     detectron2_compat.install_hook()
     pytest.importorskip("detectron2.modeling", reason="needs Detectron2", exc_type=ImportError)
@@ -133,11 +133,11 @@ def test_a_vit_for_detectron2_keeps_timms_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timms_own_loader_takes_the_file(tmp_path: Path, suffix: str) -> None:
-    backbone, table = open_with_report("timm:resnet18", seed=3)
+    backbone, table = open_with_report("timm:resnet18(channels=[8,16,24,32])", seed=3)
     out = tmp_path / f"x{suffix}"
     write_for(backbone, table, "timm", out)
     assert verify(backbone, "timm", out).startswith("verified: ")
-    model = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out)).eval()
+    model = timm.create_model("resnet18", num_classes=0, channels=(8, 16, 24, 32), checkpoint_path=str(out)).eval()
     assert torch.equal(model(IMAGES), backbone.model(IMAGES))
 
 
@@ -149,9 +149,9 @@ def test_feature_maps_are_timms() -> None:
     assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
 
 
-@pytest.mark.parametrize("to", ["timm", "torchvision"])
-def test_the_proof_can_fail(tmp_path: Path, to: str) -> None:
-    backbone, table = open_with_report("timm:resnet18")
+@pytest.mark.parametrize(("to", "name"), [("timm", "resnet18(channels=[8,16,24,32])"), ("torchvision", "resnet18")])
+def test_the_proof_can_fail(tmp_path: Path, to: str, name: str) -> None:
+    backbone, table = open_with_report(f"timm:{name}")
     write_for(backbone, table, to, tmp_path / "x.pth")
     state = read_tensors(tmp_path / "x.pth")
     state["layer3.0.downsample.0.weight"] = state["layer3.0.downsample.0.weight"].flip(0)
@@ -207,7 +207,9 @@ def test_what_stands_at_the_place_stays_until_the_new_file_is_proved(
     from converters.convert import main
 
     out = tmp_path / "x.pth"
-    monkeypatch.setattr(sys, "argv", ["convert.py", "--ckpt", "timm:resnet18", "--to", "timm", "--out", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["convert.py", "--ckpt", "timm:resnet18(channels=[8,16,24,32])", "--to", "timm", "--out", str(out)]
+    )
     main()
     good = out.read_bytes()
     noisy = lambda model, images: [x + torch.randn_like(x) for x in feature_maps(model, images)]  # noqa: E731

@@ -23,6 +23,7 @@ from converters.open import open_backbone, open_with_report
 from converters.verification.verify import verify
 from core.backbones.positions import resize_positions
 from core.checkpoints import read_tensors
+from core.compute.shapes import nothing_drawn
 from core.errors import UserError
 from tests.torchrun import python
 
@@ -70,7 +71,8 @@ def test_a_resnets_maps_are_torchvisions_to_the_last_bit(tmp_path: Path, name: s
     assert not account.renamed
     assert {name for name, _ in account.dropped} == {"fc.weight", "fc.bias"}
     settings = ResNetFile().settings(backbone)
-    theirs = mmseg_model(dilate(settings) if dilated else settings)
+    with nothing_drawn():
+        theirs = mmseg_model(dilate(settings) if dilated else settings)
     theirs.load_state_dict(read_tensors(tmp_path / "x.pth")["state_dict"], strict=True)
     theirs.eval()
     with torch.inference_mode():
