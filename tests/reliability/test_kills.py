@@ -47,7 +47,7 @@ def test_the_harness_kills_where_it_says(tmp_path: Path) -> None:
 
 
 def test_the_real_command_line_with_a_loader_process(image_folder: Path, tmp_path: Path) -> None:
-    overrides = ["epochs=30", "checkpoint.every_minutes=0.002"]  # long enough to be struck on a fast machine, too
+    overrides = ["epochs=16", "checkpoint.every_minutes=0.002"]  # long enough to be struck on a fast machine, too
     recipe = write_recipe(tmp_path / "r.yaml", image_folder, *overrides)
     whole = run_here(tiny(image_folder, *overrides), tmp_path / "whole")
     out = tmp_path / "run"
@@ -62,4 +62,4 @@ def test_the_real_command_line_with_a_loader_process(image_folder: Path, tmp_pat
             assert process.wait(60) == -signal.SIGKILL
     assert process.wait(60) == 0
     assert same_bits(last_state(out), whole)
-    assert [line["step"] for line in metrics(out)] == list(range(1, 61))
+    assert [line["step"] for line in metrics(out)] == list(range(1, 33))
