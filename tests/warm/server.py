@@ -32,7 +32,11 @@ MODULES = ("torch.distributed.run", "torch.utils.data", "torchvision.transforms.
            "faiss", "safetensors.torch", "matplotlib.pyplot", "pydantic.main", "pydantic.type_adapter",
            "pydantic.dataclasses", "pydantic.fields")  # fmt: skip
 PROBES = ("knn", "linear", "logreg", "finetune")
-OURS = ("pretrain.trainer", "pretrain.command", "evaluate.probes.main", *(f"evaluate.probes.{p}.probe" for p in PROBES))
+OURS = ("pretrain.trainer", "pretrain.command", "pretrain.plan", "converters.open", "evaluate.probes.main",
+        *(f"evaluate.probes.{probe}.probe" for probe in PROBES))  # fmt: skip
+FOLDERS = ("core/backbones", "pretrain/losses", "pretrain/transforms", "converters/families", "converters/inference",
+           "converters/key_maps", "converters/settings")  # fmt: skip
+"""Folders of the project whose files are found when a command needs them."""
 DETECTION = ("detectron2.engine", "detectron2.model_zoo", "pycocotools.cocoeval")
 SEGMENTATION = ("mmseg.apis",)
 COLLECTED = ("datasets", "scipy.stats", "skimage.segmentation", "sklearn.neighbors", "torchvision.models")
@@ -55,9 +59,11 @@ def preload(names: tuple[str, ...]) -> None:
 def shorten_starts() -> None:
     """Does once what each start repeats, and leaves out a search of torchrun's that no test looks at."""
     import PIL.Image
+    from pydantic import TypeAdapter
     from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
     PIL.Image.init()
+    TypeAdapter(int)  # looks for plug-ins among all packages
     # To name its events, torchrun looks for the source of each imported module on the stack: 2 s per start.
     dynamic_rendezvous.get_method_name = lambda depth=2: "unnamed"
 
@@ -77,7 +83,8 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
     listener.bind(address)
     listener.listen(64)
     sys.path.insert(0, str(ROOT))
-    preload((*MODULES, *OURS))
+    found = [file.relative_to(ROOT) for folder in FOLDERS for file in sorted((ROOT / folder).glob("[!_]*.py"))]
+    preload((*MODULES, *OURS, *(".".join(file.with_suffix("").parts) for file in found)))
     del sys.path[0]
     shorten_starts()
     if sys.dont_write_bytecode:  # containers often set it; each process would compile the project anew
@@ -120,7 +127,7 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
 
 
 def forget_the_project() -> None:
-    packages = {name.partition(".")[0] for name in OURS} | {"core"}
+    packages = {"core", "converters", "pretrain", "evaluate"}
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
 
