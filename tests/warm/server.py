@@ -87,8 +87,8 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
     preload((*MODULES, *OURS, *(".".join(file.with_suffix("").parts) for file in found)))
     del sys.path[0]
     shorten_starts()
-    if sys.dont_write_bytecode:  # containers often set it; each process would compile the project anew
-        sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(address).with_name("bytecode"))
+    if sys.dont_write_bytecode:  # containers often set it; each process would compile the project and its tests anew
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / ".pytest_cache/bytecode")
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
