@@ -126,6 +126,13 @@ def serve(address: str) -> tuple[dict[str, Any], list[int]]:
                 os.close(descriptor)
 
 
+def is_of_this_checkout(words: list[str]) -> bool:
+    """True for a front door of this checkout, and for the fork server that one of its suites starts."""
+    if words[0] == "-c":
+        return f"'sys_path': [{str(ROOT)!r}" in words[1]
+    return Path(words[0]).resolve().parent.parent == ROOT
+
+
 def forget_the_project() -> None:
     packages = {"core", "converters", "pretrain", "evaluate"}
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
@@ -155,7 +162,7 @@ def run(request: dict[str, Any], streams: list[int]) -> None:
     sys.executable, words = request["python"], request["words"]
     multiprocessing.set_executable(sys.executable)  # its fork servers, too, begin with everything imported
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if Path(words[0]).resolve().parent.parent != ROOT:
+    if not is_of_this_checkout(words):
         forget_the_project()
     if words[0] == "-m":
         sys.argv = words[1:]
