@@ -13,6 +13,8 @@ from core.project import CONFIGS
 from evaluate.suites.config import Evaluation
 
 FOLDER = CONFIGS / "studies"
+SEPARATOR = " · "
+"""Between the levels in the name of an arm."""
 UNTRAINED, PIXELS = "untrained", "pixels"
 """Arms that every study has beside its own: the first arm's network as initialised, and raw pixels."""
 
@@ -20,7 +22,7 @@ UNTRAINED, PIXELS = "untrained", "pixels"
 @dataclass(frozen=True)
 class Arm:
     name: str
-    """Levels of all factors, joined by ` · `."""
+    """Levels of all factors, joined by `SEPARATOR`."""
     settings: tuple[str, ...]
     """Settings that the recipe gets, `key=value`."""
     baseline: str
@@ -90,13 +92,13 @@ class StudyConfig:
         for levels in itertools.product(*self.factors.values()):
             last = self._compared
             before = self.baselines.get(levels[-1], last[max(0, last.index(levels[-1]) - 1)])
-            baseline = "" if levels[-1] == before else " · ".join((*levels[:-1], before))
+            baseline = "" if levels[-1] == before else SEPARATOR.join((*levels[:-1], before))
             baseline = UNTRAINED if before == UNTRAINED else baseline
             settings = itertools.chain.from_iterable(
                 factor[level] for factor, level in zip(self.factors.values(), levels, strict=True)
             )
             seeds = max(self.seeds, *(self.more_seeds.get(level, 1) for level in levels))
-            arms.append(Arm(" · ".join(levels), tuple(settings), baseline, seeds))
+            arms.append(Arm(SEPARATOR.join(levels), tuple(settings), baseline, seeds))
         return arms
 
     @property

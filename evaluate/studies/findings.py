@@ -20,8 +20,10 @@ Written by `python evaluate/study.py --write-findings` from the records of finis
 `±` is the standard deviation over seeds, whose number stands in brackets. A *difference* is the arm minus its baseline,
 seed by seed, with the 95 % bootstrap interval over seeds; *detectable* is the smallest true difference that so many
 seeds with this spread show in four of five studies (paired t test). Only a difference in bold is larger than that, with
-an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both. A study of
-one seed shows the commands, the scale and the order of magnitude; it ranks no arm.
+an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both. *All arms
+with* a level pools the differences of the arms above that have it, one for each arm and seed; arms of a seed share its
+images, so that they count for less than as many seeds. A study of one seed shows the commands, the scale and the order
+of magnitude; it ranks no arm.
 """
 
 
@@ -42,6 +44,10 @@ def summary(record: Record) -> str:
                 difference = record.difference(arm, protocol, metric.key) if arm in record.baselines else None
                 cells += [_mean(mean, deviation, count), *_difference(difference)]
             lines.append(f"| {arm} | {' | '.join(cells)} |")
+        pooled = [record.pooled_differences(protocol, metric.key) for metric in metrics]
+        for level in pooled[0]:
+            cells = [cell for each in pooled for cell in ("", *_difference(each.get(level)))]
+            lines.append(f"| *all arms with* {level} | {' | '.join(cells)} |")
     return "\n".join(lines[1:]) + "\n"
 
 

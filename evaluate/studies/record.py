@@ -12,7 +12,7 @@ from typing import Any
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
-from evaluate.studies.config import PIXELS, UNTRAINED
+from evaluate.studies.config import PIXELS, SEPARATOR, UNTRAINED
 from evaluate.studies.statistics import Difference, paired_difference, spread
 
 FORMAT = "ssl-transfer/record/1"
@@ -129,6 +129,30 @@ class Record:
         return (
             paired_difference([own[seed] for seed in common], [baseline[seed] for seed in common]) if common else None
         )
+
+    def pooled_differences(self, protocol: str, metric: str) -> dict[str, Difference]:
+        """By level of the last factor: its arms minus their baselines over common seeds, all these arms together.
+
+        Only levels that several arms share, each compared with the same other level, and only over several seeds.
+        """
+        arms: dict[tuple[str, str], list[str]] = {}
+        for arm, baseline in self.baselines.items():
+            (others, _, level), (same, _, other) = arm.rpartition(SEPARATOR), baseline.rpartition(SEPARATOR)
+            if others and others == same:
+                arms.setdefault((level, other), []).append(arm)
+        found = {}
+        for (level, _), group in arms.items():
+            own, other = [], []
+            seeds: set[int] = set()
+            for arm in group:
+                values, baseline = (self.values(each, protocol, metric) for each in (arm, self.baselines[arm]))
+                common = sorted(values.keys() & baseline.keys())
+                own += [values[seed] for seed in common]
+                other += [baseline[seed] for seed in common]
+                seeds.update(common)
+            if len(group) > 1 and len(seeds) > 1:
+                found[level] = paired_difference(own, other)
+        return found
 
 
 def arms_with_references(record: Record) -> list[str]:

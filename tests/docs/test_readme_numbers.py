@@ -1,4 +1,4 @@
-"""The README's numbers of the demo are those of the record of study demo_scenes."""
+"""The README's numbers are those of the records of studies demo_scenes and headline_fashion_mnist_small."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def test_the_demos_table() -> None:
             expected = "–" if not seeds else f"{mean:.1f}" if seeds == 1 else f"{mean:.1f} ± {deviation:.1f}"
             assert cell == expected, (name, protocol, metric)
     assert all(record.mean_and_spread("pre-trained", *column)[2] == 3 for column in COLUMNS.values())
+
+
+def test_the_sentence_on_predictors() -> None:
+    record = read_record(ROOT / "records/headline_fashion_mnist_small-cpu.json")
+    knn, linear = (
+        record.pooled_differences(f"{kind}_fashion_mnist_32px", "top1")["predictor per view"]
+        for kind in ("knn", "linear")
+    )
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert not knn.clear
+    assert not linear.clear
+    assert f"{knn.seeds} pairs of runs" in text
+    shown = [f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in (linear, knn)]
+    assert f"by {shown[0]}, k-NN by {shown[1]}" in text
+    assert f"differences of {linear.detectable:.1f} and {knn.detectable:.1f} would" in text

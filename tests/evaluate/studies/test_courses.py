@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from evaluate.studies.config import StudyConfig
 from evaluate.studies.courses import course_tables, excess
-from evaluate.studies.record import Record, Trained
+from evaluate.studies.findings import summary
+from evaluate.studies.record import Measured, Record, Trained
+from evaluate.studies.statistics import paired_difference
 from evaluate.studies.trainings import predictor_losses, seen_by, stability_of, trainings_of
 from evaluate.suites.config import Evaluation
 
@@ -78,3 +81,21 @@ def test_tables_show_excess_losses_and_compute() -> None:
     assert "| shared | local | 0.400 → 0.250 ± 0.071 (2) |  |  | 0.050 |" in text
     assert "| own | local | 0.100 → 0.100 ± 0.071 (2) | **-0.150 [-0.150, -0.150]** | 0.000 | 0.050 |" in text
     assert "| own | 10 | 1.50 × | 25% | – | – |" in text
+
+
+def test_levels_that_several_arms_share_are_compared_over_all_of_them() -> None:
+    two, many = ("BYOL · two", "SimSiam · two"), ("BYOL · many", "SimSiam · many")
+    tops = {two[0]: {0: 50.0, 1: 52.0}, many[0]: {0: 51.0, 1: 55.0}, two[1]: {0: 40.0, 1: 41.0}, many[1]: {0: 42.0}}
+    measured = tuple(
+        Measured(arm, seed, "p", 1, "knn", "d", {"top1": top}, "b", "cpu", 1.0)
+        for arm, of_seeds in tops.items()
+        for seed, top in of_seeds.items()
+    )
+    baselines = {two[0]: "", many[0]: two[0], two[1]: "", many[1]: two[1]}
+    record = Record("s", "q", "r", "0", (), baselines, "", {}, "", "", (), measured)
+    found = record.pooled_differences("p", "top1")
+    assert found == {"many": paired_difference([51.0, 55.0, 42.0], [50.0, 52.0, 40.0])}
+    assert "| *all arms with* many |  | +2.0 [+1.2, +2.8] | 3.1 |" in summary(record)
+    one_seed = dataclasses.replace(record, measured=tuple(each for each in measured if each.seed == 0))
+    assert not one_seed.pooled_differences("p", "top1"), "one seed ranks nothing, however many arms it has"
+    assert not dataclasses.replace(record, baselines={two[0]: "", many[0]: two[0]}).pooled_differences("p", "top1")
