@@ -71,7 +71,7 @@ pretrained-%:
 		echo "== runs/$* came from another recipe or other images: moved it to $$old with its results; starting from scratch"; \
 	done
 
-test: install ## run the tests that take seconds each, in parallel (about a quarter of an hour on two cores)
+test: install ## run the tests that take seconds each, in parallel (about nine minutes on two cores)
 	@$(PY) -m pytest -m "not slow and not gpu" $(PARALLEL)
 
 test-avx2: install ## run the tests of pre-training and evaluation on the kernels of CPUs without AVX-512
