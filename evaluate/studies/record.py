@@ -136,13 +136,14 @@ class Record:
         Only levels that several arms share, each compared with the same other level, and only over several seeds.
         """
         arms: dict[tuple[str, str], list[str]] = {}
-        for arm, baseline in self.baselines.items():
-            (others, _, level), (same, _, other) = arm.rpartition(SEPARATOR), baseline.rpartition(SEPARATOR)
+        for arm, against in self.baselines.items():
+            (others, _, level), (same, _, before) = arm.rpartition(SEPARATOR), against.rpartition(SEPARATOR)
             if others and others == same:
-                arms.setdefault((level, other), []).append(arm)
+                arms.setdefault((level, before), []).append(arm)
         found = {}
         for (level, _), group in arms.items():
-            own, other = [], []
+            own: list[float] = []
+            other: list[float] = []
             seeds: set[int] = set()
             for arm in group:
                 values, baseline = (self.values(each, protocol, metric) for each in (arm, self.baselines[arm]))
