@@ -23,7 +23,7 @@ CORES = str(os.cpu_count())
 COMMANDS: dict[str, list[str]] = {
     "views": [],
     "step": ["--threads", CORES],
-    "knn": ["--threads", CORES, "--rounds", "2", "--plot", "docs/knn_cost.png"],
+    "knn": ["--threads", CORES, "--rounds", "2", "--plot", "docs/pictures/knn_cost.png"],
     "probes": [],
     "convert": ["--threads", CORES],
     "scaling": ["--rounds", "2"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from core.errors import BrokenImage, UserError
 
 REPLACEMENTS = 10
 """Other images tried in place of a broken one before giving up."""
+BROKEN_FILE = "broken_training_images.txt"
+"""File of a run folder in which loader processes list training images that turn out to be broken, one per line."""
 
 Content = TypeVar("Content")
 
@@ -79,3 +82,21 @@ def read_or_replace(
                     f"(the last: {error}); check that the data set is complete"
                 ) from error
         index = int(rng.integers(len(images)))
+
+
+def note_broken(report: Path, name: str, total: int, share: float) -> None:
+    """Adds a name to the file `report`, once. Raises `UserError` if it lists more than `share` of `total` images."""
+    account = BrokenImages(total, share)
+    account.add(read_lines(report))
+    if name not in account.names:
+        # Several loader processes append; one short write is never torn.
+        with report.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+    account.add([name])
+
+
+def read_lines(report: Path) -> list[str]:
+    """The names in the file, each once; empty if there is no file."""
+    if not report.is_file():
+        return []
+    return list(dict.fromkeys(report.read_text(encoding="utf-8", errors="replace").splitlines()))

@@ -22,7 +22,15 @@ import pytest
 from tests.docs.small_places import make_all
 from tests.torchrun import ROOT, warm_python
 
-PAGES = ("checkpoints", "converting", "add_a_protocol", "add_a_view_transform", "cluster", "losses", "reproduce")
+PAGES = (
+    "checkpoints",
+    "converting",
+    "extending/add_a_protocol",
+    "extending/add_a_view_transform",
+    "cluster",
+    "losses",
+    "reproduce",
+)
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)( full)?\n(.*?)^```$", re.M | re.S)
 Blocks = list[tuple[str, str, str, str]]
 
@@ -101,8 +109,8 @@ def test_commands_for_whole_data_sets_up_to_their_plan(
 
 def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        assert f"docs/{page.name}" in readme, f"README.md doesn't link docs/{page.name}"
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        assert str(page.relative_to(ROOT)) in readme, f"README.md doesn't link {page.name}"
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links {target}"

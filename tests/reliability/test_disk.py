@@ -1,4 +1,4 @@
-"""Full and read-only disks: one sentence, exit code 2, what was there stays, and the same command goes on."""
+"""Full and read-only disks: one sentence, exit code 2, existing files stay, and the same command resumes."""
 
 from __future__ import annotations
 

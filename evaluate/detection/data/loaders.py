@@ -21,7 +21,7 @@ from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from core.data.broken_file import note_broken
+from core.data.broken import note_broken
 from core.errors import BrokenImage, UserError
 from evaluate.common.context import RunContext
 from evaluate.detection.data.datasets import register

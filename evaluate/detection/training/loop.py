@@ -22,8 +22,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.data.broken import BrokenImages
-from core.data.broken_file import BROKEN_FILE, read_lines
+from core.data.broken import BROKEN_FILE, BrokenImages, read_lines
 from core.distributed import Processes, broadcast_weights, wait_for_all
 from core.errors import UserError
 from evaluate.common.context import RunContext

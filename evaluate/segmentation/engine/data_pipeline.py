@@ -13,7 +13,7 @@ from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from core.data.broken_file import note_broken
+from core.data.broken import note_broken
 from core.data.decode import decode_rgb
 from core.errors import BrokenImage, UserError
 from evaluate.probes.ood.corrupted import corrupted_file

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.backbones import Backbone
 from core.compute.precision import dtype_name
-from core.data.broken_file import BROKEN_FILE
+from core.data.broken import BROKEN_FILE
 from core.errors import UserError
 from evaluate.common.context import RunContext
 from evaluate.segmentation.data.layouts import Split

@@ -17,7 +17,7 @@ from torch import nn
 from core.checkpoints import read_tensors
 from core.config import rename_keys, to_dict
 from core.coverage import load_completely
-from core.data.broken_file import BROKEN_FILE, read_lines
+from core.data.broken import BROKEN_FILE, read_lines
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from evaluate.common.protocol import flat

@@ -1,4 +1,4 @@
-"""evaluate/coco.py goes on: after a kill, after a stop between two states, among several processes."""
+"""evaluate/coco.py resumes: after a kill, after a stop between two states, among several processes."""
 
 # Detectron2 is looked for before what imports it.
 # ruff: noqa: E402
@@ -71,7 +71,7 @@ def run_until(last: int, monkeypatch: pytest.MonkeyPatch, *given: str) -> None:
 def test_a_resumed_run_sees_the_images_that_were_to_come(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped by a full disk after four of six steps; optimiser, schedule and order go on where they were."""
+    """Stopped by a full disk after four of six steps; optimiser, schedule and order resume where they were."""
     run_until(4, monkeypatch, *arguments(place, tmp_path))
     saved = read_tensors(tmp_path / "detector.pt")
     assert (saved["step"], saved["scheduler"]["last_epoch"]) == (4, 4)

@@ -1,4 +1,4 @@
-"""evaluate/segment.py goes on: after a kill at any moment, with a lost pointer, moved data; and what is kept safe."""
+"""evaluate/segment.py resumes: after a kill at any moment, with a lost pointer, moved data; and what is kept safe."""
 
 from __future__ import annotations
 

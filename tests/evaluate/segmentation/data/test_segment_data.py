@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from core.data.broken_file import note_broken, read_lines
+from core.data.broken import note_broken, read_lines
 from core.data.scenes.render import ScenesConfig
 from core.errors import UserError
 from evaluate.segmentation.data.checks import check_apart, check_split, spread
