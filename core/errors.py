@@ -110,7 +110,7 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
             time.sleep(_SIGNAL_ARRIVES)
         except RuntimeError as cause:  # raised by the DataLoader's handler of signals; it names what killed the process
             return explain(cause, memory_advice)
-        return explain(RuntimeError("DataLoader worker (pid(s) ?) exited unexpectedly"))
+        return _dead_worker("its connection ended")
     if isinstance(error, ModuleNotFoundError):
         return _missing(error.name or "")
     if isinstance(error, OSError):
@@ -140,16 +140,19 @@ def explain(error: BaseException, memory_advice: str = "") -> str:
             "pass --workers 0"
         )
     if dead := _DEAD_WORKER.search(text):
-        return (
-            f"a loader process has died ({dead.group(2) or 'it exited by itself'}), perhaps for lack of memory; lower "
-            f"--workers and run the same command again"
-        )
+        return _dead_worker(dead.group(2) or "it exited by itself")
     if in_torchrun() and _PEER_GONE.search(text):
         return (
             f"another process of the run has ended, so rank {os.environ['RANK']} stops too; see that process's "
             f"message; the same command resumes the run"
         )
     return ""
+
+
+def _dead_worker(how: str) -> str:
+    return (
+        f"a loader process has died ({how}), perhaps for lack of memory; lower --workers and run the same command again"
+    )
 
 
 def _batch_was_lost(error: BaseException) -> bool:

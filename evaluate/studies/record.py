@@ -123,12 +123,18 @@ class Record:
 
     def difference(self, arm: str, protocol: str, metric: str) -> Difference | None:
         """The arm minus its baseline over their common seeds; None for a baseline or without a common seed."""
+        pairs = self._pairs(arm, protocol, metric)
+        return (
+            paired_difference([own for own, _ in pairs.values()], [base for _, base in pairs.values()])
+            if pairs
+            else None
+        )
+
+    def _pairs(self, arm: str, protocol: str, metric: str) -> dict[int, tuple[float, float]]:
+        """The arm's value and its baseline's by common seed, in order; empty for a baseline."""
         baseline = self.values(self.baselines[arm], protocol, metric) if self.baselines.get(arm) else {}
         own = self.values(arm, protocol, metric)
-        common = sorted(own.keys() & baseline.keys())
-        return (
-            paired_difference([own[seed] for seed in common], [baseline[seed] for seed in common]) if common else None
-        )
+        return {seed: (own[seed], baseline[seed]) for seed in sorted(own.keys() & baseline.keys())}
 
     def pooled_differences(self, protocol: str, metric: str) -> dict[str, Difference]:
         """By level of the last factor: its arms minus their baselines over common seeds, all these arms together.
@@ -142,17 +148,10 @@ class Record:
                 arms.setdefault((level, before), []).append(arm)
         found = {}
         for (level, _), group in arms.items():
-            own: list[float] = []
-            other: list[float] = []
-            seeds: set[int] = set()
-            for arm in group:
-                values, baseline = (self.values(each, protocol, metric) for each in (arm, self.baselines[arm]))
-                common = sorted(values.keys() & baseline.keys())
-                own += [values[seed] for seed in common]
-                other += [baseline[seed] for seed in common]
-                seeds.update(common)
-            if len(group) > 1 and len(seeds) > 1:
-                found[level] = paired_difference(own, other)
+            by_arm = [self._pairs(arm, protocol, metric) for arm in group]
+            pairs = [pair for of_arm in by_arm for pair in of_arm.values()]
+            if len(group) > 1 and len(set().union(*by_arm)) > 1:
+                found[level] = paired_difference([own for own, _ in pairs], [base for _, base in pairs])
         return found
 
 
