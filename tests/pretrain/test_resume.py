@@ -16,13 +16,8 @@ import torch
 from core.checkpoints import load_training_state, save_training_state, training_states
 from core.config import save_config
 from core.errors import UserError
-from pretrain.method import Method
-from tests.pretrain.tiny_run import RESNET, assert_equal_bits, recipe, run, write_recipe
+from tests.pretrain.tiny_run import RESNET, assert_equal_bits, recipe, run, run_until_killed, write_recipe
 from tests.torchrun import Process
-
-
-class Killed(BaseException):
-    """Stands for the power going off between two steps."""
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5, 7])  # before any state, with one, right after one, before the last
@@ -30,21 +25,9 @@ def test_killed_before_any_step_and_resumed_equals_uninterrupted(
     steps: int,
     image_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     uninterrupted: tuple[dict[str, Any], str],
 ) -> None:
-    backward, done = Method.backward, []
-
-    def dying(self: Method, *arguments: Any) -> Any:
-        if len(done) == steps:
-            raise Killed
-        done.append(1)
-        return backward(self, *arguments)
-
-    monkeypatch.setattr(Method, "backward", dying)
-    with pytest.raises(Killed):
-        run(recipe(image_folder), tmp_path)
-    monkeypatch.undo()
+    run_until_killed(recipe(image_folder), tmp_path, steps)
     torch.rand(17)  # a new process would start with another generator state
     assert_equal_bits(run(recipe(image_folder), tmp_path), uninterrupted[0])
     drop_speed = lambda text: [  # noqa: E731
@@ -65,41 +48,17 @@ def test_killed_before_any_step_and_resumed_equals_uninterrupted(
     ],
     ids=["bf16", "fp16", "lars-packed", "mocov3-shared", "simsiam"],
 )  # fmt: skip
-def test_every_kind_of_state_resumes_exactly(
-    overrides: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kind_of_state_resumes_exactly(overrides: list[str], image_folder: Path, tmp_path: Path) -> None:
     config = recipe(image_folder, "epochs=3", *overrides)
     whole = run(config, tmp_path / "whole")
-    backward, done = Method.backward, []
-
-    def dying(self: Method, *arguments: Any) -> Any:
-        if len(done) == 3:
-            raise Killed
-        done.append(1)
-        return backward(self, *arguments)
-
-    monkeypatch.setattr(Method, "backward", dying)
-    with pytest.raises(Killed):
-        run(config, tmp_path / "killed")
-    monkeypatch.undo()
+    run_until_killed(config, tmp_path / "killed", 3)
     assert_equal_bits(run(config, tmp_path / "killed"), whole)
 
 
 def test_a_run_from_before_losses_had_options_resumes_exactly(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[dict[str, Any], str]
+    image_folder: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Any], str]
 ) -> None:
-    backward, done = Method.backward, []
-
-    def dying(self: Method, *arguments: Any) -> Any:
-        if len(done) == 5:
-            raise Killed
-        done.append(1)
-        return backward(self, *arguments)
-
-    monkeypatch.setattr(Method, "backward", dying)
-    with pytest.raises(Killed):
-        run(recipe(image_folder), tmp_path)
-    monkeypatch.undo()
+    run_until_killed(recipe(image_folder), tmp_path, 5)
     state = load_training_state(training_states(tmp_path / "checkpoints")[-1])
     del state["losses"], state["config"]["auxiliary"], state["config"]["objective"]["options"]
     for key in ("decay_end", "clip_mode", "freeze"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from core.checkpoints import load_training_state, training_states
@@ -12,6 +13,7 @@ from core.config import load_config, save_config
 from core.data.open import open_images
 from core.distributed import Processes
 from pretrain.config import PretrainConfig
+from pretrain.method import Method
 from pretrain.monitoring.monitor import open_monitor
 from pretrain.trainer import train
 
@@ -46,6 +48,26 @@ def leaves(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return [leaf for item in value for leaf in leaves(item)]
     return [value]
+
+
+class Killed(BaseException):
+    """Stands for the power going off between two steps."""
+
+
+def run_until_killed(config: PretrainConfig, out: Path, steps: int, error: type[BaseException] = Killed) -> None:
+    """Trains for `steps` steps; `error` ends the next one before its gradients."""
+    backward, done = Method.backward, []
+
+    def dying(self: Method, *arguments: Any) -> Any:
+        if len(done) == steps:
+            raise error
+        done.append(1)
+        return backward(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "backward", dying)
+        with pytest.raises(error):
+            run(config, out)
 
 
 def assert_equal_bits(left: dict[str, Any], right: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from core.errors import UserError
 from pretrain.losses.base import Progress
 from pretrain.optimisers import Freezer, OptimConfig, build_optimiser, clip_gradients, set_weight_decay
 from tests.pretrain.losses.tiny_losses import DINO, RESNET, build, recipe, views_of
-from tests.pretrain.tiny_run import assert_equal_bits, run
+from tests.pretrain.tiny_run import assert_equal_bits, run, run_until_killed
 from tests.pretrain.tiny_run import recipe as run_recipe
 
 
@@ -78,9 +78,7 @@ def test_frozen_prototypes_clipping_per_tensor_and_weight_decay() -> None:
         Freezer(method.online, OptimConfig(freeze={"prototype_s": 1}))
 
 
-def test_a_killed_run_resumes_its_centre_bit_for_bit(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_resumes_its_centre_bit_for_bit(image_folder: Path, tmp_path: Path) -> None:
     config = run_recipe(
         image_folder, *DINO, "projector={}", "predictor={}",
         "optim={name: adamw, lr: 0.05, weight_decay: 0.1, decay_end: 0.4, clip: 0.5, clip_mode: tensor,"
@@ -88,20 +86,7 @@ def test_a_killed_run_resumes_its_centre_bit_for_bit(
     )  # fmt: skip
     whole = run(config, tmp_path / "whole")
     assert whole["losses"]["objective"]["centre"].abs().max() > 0
-    from pretrain.method import Method
-
-    backward, done = Method.backward, []
-
-    def dying(self: Method, *arguments: object) -> object:
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(1)
-        return backward(self, *arguments)
-
-    monkeypatch.setattr(Method, "backward", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "killed")
-    monkeypatch.undo()
+    run_until_killed(config, tmp_path / "killed", 5, KeyboardInterrupt)
     assert_equal_bits(run(config, tmp_path / "killed"), whole)
 
 

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -21,13 +20,12 @@ from core.distributed import Processes
 from core.errors import UserError
 from pretrain.build_losses import open_views
 from pretrain.config import PretrainConfig
-from pretrain.method import Method
 from pretrain.monitoring import metrics
 from pretrain.monitoring.metrics import StepMetrics
 from pretrain.views import decode
 from pretrain.views.collate import collate
 from pretrain.views.decode import DeviceDecoder, check_decoder, decode_jpegs, describe_decoding
-from tests.pretrain.tiny_run import assert_equal_bits, recipe, run
+from tests.pretrain.tiny_run import assert_equal_bits, recipe, run, run_until_killed
 from tests.pretrain.views.mixed_files import CPU, both, differences, encoded, opened
 
 
@@ -93,27 +91,10 @@ def test_groups_workers_and_ranks_change_nothing(image_folder: Path, monkeypatch
     assert [part.counts["decoded_on_device"] for part in parts] == [4, 4]
 
 
-class Killed(BaseException):
-    """Stands for the power going off between two steps."""
-
-
-def test_a_run_resumes_to_the_bit_and_counts_every_image(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_to_the_bit_and_counts_every_image(image_folder: Path, tmp_path: Path) -> None:
     config = recipe(image_folder, "decode=device", "checkpoint.log_steps=1")
     whole = run(config, tmp_path / "whole")
-    backward, done = Method.backward, []
-
-    def dying(self: Method, *arguments: Any) -> Any:
-        if len(done) == 5:
-            raise Killed
-        done.append(1)
-        return backward(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Method, "backward", dying)
-        with pytest.raises(Killed):
-            run(config, tmp_path / "killed")
+    run_until_killed(config, tmp_path / "killed", 5)
     assert_equal_bits(run(config, tmp_path / "killed"), whole)
     for out in ("whole", "killed"):
         lines = [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
