@@ -142,9 +142,11 @@ def predictor_losses(run: Path) -> tuple[dict[str, float], ...]:
 
 
 def seconds_of(run: Path) -> float:
-    """Seconds from the start of a training to its export; 0 if it has not ended."""
-    started, ended = run / _ARGUMENTS, run / "backbone.safetensors"
-    return max(0.0, ended.stat().st_mtime - started.stat().st_mtime) if started.is_file() and ended.is_file() else 0.0
+    """Seconds that a finished training computed, from its images and its mean speed; 0 if it has not ended."""
+    if not (run / "backbone.safetensors").is_file():
+        return 0.0
+    speed = mean_speed(run)
+    return seen_by(run)[0] / speed if speed > 0 else 0.0
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:

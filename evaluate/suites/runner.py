@@ -189,7 +189,7 @@ def _start(run: Job, slot: Slot, warm: WarmStart | None) -> Process:
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment}, start_new_session=True,
             )  # fmt: skip
     except BlockingIOError:
-        raise UserError(f"{run.folder} is being measured by another process; wait for it, or end it first") from None
+        raise UserError(f"{run.folder} is in use by another process; wait for it, or end it first") from None
     except OSError as error:
         raise UserError(f"can't write {run.log}: {error.strerror}; choose another folder with --results") from None
 

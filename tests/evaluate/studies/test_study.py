@@ -1,10 +1,14 @@
-"""evaluate/study.py on tiny data: plan, trainings, evaluations, record; what is finished isn't run again."""
+"""evaluate/study.py on tiny data: plan, trainings, evaluations, record; killed and resumed, finished runs are kept."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,7 @@ from evaluate.studies.command import main
 from evaluate.studies.config import FOLDER, open_study
 from evaluate.studies.findings import PAGE, page, summary
 from evaluate.studies.record import read_record
-from tests.torchrun import warm_python
+from tests.torchrun import Process, warm_python
 
 STUDY = """
 question: Does a second predictor matter?
@@ -47,6 +51,29 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     return capsys.readouterr().out
 
 
+def holders(folder: Path) -> list[int]:
+    """Processes that have a file below `folder` open: what they print goes there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(str(file.readlink()).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+                found.append(int(process.name))
+    return found
+
+
+def kill_during(study: Process, training: Path) -> None:
+    """SIGKILL to the study and all its runs once the training has begun."""
+    while not (training / "config.yaml").is_file():
+        assert study.poll() is None, study.communicate()
+        time.sleep(0.01)
+    study.kill()
+    while running := holders(training.parent.parent):
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert not (training / "backbone.safetensors").exists()
+
+
 def test_from_arms_to_a_record(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,12 +102,13 @@ def test_from_arms_to_a_record(
     result = next((out / "results").rglob("result.json"))
     result.unlink()
     shutil.rmtree(out / "runs/moco-v3-shared-seed1")
+    kill_during(Process(str(ROOT / "evaluate/study.py"), *given), out / "runs/moco-v3-shared-seed1")
     again = run(monkeypatch, capsys, *given)
     starts = [line for line in again.splitlines() if line.startswith("starts")]
     assert len(starts) == 2
     once_more = read_record(tmp_path / "records/tiny.json")
     for before, after in zip(record.trained, once_more.trained, strict=True):
-        assert after.last["loss"] == before.last["loss"]  # a training run again gives the same bits
+        assert after.last["loss"] == before.last["loss"]  # the same bits, although it was killed
     assert [each.metrics for each in once_more.measured] == [each.metrics for each in record.measured]
     study.write_text(STUDY.format(images=image_folder).replace("epochs=1", "epochs=2"))
     with pytest.raises(UserError, match=r"moco-v3-shared-seed0.*--out"):
