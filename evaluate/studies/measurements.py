@@ -75,6 +75,6 @@ def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs
     return Record(
         name, study.question, study.recipe_file.stem, file_digest(study.recipe_file), study.settings,
         {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()),
-        documents[0]["libraries"], documents[0]["git_revision"], documents[0]["device"], tuple(trained),
-        tuple(measured),
+        documents[0]["libraries"], ", ".join(dict.fromkeys(each["git_revision"] for each in documents)),
+        documents[0]["device"], tuple(trained), tuple(measured),
     )  # fmt: skip

@@ -89,7 +89,7 @@ class Record:
     libraries: dict[str, str]
     """Versions."""
     git_revision: str
-    """Revision of the project."""
+    """Revisions of the project that measured, one after another."""
     device: str
     """Device of the trainings."""
     trained: tuple[Trained, ...]
