@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +111,13 @@ class StudyConfig:
         if not file.is_file():
             raise UserError(f"no recipe {self.recipe!r} in configs/pretrain; give its name or a YAML file")
         return file
+
+    def recipe_digest(self) -> str:
+        """sha256 (hex) of what the recipe's file sets; its comments and the order of keys don't matter."""
+        from core.config import read_yaml
+
+        content = json.dumps(read_yaml(self.recipe_file), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def open_study(name: str) -> StudyConfig:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.files.atomic_file import file_digest
 from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
 from evaluate.studies.record import Measured, Record, Trained
 from evaluate.studies.trainings import (
@@ -73,7 +72,7 @@ def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs
         for each in trainings
     ]  # fmt: skip
     return Record(
-        name, study.question, study.recipe_file.stem, file_digest(study.recipe_file), study.settings,
+        name, study.question, study.recipe_file.stem, study.recipe_digest(), study.settings,
         {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()),
         documents[0]["libraries"], ", ".join(dict.fromkeys(each["git_revision"] for each in documents)),
         documents[0]["device"], tuple(trained), tuple(measured),

@@ -79,7 +79,7 @@ class Record:
     recipe: str
     """Name of the recipe."""
     recipe_sha256: str
-    """Digest of the recipe's file."""
+    """Digest of what the recipe sets (`StudyConfig.recipe_digest`)."""
     settings: tuple[str, ...]
     """Settings of all arms."""
     baselines: dict[str, str]

@@ -16,7 +16,7 @@ from core.files.atomic_file import write_atomically
 from core.project import ROOT
 from evaluate.studies.config import Arm, StudyConfig
 
-_ARGUMENTS = "study.json"
+_NOTE = "study.json"
 _PREDICTOR = "predictor/"
 
 
@@ -28,6 +28,8 @@ class Training:
     """Seed of the training."""
     recipe: Path
     """File of the recipe."""
+    recipe_digest: str
+    """Digest of what it sets."""
     settings: tuple[str, ...]
     """All settings that the recipe gets."""
     folder: Path
@@ -70,12 +72,14 @@ class Training:
         return f"loss {last_metrics(self.folder).get('loss', float('nan')):.3f}"
 
     def claim(self) -> None:
-        """Notes its arguments in its folder. Raises `UserError` where other arguments are noted there."""
-        file = self.folder / _ARGUMENTS
-        wanted = [str(argument) for argument in self.arguments() if argument != str(self.folder)]
+        """Notes recipe, seed and settings in its folder. Raises `UserError` where others are noted there."""
+        file = self.folder / _NOTE
+        wanted = {"recipe_sha256": self.recipe_digest, "seed": self.seed, "settings": list(self.settings)}
         if file.is_file():
             if json.loads(file.read_text(encoding="utf-8")) != wanted:
-                raise UserError(f"{self.folder} was trained with other settings; choose another folder with --out")
+                raise UserError(
+                    f"{self.folder} was trained with another recipe or other settings; choose another folder with --out"
+                )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda partial: partial.write_text(json.dumps(wanted), encoding="utf-8"))
@@ -83,10 +87,9 @@ class Training:
 
 def trainings_of(study: StudyConfig, out: Path, seeds: int) -> list[Training]:
     """Seed after seed, each over all arms that have it, so that a study cut short is balanced; at most `seeds`."""
+    recipe, digest = study.recipe_file, study.recipe_digest()
     return [
-        Training(
-            arm, seed, study.recipe_file, (*study.settings, *arm.settings), out / "runs" / f"{arm.slug}-seed{seed}"
-        )
+        Training(arm, seed, recipe, digest, (*study.settings, *arm.settings), out / "runs" / f"{arm.slug}-seed{seed}")
         for seed in range(seeds)
         for arm in study.arms
         if seed < arm.seeds

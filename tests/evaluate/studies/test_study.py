@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.project import ROOT
+from core.project import CONFIGS, ROOT
 from evaluate.studies import record as records
 from evaluate.studies.command import main
 from evaluate.studies.config import FOLDER, open_study
 from evaluate.studies.findings import PAGE, page, summary
 from evaluate.studies.record import read_record
+from evaluate.studies.trainings import seconds_of, trainings_of
 from tests.torchrun import Process, warm_python
 
 STUDY = """
@@ -100,6 +101,10 @@ def test_from_arms_to_a_record(
     assert difference.mean == pytest.approx(sum(separate[seed] - shared[seed] for seed in (0, 1)) / 2)
     assert summary(record) in first
 
+    waited = out / "runs/moco-v3-shared-seed0"
+    os.utime(waited / "study.json", (0, 0))  # noted when the study began, long before its own training did
+    assert 0 < seconds_of(waited) < 60
+
     result, other = list((out / "results").rglob("result.json"))[:2]
     result.unlink()
     other.write_text(re.sub('("git_revision": )"[^"]*"', r'\1"0ther"', other.read_text()))
@@ -138,6 +143,24 @@ def test_mistakes_are_reported_before_anything_runs(
     with pytest.raises(UserError, match=key):
         run(monkeypatch, capsys, str(study), "--out", str(tmp_path / "out"), "--device", "cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_is_known_by_what_its_recipe_sets_not_by_its_place(tmp_path: Path) -> None:
+    recipe = (CONFIGS / "pretrain/demo_fashion_mnist.yaml").read_text()
+
+    def claim(folder: str, text: str) -> None:
+        file = tmp_path / folder / "recipe.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        study = tmp_path / "study.yaml"
+        study.write_text(STUDY.format(images="images").replace("recipe: demo_fashion_mnist", f"recipe: {file}"))
+        for training in trainings_of(open_study(str(study)), tmp_path / "out", 1):
+            training.claim()
+
+    claim("here", recipe)
+    claim("there", f"# moved, with another first line\n{recipe}")
+    with pytest.raises(UserError, match=r"moco-v3-shared-seed0 .*another recipe.*--out"):
+        claim("there", recipe.replace("epochs: ", "epochs: 1"))
 
 
 def test_a_record_of_different_data_ranks_nothing(tmp_path: Path) -> None:
