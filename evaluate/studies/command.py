@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def main() -> None:
     most = max(arm.seeds for arm in study.arms)
     seeds = most if arguments.seeds is None else min(most, arguments.seeds)
 
-    from evaluate.studies.trainings import trainings_of
+    from evaluate.studies.trainings import check_settings, trainings_of
     from evaluate.suites.measurement import measurement_of
 
     for evaluation in study.evaluations:
@@ -41,6 +42,7 @@ def main() -> None:
     waiting = [each for each in trainings if not each.written()]
     resources = resources_of(arguments)
     print(_plan(study, trainings, waiting, seeds, name), flush=True)
+    check_settings(waiting)
     if arguments.dry_run:
         return
     if arguments.emit:
@@ -72,19 +74,26 @@ def main() -> None:
     if arguments.share:
         number, of = arguments.share
         runs = runs[number::of]
-    missing = [run for run in runs if not run.complete]
+    missing = list({run.folder: run for run in runs if not run.complete}.values())
     failures = [] if arguments.table else run_stoppably(missing, slots, {})
     if arguments.share:
         end_for(failures)
         return
-    failed = missing if arguments.table else [failure.run for failure in failures]
-    for run in failed if arguments.table else ():
-        print(f"not measured: {run.title}", file=sys.stderr)
-    if measured := [run for run in runs if run not in failed]:
+    left = {run.folder for run in (missing if arguments.table else [failure.run for failure in failures])}
+    measured = [run for run in runs if run.folder not in left]
+    if measured:
         record = record_of(f"{name}-{arguments.tag}" if arguments.tag else name, study, trainings, measured)
         print(f"\n{summary(record)}{course_tables(record)}")
+    for run in runs:
+        if run.folder in left:
+            print(f"not measured: {run.title}", file=sys.stderr)
     end_for(failures)
     if arguments.record:
+        if left:
+            raise UserError(
+                f"no record of an unfinished study: {len(left)} evaluations are missing; the command without --table "
+                "runs them"
+            )
         from evaluate.studies.record import write_record
 
         file = write_record(record)
@@ -124,10 +133,12 @@ def _hours(study: StudyConfig, trainings: Sequence[Training], waiting: Sequence[
     known = [seconds for each in trainings if each not in waiting if (seconds := seconds_of(each.folder))]
     if known:
         return f"about {_duration(sum(known) / len(known) * len(waiting))} of trainings left, one after another"
+    settings = {arm.name: arm.settings for arm in study.arms}
     for record in (read_record(file) for file in sorted(RECORDS.glob(f"{name}*.json"))):
         timed = [run for run in record.trained if run.images and run.images_per_second > 0]
-        taken = [run.images / run.images_per_second for run in timed]
-        if taken and set(record.baselines) == {arm.name for arm in study.arms}:
+        taken = [run.seconds or run.images / run.images_per_second for run in timed]
+        same = (record.recipe_sha256, record.settings) == (study.recipe_digest(), study.settings)
+        if taken and same and {run.arm: run.settings for run in record.trained} == settings:
             seconds = sum(taken) / len(taken) * len(waiting)
             tests = sum(each.wall_seconds for each in record.measured) / len(record.trained) * len(waiting)
             return (
@@ -177,6 +188,9 @@ def _arguments() -> argparse.Namespace:
     if arguments.study is None and not arguments.write_findings:
         raise UserError(f"name a study: {known}, or a YAML file")
     for option in ("seeds", "jobs", "per_gpu"):
-        if (getattr(arguments, option) or 1) < 1:
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
             raise UserError(f"--{option.replace('_', '-')} must be 1 or more, not {getattr(arguments, option)}")
+    if arguments.tag and not re.fullmatch(r"[\w.-]{1,50}", arguments.tag):
+        raise UserError(f"--tag must be 1 … 50 letters, digits, '_', '-' and '.', not {arguments.tag!r}")
     return arguments

@@ -78,6 +78,8 @@ class StudyConfig:
             raise ValueError(f"settings must look like key=value, not {wrong[0]!r}")
         if wrong := [text for text in every if text.partition("=")[0] == "seed"]:
             raise ValueError(f"{wrong[0]!r}: the study sets the seed of each training itself")
+        if reserved := next((level for level in levels if level in (UNTRAINED, PIXELS)), None):
+            raise ValueError(f"a level can't be called {reserved!r}, which every study measures beside its arms")
         slugs = [arm.slug for arm in self.arms]
         if doubled := next((slug for slug in slugs if slugs.count(slug) > 1 or not slug), None):
             raise ValueError(f"two arms would share the folder {doubled!r}; name their levels differently")

@@ -9,21 +9,22 @@ from pathlib import Path
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
 from evaluate.common.registry import find_description
-from evaluate.studies.courses import course_tables
+from evaluate.studies.courses import course_tables, excess_differences
 from evaluate.studies.record import FOLDER, Record, arms_with_references, read_record
-from evaluate.studies.statistics import Difference
+from evaluate.studies.statistics import CONFIDENCE, Difference
 
 PAGE = ROOT / "docs/findings.md"
 _HEAD = """# Findings
 
 Written by `python evaluate/study.py --write-findings` from the records of finished studies in [records](../records).
 `±` is the standard deviation over seeds, whose number stands in brackets. A *difference* is the arm minus its baseline,
-seed by seed, with the 95 % bootstrap interval over seeds; *detectable* is the smallest true difference that so many
-seeds with this spread show in four of five studies (paired t test). Only a difference in bold is larger than that, with
-an interval that excludes 0; anything else ranks nothing. Few seeds make the interval too narrow: read both. *All arms
-with* a level pools the differences of the arms above that have it, one for each arm and seed; arms of a seed share its
-images, so that they count for less than as many seeds. A study of one seed shows the commands, the scale and the order
-of magnitude; it ranks no arm.
+seed by seed, with the 95 % bootstrap interval over seeds, which is too narrow with few of them. Bold: a paired t test
+at 5 % tells it from 0; anything else ranks nothing. *Detectable* is the smallest true difference that this test finds
+in four of five studies with so many seeds and this spread. *All arms with* a level: the mean of the differences of the
+arms above that have it, seed by seed; the number of seeds stands in brackets. A study of one seed shows the commands,
+the scale and the order of magnitude; it ranks no arm.
+
+{tested} differences on this page are tested, {clear} are bold; about {chance:.0f} would be if there were none at all.
 """
 
 
@@ -42,18 +43,18 @@ def summary(record: Record) -> str:
             for metric in metrics:
                 mean, deviation, count = record.mean_and_spread(arm, protocol, metric.key)
                 difference = record.difference(arm, protocol, metric.key) if arm in record.baselines else None
-                cells += [_mean(mean, deviation, count), *_difference(difference)]
+                cells += [_mean(mean, deviation, count), *_difference(difference, count)]
             lines.append(f"| {arm} | {' | '.join(cells)} |")
         pooled = [record.pooled_differences(protocol, metric.key) for metric in metrics]
         for level in pooled[0]:
-            cells = [cell for each in pooled for cell in ("", *_difference(each.get(level)))]
+            cells = [cell for each in pooled for cell in ("", *_difference(each.get(level), 0))]
             lines.append(f"| *all arms with* {level} | {' | '.join(cells)} |")
     return "\n".join(lines[1:]) + "\n"
 
 
 def page(folder: Path = FOLDER) -> str:
     """The page, from all records of the folder."""
-    parts = [_HEAD]
+    parts, tested = [], []
     for file in sorted(folder.glob("*.json")):
         record = read_record(file)
         speeds = [each.images_per_second for each in record.trained if math.isfinite(each.images_per_second)]
@@ -62,12 +63,22 @@ def page(folder: Path = FOLDER) -> str:
             f"\n## {record.question}\n\n"
             f"Study `{record.study}`, recipe `{record.recipe}` ({record.recipe_sha256[:8]})"
             f"{' with ' + ', '.join(f'`{each}`' for each in record.settings) if record.settings else ''}; "
-            f"{len(record.trained)} trainings on {record.device} at {min(speeds, default=0):,.0f} to "
-            f"{max(speeds, default=0):,.0f} images/s; {record.date}, revision {record.git_revision}, "
+            f"{len(record.trained)} trainings at {min(speeds, default=0):,.0f} to {max(speeds, default=0):,.0f} "
+            f"images/s, measured on {record.device}; {record.date}, revision {record.git_revision}, "
             f"torch {record.libraries.get('torch', 'unknown')}. {compared}\n\n"
             f"{summary(record)}{course_tables(record)}"
         )
-    return "".join(parts)
+        tested += [each for each in (*differences(record), *excess_differences(record)) if each.seeds > 1]
+    clear, chance = sum(each.clear for each in tested), len(tested) * (1 - CONFIDENCE)
+    return "".join([_HEAD.format(tested=len(tested), clear=clear, chance=chance), *parts])
+
+
+def differences(record: Record) -> list[Difference]:
+    """All differences of the record's evaluations, of single arms and of levels."""
+    keys = dict.fromkeys((each.protocol, key) for each in record.measured for key in each.metrics)
+    single = [record.difference(arm, *key) for key in keys for arm in record.baselines]
+    pooled = [found for key in keys for found in record.pooled_differences(*key).values()]
+    return [each for each in single if each is not None] + pooled
 
 
 def _compared(baselines: Mapping[str, str]) -> str:
@@ -93,10 +104,12 @@ def _mean(mean: float, deviation: float, count: int) -> str:
     return f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {deviation:.1f} ({count})"
 
 
-def _difference(difference: Difference | None) -> tuple[str, str]:
+def _difference(difference: Difference | None, count: int) -> tuple[str, str]:
+    """Cells of a difference and of the smallest detectable one; with its seeds where they aren't the arm's `count`."""
     if difference is None:
         return "", ""
     if difference.seeds < 2:
         return f"{difference.mean:+.1f} (one seed)", "–"
     text = f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
-    return f"**{text}**" if difference.clear else text, f"{difference.detectable:.1f}"
+    text = f"**{text}**" if difference.clear else text
+    return text if difference.seeds == count else f"{text} ({difference.seeds})", f"{difference.detectable:.1f}"

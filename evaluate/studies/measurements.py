@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.errors import UserError
 from evaluate.studies.config import PIXELS, UNTRAINED, StudyConfig
 from evaluate.studies.record import Measured, Record, Trained
 from evaluate.studies.trainings import (
@@ -14,6 +15,7 @@ from evaluate.studies.trainings import (
     last_metrics,
     mean_speed,
     predictor_losses,
+    seconds_of,
     seen_by,
     stability_of,
 )
@@ -36,19 +38,18 @@ def evaluations_of(study: StudyConfig, out: Path, seeds: int) -> list[Run]:
     stored, _ = read_usable(results)
     numbers = {arm.name: min(seeds, arm.seeds) for arm in study.arms}
     runs: list[Run] = []
-    for count in sorted(set(numbers.values()), reverse=True):
-        checkpoints = [Checkpoint(folders[name], name) for name in folders if numbers[name] == count]
-        if numbers[study.arms[0].name] == count:
-            checkpoints += [
-                Checkpoint(f"random:{folders[study.arms[0].name]}", UNTRAINED),
-                Checkpoint("pixels", PIXELS),
-            ]
-        runs += plan_runs(study.evaluations, checkpoints, range(count), study.network, stored, results)
+    for name, count in numbers.items():
+        checkpoints = [Checkpoint(folders[name], name)]
+        if name == study.arms[0].name:
+            checkpoints += [Checkpoint(f"random:{folders[name]}", UNTRAINED), Checkpoint("pixels", PIXELS)]
+        for checkpoint in checkpoints:  # each alone: arms of equal weights share a run, and each has its row
+            runs += plan_runs(study.evaluations, [checkpoint], range(count), study.network, stored, results)
     return sorted(runs, key=lambda run: run.seed)
 
 
 def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs: Sequence[Run]) -> Record:
-    """Record of finished trainings and evaluations. Raises ValueError where arms were measured on different data."""
+    """Record of finished trainings and evaluations. Raises `UserError` where they can't stand in one ranking."""
+    from core.checkpoints import load_exported
     from evaluate.tables.results import data_of, read_result
 
     measured, documents = [], []
@@ -67,13 +68,21 @@ def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs
     trained = [
         Trained(
             each.arm.name, each.seed, each.arm.settings, last_metrics(each.folder), mean_speed(each.folder),
-            *seen_by(each.folder), stability_of(each.folder), predictor_losses(each.folder),
+            *seen_by(each.folder), stability_of(each.folder), predictor_losses(each.folder), seconds_of(each.folder),
+            load_exported(each.folder / "backbone.safetensors").origin.get("git_revision", ""),
         )
         for each in trainings
     ]  # fmt: skip
-    return Record(
-        name, study.question, study.recipe_file.stem, study.recipe_digest(), study.settings,
-        {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()),
-        documents[0]["libraries"], ", ".join(dict.fromkeys(each["git_revision"] for each in documents)),
-        documents[0]["device"], tuple(trained), tuple(measured),
-    )  # fmt: skip
+    libraries = {
+        name: ", ".join(dict.fromkeys(each["libraries"][name] for each in documents if name in each["libraries"]))
+        for name in dict.fromkeys(name for each in documents for name in each["libraries"])
+    }
+    try:
+        return Record(
+            name, study.question, study.recipe_file.stem, study.recipe_digest(), study.settings,
+            {arm.name: arm.baseline for arm in study.arms}, time.strftime("%Y-%m-%d", time.gmtime()), libraries,
+            ", ".join(dict.fromkeys(each["git_revision"] for each in documents)), documents[0]["device"],
+            tuple(trained), tuple(measured),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{error}; give another folder with --out, or delete the results that don't belong") from None

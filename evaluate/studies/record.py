@@ -60,7 +60,7 @@ class Trained:
     images_per_second: float
     """Mean speed while it trained."""
     images: int = 0
-    """Images seen, each as often as it was drawn; 0 in records of before."""
+    """Images seen, each as often as it was drawn; 0 in older records."""
     pixels: int = 0
     """Pixels of all views seen: images × Σ views × side²."""
     stability: dict[str, float] = field(default_factory=dict)
@@ -68,6 +68,10 @@ class Trained:
     predictor: tuple[dict[str, float], ...] = ()
     """Losses with the run's own and with fitted predictors by epoch: `epoch`, and per view type `VIEW/trained`,
     `VIEW/alone` and `VIEW/together` (pretrain/monitoring/predictor_fit.py)."""
+    seconds: float = 0.0
+    """Time of its steps; 0 in older records."""
+    git_revision: str = ""
+    """Revision of the project that trained; empty in older records."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +91,30 @@ class Record:
     date: str
     """Day of the record, UTC."""
     libraries: dict[str, str]
-    """Versions."""
+    """Versions; several where they changed between evaluations."""
     git_revision: str
-    """Revisions of the project that measured, one after another."""
+    """Revisions of the project that evaluated, in order."""
     device: str
-    """Device of the trainings."""
+    """Device of the evaluations."""
     trained: tuple[Trained, ...]
     """All trainings."""
     measured: tuple[Measured, ...]
     """All evaluations."""
 
     def __post_init__(self) -> None:
-        """Numbers of one protocol stand in one ranking only if version and data are the same for all arms."""
+        """Refuses what can't stand in one ranking. Raises ValueError."""
         for protocol in self.protocols():
-            kept = {(each.version, each.data) for each in self.measured if each.protocol == protocol}
-            if len(kept) > 1:
+            rows = [each for each in self.measured if each.protocol == protocol]
+            if len(kept := {(each.version, each.data) for each in rows}) > 1:
                 raise ValueError(f"{protocol} was measured on different data or in different versions: {sorted(kept)}")
+            if len(devices := {each.device for each in rows}) > 1:
+                raise ValueError(f"{protocol} was measured on different devices: {', '.join(sorted(devices))}")
+            keys = [(each.arm, each.seed) for each in rows]
+            if doubled := next((key for key in keys if keys.count(key) > 1), None):
+                raise ValueError(f"{protocol} has two results of {doubled[0]}, seed {doubled[1]}")
+        known = {*self.baselines, UNTRAINED, PIXELS}
+        if unknown := next((each.arm for each in self.measured if each.arm not in known), None):
+            raise ValueError(f"{unknown!r} is no arm of the study")
 
     def protocols(self) -> list[str]:
         """Protocols in order."""
@@ -137,9 +149,11 @@ class Record:
         return {seed: (own[seed], baseline[seed]) for seed in sorted(own.keys() & baseline.keys())}
 
     def pooled_differences(self, protocol: str, metric: str) -> dict[str, Difference]:
-        """By level of the last factor: its arms minus their baselines over common seeds, all these arms together.
+        """By level of the last factor: the mean over its arms of arm minus baseline, seed by seed.
 
-        Only levels that several arms share, each compared with the same other level, and only over several seeds.
+        Only levels that several arms share, each compared with the same other level, and only over several seeds. Arms
+        of one seed share their images and their draws, so that they count as one; a seed that only some of the arms
+        have is the mean over these.
         """
         arms: dict[tuple[str, str], list[str]] = {}
         for arm, against in self.baselines.items():
@@ -148,10 +162,12 @@ class Record:
                 arms.setdefault((level, before), []).append(arm)
         found = {}
         for (level, _), group in arms.items():
-            by_arm = [self._pairs(arm, protocol, metric) for arm in group]
-            pairs = [pair for of_arm in by_arm for pair in of_arm.values()]
-            if len(group) > 1 and len(set().union(*by_arm)) > 1:
-                found[level] = paired_difference([own for own, _ in pairs], [base for _, base in pairs])
+            by_arm = [pairs for arm in group if (pairs := self._pairs(arm, protocol, metric))]
+            if len(by_arm) < 2 or len(seeds := sorted(set().union(*by_arm))) < 2:
+                continue
+            of_seeds = [[pairs[seed] for pairs in by_arm if seed in pairs] for seed in seeds]
+            own, base = ([sum(pair[side] for pair in pairs) / len(pairs) for pairs in of_seeds] for side in (0, 1))
+            found[level] = paired_difference(own, base)
         return found
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import read_yaml
+from core.config import load_config, read_yaml
 from core.errors import UserError
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
@@ -96,6 +98,17 @@ def trainings_of(study: StudyConfig, out: Path, seeds: int) -> list[Training]:
     ]
 
 
+def check_settings(trainings: Sequence[Training]) -> None:
+    """Reads the recipe of each arm with the arm's settings. Raises `UserError` with the arm for a mistake."""
+    # By name, because pretrain stands above evaluate in the order of imports.
+    config = importlib.import_module("pretrain.config").PretrainConfig
+    for arm, (recipe, settings) in {each.arm.name: (each.recipe, each.settings) for each in trainings}.items():
+        try:
+            load_config(config, recipe, settings)
+        except UserError as error:
+            raise UserError(f"arm {arm!r}: {error}") from None
+
+
 def last_metrics(run: Path) -> dict[str, float]:
     """The last line with a loss of a run's metrics.jsonl; empty if it has none."""
     lines = [line for line in _lines(run) if "loss" in line]
@@ -103,9 +116,9 @@ def last_metrics(run: Path) -> dict[str, float]:
 
 
 def mean_speed(run: Path) -> float:
-    """Images per second, mean over the lines of metrics.jsonl; NaN without a line."""
-    speeds = [line["images_per_second"] for line in _lines(run) if "images_per_second" in line]
-    return statistics.fmean(speeds) if speeds else math.nan
+    """Images per second over all steps that metrics.jsonl has; NaN without one."""
+    seconds = seconds_of(run)
+    return seen_by(run)[0] / seconds if seconds else math.nan
 
 
 def seen_by(run: Path) -> tuple[int, int]:
@@ -116,13 +129,14 @@ def seen_by(run: Path) -> tuple[int, int]:
 
 
 def stability_of(run: Path) -> dict[str, float]:
-    """Course of a training in a few numbers, over the lines of its log after the first tenth.
+    """Course of a training in a few numbers, over the lines of its log after the first tenth of its steps.
 
     `loss_rise`: largest rise of the loss from one line to the next, as a share of its whole fall; `gradient_peak`:
     largest gradient norm over the median one; `spread_least`: least spread of the projections. Those that were logged.
     """
     lines = [line for line in _lines(run) if "loss" in line]
-    lines = lines[len(lines) // 10 :]
+    last = max((line["step"] for line in lines), default=0)
+    lines = [line for line in lines if line["step"] > last / 10]
     found = {}
     losses = [line["loss"] for line in lines]
     if len(losses) > 1 and (fall := max(losses) - min(losses)):
@@ -145,11 +159,14 @@ def predictor_losses(run: Path) -> tuple[dict[str, float], ...]:
 
 
 def seconds_of(run: Path) -> float:
-    """Seconds that a finished training computed, from its images and its mean speed; 0 if it has not ended."""
-    if not (run / "backbone.safetensors").is_file():
-        return 0.0
-    speed = mean_speed(run)
-    return seen_by(run)[0] / speed if speed > 0 else 0.0
+    """Time of a run's steps in seconds, from the speeds in metrics.jsonl; 0 without one."""
+    seconds, before = 0.0, 0
+    lines = [line for line in _lines(run) if line.get("images_per_second", 0) > 0]
+    batch = read_yaml(run / "config.yaml")["batch"] if lines else 0
+    for line in lines:
+        seconds += (line["step"] - before) * batch / line["images_per_second"]
+        before = line["step"]
+    return seconds
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,14 @@ from evaluate.studies.courses import course_tables, excess
 from evaluate.studies.findings import summary
 from evaluate.studies.record import Measured, Record, Trained
 from evaluate.studies.statistics import paired_difference
-from evaluate.studies.trainings import predictor_losses, seen_by, stability_of, trainings_of
+from evaluate.studies.trainings import (
+    mean_speed,
+    predictor_losses,
+    seconds_of,
+    seen_by,
+    stability_of,
+    trainings_of,
+)
 from evaluate.suites.config import Evaluation
 
 EVALUATIONS = (Evaluation("knn", "knn_fashion_mnist_32px"),)
@@ -44,10 +51,48 @@ def test_levels_that_do_not_exist_are_refused(given: dict[str, dict], key: str) 
         StudyConfig("q", "demo_fashion_mnist", FACTORS, EVALUATIONS, **given)
 
 
+def measured(arm: str, seed: int, **other: str) -> Measured:
+    return dataclasses.replace(Measured(arm, seed, "p", 1, "knn", "d", {"top1": 1.0}, "b", "cpu", 1.0), **other)
+
+
+@pytest.mark.parametrize(
+    ("second", "key"),
+    [
+        (measured("b", 0, data="e"), "different data"), (measured("b", 0, device="NVIDIA H100"), "different devices"),
+        (measured("a", 0), "two results of a, seed 0"), (measured("c", 0), "'c' is no arm"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_ranked_together_makes_no_record(second: Measured, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        Record("s", "q", "r", "0", (), {"a": "", "b": "a"}, "", {}, "", "", (), (measured("a", 0), second))
+
+
+def test_a_difference_over_fewer_seeds_than_the_arm_names_them() -> None:
+    rows = tuple(
+        measured(arm, seed, metrics={"top1": top})
+        for arm, tops in {"a": (1.0, 2.0), "b": (3.0, 4.0, 5.0)}.items()
+        for seed, top in enumerate(tops)
+    )
+    record = Record("s", "q", "r", "0", (), {"a": "", "b": "a"}, "", {}, "", "", (), rows)
+    assert "| b | 4.0 ± 1.0 (3) | **+2.0 [+2.0, +2.0]** (2) | 0.0 |" in summary(record)
+
+
+@pytest.mark.parametrize("name", ["untrained", "pixels"])
+def test_no_arm_takes_the_name_of_a_reference(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        StudyConfig("q", "demo_fashion_mnist", {"network": {"other": (), name: ()}}, EVALUATIONS)
+
+
 def test_the_course_of_a_run_is_read_from_its_log(tmp_path: Path) -> None:
-    losses = [9.0] * 2 + [5.0, 4.0, 4.5, 3.0] + [2.0] * 14  # the first tenth, two lines, doesn't count
+    losses = [9.0] * 2 + [5.0, 4.0, 4.5, 3.0] + [2.0] * 14  # the first tenth, two steps, doesn't count
     lines = [
-        {"step": n + 1, "loss": loss, "gradient_norm": 1.0 + 2 * (n == 7), "spread": 0.5}
+        {
+            "step": n + 1,
+            "loss": loss,
+            "gradient_norm": 1.0 + 2 * (n == 7),
+            "spread": 0.5,
+            "images_per_second": 20.0 if n else 5.0,
+        }
         for n, loss in enumerate(losses)
     ]
     lines.insert(5, {"step": 5, "epoch": 0.5, "predictor/local/trained": 0.5, "predictor/local/alone": 0.25})
@@ -56,6 +101,8 @@ def test_the_course_of_a_run_is_read_from_its_log(tmp_path: Path) -> None:
         "{batch: 10, views: {global: {count: 2, size: 4}, local: {count: 1, size: 2}}}"
     )
     assert seen_by(tmp_path) == (200, 200 * 36)
+    assert seconds_of(tmp_path) == pytest.approx(10 / 5 + 190 / 20)
+    assert mean_speed(tmp_path) == pytest.approx(200 / 11.5)
     assert stability_of(tmp_path) == pytest.approx({"loss_rise": 0.5 / 3, "gradient_peak": 3, "spread_least": 0.5})
     assert predictor_losses(tmp_path) == ({"epoch": 0.5, "local/trained": 0.5, "local/alone": 0.25},)
 
@@ -94,8 +141,11 @@ def test_levels_that_several_arms_share_are_compared_over_all_of_them() -> None:
     baselines = {two[0]: "", many[0]: two[0], two[1]: "", many[1]: two[1]}
     record = Record("s", "q", "r", "0", (), baselines, "", {}, "", "", (), measured)
     found = record.pooled_differences("p", "top1")
-    assert found == {"many": paired_difference([51.0, 55.0, 42.0], [50.0, 52.0, 40.0])}
-    assert "| *all arms with* many |  | +2.0 [+1.2, +2.8] | 3.1 |" in summary(record)
+    assert found == {"many": paired_difference([46.5, 55.0], [45.0, 52.0])}, "arms of a seed count as one"
+    assert "| *all arms with* many |  | +2.2 [+1.6, +2.9] (2) | 12.3 |" in summary(record)
+    assert "| BYOL · many | 53.0 ± 2.8 (2) | +2.0 [+1.1, +2.9] | 16.3 |" in summary(record)
+    assert "| SimSiam · many | 42.0 | +2.0 (one seed) | – |" in summary(record)
     one_seed = dataclasses.replace(record, measured=tuple(each for each in measured if each.seed == 0))
     assert not one_seed.pooled_differences("p", "top1"), "one seed ranks nothing, however many arms it has"
-    assert not dataclasses.replace(record, baselines={two[0]: "", many[0]: two[0]}).pooled_differences("p", "top1")
+    alone = dataclasses.replace(record, baselines={two[0]: "", many[0]: two[0]}, measured=measured[:4])
+    assert not alone.pooled_differences("p", "top1")

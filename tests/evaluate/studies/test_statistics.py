@@ -38,17 +38,26 @@ def test_the_interval_is_scipys_bootstrap_of_many_seeds() -> None:
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.1)
 
 
-def test_the_smallest_difference_is_found_in_four_of_five_studies() -> None:
-    rng = np.random.default_rng(0)
-    seeds, deviation = 5, 2.0
-    noise = rng.normal(0, deviation, (20_000, seeds))
-    scale = paired_difference(
-        [deviation * math.sqrt((seeds - 1) / seeds) * sign for sign in (1, -1, 1, -1, 0)], [0.0] * 5
-    )
-    assert np.std([1, -1, 1, -1, 0], ddof=1) == pytest.approx(1)
-    true = scale.detectable / (deviation * math.sqrt((seeds - 1) / seeds)) * deviation
-    detected = stats.ttest_1samp(noise + true, 0, axis=1).pvalue < 0.05
-    assert detected.mean() == pytest.approx(POWER, abs=0.03)  # (t + t) s / sqrt(n) is an approximation
+@pytest.mark.parametrize("seeds", [2, 3, 5, 11])
+def test_the_detectable_difference_is_clear_in_four_of_five_studies(seeds: int) -> None:
+    one = list(np.random.default_rng(1).normal(size=seeds))
+    found = paired_difference(one, [0.0] * seeds)
+    error = np.std(one, ddof=1) / math.sqrt(seeds)
+    true, significant = found.detectable / error / math.sqrt(seeds), found.significant / error  # for a spread of 1
+    drawn = np.random.default_rng(0).normal(true, 1, (100_000, seeds))
+    clear = np.abs(drawn.mean(1)) > significant * drawn.std(1, ddof=1) / math.sqrt(seeds)
+    assert clear.mean() == pytest.approx(POWER, abs=0.005)
+    assert (clear == (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05)).all()
+    assert (
+        np.abs(drawn.mean(1) - true) > significant * drawn.std(1, ddof=1) / math.sqrt(seeds)
+    ).mean() == pytest.approx(0.05, abs=0.003)
+
+
+def test_a_difference_is_clear_where_a_paired_t_test_is() -> None:
+    for arm in ([3.0, 5.0, 4.0], [3.0, 5.0, 5.0], [3.0, 5.2, 5.4]):
+        baseline = [1.0, 4.0, 3.5]
+        assert paired_difference(arm, baseline).clear == (stats.ttest_rel(arm, baseline).pvalue < 0.05)
+    assert paired_difference([3.0, 4.0], [1.0, 2.0]).clear, "the same difference with both seeds"
 
 
 def test_one_seed_ranks_nothing() -> None:

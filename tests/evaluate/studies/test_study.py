@@ -21,7 +21,7 @@ from evaluate.studies.command import main
 from evaluate.studies.config import FOLDER, open_study
 from evaluate.studies.findings import PAGE, page, summary
 from evaluate.studies.record import read_record
-from evaluate.studies.trainings import seconds_of, trainings_of
+from evaluate.studies.trainings import trainings_of
 from tests.torchrun import Process, warm_python
 
 STUDY = """
@@ -86,6 +86,10 @@ def test_from_arms_to_a_record(
     plan = run(monkeypatch, capsys, *given, "--dry-run")
     assert "MoCo v3 · per view (against MoCo v3 · shared), seeds 0 … 1: predictors=per_view" in plan
     assert not out.exists()
+    assert run(monkeypatch, capsys, *given, "--emit").count("python pretrain/run.py --config") == 4
+    assert not out.exists()
+    with pytest.raises(UserError, match="4 trainings are not finished"):
+        run(monkeypatch, capsys, *given, "--table")
     first = run(monkeypatch, capsys, *given)
     record = read_record(tmp_path / "records/tiny.json")
     assert [(each.arm, each.seed) for each in record.trained] == [
@@ -101,14 +105,14 @@ def test_from_arms_to_a_record(
     assert difference.mean == pytest.approx(sum(separate[seed] - shared[seed] for seed in (0, 1)) / 2)
     assert summary(record) in first
 
-    waited = out / "runs/moco-v3-shared-seed0"
-    os.utime(waited / "study.json", (0, 0))  # noted when the study began, long before its own training did
-    assert 0 < seconds_of(waited) < 60
+    assert all(each.seconds > 0 and each.git_revision == record.git_revision for each in record.trained)
 
     result, other = list((out / "results").rglob("result.json"))[:2]
     result.unlink()
     other.write_text(re.sub('("git_revision": )"[^"]*"', r'\1"0ther"', other.read_text()))
     shutil.rmtree(out / "runs/moco-v3-shared-seed1")
+    with pytest.raises(UserError, match="1 trainings are not finished"):
+        run(monkeypatch, capsys, *given, "--share", "0/2")
     kill_during(Process(str(ROOT / "evaluate/study.py"), *given), out / "runs/moco-v3-shared-seed1")
     again = run(monkeypatch, capsys, *given)
     starts = [line for line in again.splitlines() if line.startswith("starts")]
@@ -118,6 +122,23 @@ def test_from_arms_to_a_record(
         assert after.last["loss"] == before.last["loss"]  # the same bits, although it was killed
     assert [each.metrics for each in once_more.measured] == [each.metrics for each in record.measured]
     assert set(once_more.git_revision.split(", ")) == {record.git_revision, "0ther"}
+
+    result.unlink()
+    (tmp_path / "records/tiny.json").unlink()
+    with pytest.raises(UserError, match="no record of an unfinished study: 1 evaluations are missing"):
+        run(monkeypatch, capsys, *given, "--table")
+    shown = capsys.readouterr()
+    assert shown.err.count("not measured: ") == 1
+    assert "| MoCo v3 · shared |" in shown.out, "what is measured is shown"
+    assert not list((tmp_path / "records").iterdir())
+    run(monkeypatch, capsys, *given, "--share", "0/1")
+    assert result.is_file()
+    tagged = run(monkeypatch, capsys, *given, "--table", "--tag", "cpu")
+    assert "tiny-cpu.json" in tagged
+    assert [each.metrics for each in read_record(tmp_path / "records/tiny-cpu.json").measured] == [
+        each.metrics for each in record.measured
+    ]
+
     study.write_text(STUDY.format(images=image_folder).replace("epochs=1", "epochs=2"))
     with pytest.raises(UserError, match=r"moco-v3-shared-seed0.*--out"):
         run(monkeypatch, capsys, *given)
@@ -132,6 +153,9 @@ def test_from_arms_to_a_record(
         ("recipe: demo_fashion_mnist", "recipe: nowhere", "nowhere"),
         ("ks=[3]", "kss=[3]", "kss"),
         ("seeds: 2", "seeds: 0", "seeds"),
+        ("[predictors=per_view]", "[predictor=per_view]", "arm 'MoCo v3 · per view': .*predictor"),
+        ("[predictors=per_view]", "[batch=0]", "arm 'MoCo v3 · per view': .*batch"),
+        ("per view: [", "untrained: [", "untrained"),
     ],
 )
 def test_mistakes_are_reported_before_anything_runs(
@@ -143,6 +167,23 @@ def test_mistakes_are_reported_before_anything_runs(
     with pytest.raises(UserError, match=key):
         run(monkeypatch, capsys, str(study), "--out", str(tmp_path / "out"), "--device", "cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [("--jobs", "0"), ("--seeds", "0"), ("--per-gpu", "-1"), ("--tag", "a/b")])
+def test_options_that_cannot_be_are_refused(
+    given: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=given[0]):
+        run(monkeypatch, capsys, "demo_scenes", *given)
+
+
+def test_hours_are_those_of_a_record_of_the_same_settings_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = run(monkeypatch, capsys, "headline_fashion_mnist_small", "--out", "nowhere", "--dry-run")
+    assert "at the speed of record headline_fashion_mnist_small-cpu (CPU" in known
+    other = run(monkeypatch, capsys, "headline_fashion_mnist", "--out", "nowhere", "--dry-run")
+    assert "small-cpu" not in other, "the arms have the same names, but see other images through another network"
 
 
 def test_a_training_is_known_by_what_its_recipe_sets_not_by_its_place(tmp_path: Path) -> None:
