@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from core.project import CONFIGS, ROOT
 from evaluate.studies import record as records
 from evaluate.studies.command import main
 from evaluate.studies.config import FOLDER, open_study
+from evaluate.studies.courses import course_tables
 from evaluate.studies.findings import PAGE, page, summary
 from evaluate.studies.record import read_record
 from evaluate.studies.trainings import trainings_of
@@ -44,6 +46,8 @@ factors:
 evaluations:
   - {{run: knn, protocol: knn_fashion_mnist_32px, data: "folder:{images}", settings: ["ks=[3]"]}}
 """
+
+STUDIES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -139,6 +143,17 @@ def test_from_arms_to_a_record(
         each.metrics for each in record.measured
     ]
 
+    twin = tmp_path / "twin"
+    shutil.copytree(out / "results", twin / "results")
+    for seed, arm in itertools.product((0, 1), ("shared", "again")):
+        shutil.copytree(out / f"runs/moco-v3-shared-seed{seed}", twin / f"runs/moco-v3-{arm}-seed{seed}")
+    same = tmp_path / "same.yaml"
+    same.write_text(study.read_text().replace("per view: [predictors=per_view]", "again: [predictors=shared]"))
+    run(monkeypatch, capsys, str(same), "--out", str(twin), "--device", "cpu", "--table", "--record")
+    equal = read_record(tmp_path / "records/same.json").difference("MoCo v3 · again", protocol, "top1")
+    assert equal is not None
+    assert (equal.mean, equal.seeds) == (0, 2), "a setting that changes nothing"
+
     study.write_text(STUDY.format(images=image_folder).replace("epochs=1", "epochs=2"))
     with pytest.raises(UserError, match=r"moco-v3-shared-seed0.*--out"):
         run(monkeypatch, capsys, *given)
@@ -218,7 +233,23 @@ def test_the_page_is_that_of_the_records() -> None:
     assert PAGE.read_text(encoding="utf-8") == page()
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
+@pytest.mark.parametrize("name", STUDIES)
+def test_scores_in_a_header_are_those_of_the_record(name: str) -> None:
+    head = " ".join(
+        line.removeprefix("#") for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line[0] == "#"
+    )
+    head = " ".join(head.split())
+    files = re.findall(r"Score \((records/[\w-]+\.json)\)", head)
+    assert len(files) == (f"{name}-cpu.json" in [file.name for file in (ROOT / "records").iterdir()])
+    for file in files:
+        record = read_record(ROOT / file)
+        scores = re.findall(r"[+-]?\d+\.\d+ (?:\[.*?\]|± \d+\.\d+)", head.partition("Score")[2])
+        assert scores
+        shown = summary(record) + course_tables(record)
+        assert not [score for score in scores if score not in shown]
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_open(name: str) -> None:
     study = open_study(name)
     assert study.recipe_file.is_file()
