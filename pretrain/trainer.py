@@ -225,7 +225,8 @@ def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
 
 def _show(bar: tqdm, report: Report, lr: float, collapse: str) -> None:
     values = report.values
-    losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if "loss" in key)
+    shown = {key: value for key, value in values.items() if key == "loss" or key.startswith("loss/")}
+    losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in shown.items())
     bar.set_postfix_str(f"{losses}  lr {lr:.3g}  {values['images_per_second']:.0f} images/s")
     for name in report.broken:
         bar.write(f"broken image replaced: {name}", file=sys.stderr)
