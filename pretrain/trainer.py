@@ -157,7 +157,7 @@ def train(
                 scaler.step(optimiser)
                 scaler.update()
             optimiser.zero_grad()
-            log.add(done, losses, batch.broken, batch.counts)
+            log.add(done, losses, norm, batch.broken, batch.counts)
 
             done += 1
             bar.update()
@@ -167,7 +167,7 @@ def train(
             # Ranks must agree on when to stop or save, so several of them settle this at log steps only.
             logged = epoch_ends or done % config.checkpoint.log_steps == 0 or done in fit_steps
             if logged or (processes.world_size == 1 and (stop or due)):
-                report = log.report(stop, due, method.health() | {"gradient_norm": norm})
+                report = log.report(stop, due, method.health())
                 stop, due = report.stop, report.checkpoint_due
                 if folder is not None:
                     warning = collapse.warning(done, report.values)
@@ -225,7 +225,8 @@ def _refuse_non_finite(parameters: list[torch.nn.Parameter], step: int) -> None:
 
 def _show(bar: tqdm, report: Report, lr: float, collapse: str) -> None:
     values = report.values
-    losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if "loss" in key)
+    shown = {key: value for key, value in values.items() if key == "loss" or key.startswith("loss/")}
+    losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in shown.items())
     bar.set_postfix_str(f"{losses}  lr {lr:.3g}  {values['images_per_second']:.0f} images/s")
     for name in report.broken:
         bar.write(f"broken image replaced: {name}", file=sys.stderr)

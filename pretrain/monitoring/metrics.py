@@ -47,10 +47,12 @@ class Report:
     """Metrics of the last log interval, equal on all ranks."""
 
     values: dict[str, float]
-    """Since the last log step: mean of each term of the loss and of their sum, images per second over all ranks
-    (without the time of checkpoints and monitor), in fp16 the steps skipped, with decode=device the images decoded
-    either way. Of the last step: the health of the losses, e.g. `spread`. Of the whole run: the number of broken
-    images."""
+    """Since the last log step: mean of each term of the loss and of their sum, the largest sum of a step (`loss_max`)
+    and the largest norm of the gradients of a step that was not skipped (`gradient_norm_max`; left out where all were),
+    images per second over all ranks (without the time of checkpoints and monitor), in fp16 the steps skipped, with
+    decode=device the images decoded either way. Of the last step: the norm of the gradients, the health of the losses,
+    e.g. `spread`. Of the whole run: the number of broken images. Losses, norms and health are means over the ranks,
+    `loss_max` the largest of these means."""
     stop: bool
     """True if any rank was asked to stop."""
     checkpoint_due: bool
@@ -80,6 +82,8 @@ class StepMetrics:
         """
         self._terms, self._processes, self._broken, self._batch = terms, processes, broken, batch
         self._sums = torch.zeros(len(terms), device=processes.device)
+        self._each: list[Tensor] = []
+        self._norm, self._norm_max = torch.zeros(2, device=processes.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
         self._names: list[str] = []
         self._counts: Counter[str] = Counter()
@@ -92,16 +96,25 @@ class StepMetrics:
         self._updated = True
 
     def add(
-        self, step: int, losses: Mapping[str, Tensor], broken: Sequence[str], counts: Mapping[str, int] | None = None
+        self,
+        step: int,
+        losses: Mapping[str, Tensor],
+        norm: Tensor,
+        broken: Sequence[str],
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         """Adds the losses of step `step` without waiting for the device.
 
-        `counts`: numbers to be summed over steps and ranks.
+        `norm`: that of all gradients, the same on all ranks. `counts`: numbers to be summed over steps and ranks.
         """
         values = torch.stack([losses[name] for name in self._terms])
         bad = ~torch.isfinite(values).all() & (self._first_bad < 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         self._sums += values
+        self._each.append(values)
+        self._norm = norm
+        if self._updated or not self._scaled:  # a skipped step's norm is not finite
+            self._norm_max = torch.maximum(self._norm_max, norm)
         self._names += broken
         self._counts.update(counts or {})
         self._steps += 1
@@ -116,9 +129,12 @@ class StepMetrics:
         Raises `UserError` on all ranks alike for a loss that was not finite, for too many broken images and where fp16
         overflows whatever the loss is scaled by.
         """
-        own_health = torch.stack([value.float() for value in health.values()]) if health else self._sums[:0]
-        rows = torch.cat([self._first_bad[None].float(), self._sums / self._steps, own_health]).tolist()
-        mine = (rows[1:], int(rows[0]), self._names, stop, checkpoint_due, self._counts)
+        scalars = {**health, "gradient_norm": self._norm, "gradient_norm_max": self._norm_max}
+        own = torch.stack([self._first_bad.float(), *(value.float() for value in scalars.values())])
+        first_bad, *row = torch.cat([own, self._sums / self._steps, *self._each]).tolist()
+        means_end = len(scalars) + len(self._terms)
+        row[means_end:] = [sum(row[i : i + len(self._terms)]) for i in range(means_end, len(row), len(self._terms))]
+        mine = (row, int(first_bad), self._names, stop, checkpoint_due, self._counts)
         everyone = gather_objects(mine)
         bad_steps = [bad for _, bad, *_ in everyone if bad >= 0]
         if bad_steps:
@@ -133,11 +149,13 @@ class StepMetrics:
             )
         broken = self._broken.add([name for _, _, names, *_ in everyone for name in names])
         columns = [sum(column) / len(everyone) for column in zip(*(row for row, *_ in everyone), strict=True)]
-        averages, healths = columns[: len(self._terms)], columns[len(self._terms) :]
-        values = {"loss": sum(averages)}
+        averages = columns[len(scalars) : means_end]
+        values = {"loss": sum(averages), "loss_max": max(columns[means_end:])}
         if len(self._terms) > 1:
             values |= {f"loss/{name}": average for name, average in zip(self._terms, averages, strict=True)}
-        values |= dict(zip(health, healths, strict=True))
+        values |= dict(zip(scalars, columns, strict=False))
+        if self._skipped == self._steps:
+            del values["gradient_norm_max"]
         if self._scaled:
             values["skipped_steps"] = self._skipped
         counted: Counter[str] = Counter()
@@ -147,7 +165,8 @@ class StepMetrics:
         values["broken_images"] = len(self._broken.names)
         values["images_per_second"] = self._steps * self._batch / max(time.monotonic() - self._since, 1e-9)
         self._sums.zero_()
-        self._names, self._counts, self._steps, self._skipped = [], Counter(), 0, 0
+        self._norm_max.zero_()
+        self._each, self._names, self._counts, self._steps, self._skipped = [], [], Counter(), 0, 0
         warned, self._warned = self._warned, self._in_a_row >= _FEW
         overflowing = self._in_a_row if self._warned and not warned else 0
         self.restart_clock()

@@ -140,10 +140,10 @@ def never_waits(config: PretrainConfig) -> None:
         progress = Progress(config.epochs - 1, 1, config.epochs)
         losses = method.backward(on_device, parameters=parameters_of(batch), progress=progress)
         freezer.drop_gradients(progress.epoch)
-        clip_gradients(parameters, config.optim)
+        norm = clip_gradients(parameters, config.optim)
         update.step()
         update.zero_grad()
-        log.add(0, losses, batch.broken)
+        log.add(0, losses, norm, batch.broken)
         method.health()
 
     for _ in range(2):  # libraries set themselves up, which may synchronise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ def test_steps_that_fp16_skips_are_counted(
     skipped = {line["step"]: line["skipped_steps"] for line in metrics(tmp_path)}
     assert sum(skipped.values()) == 13
     assert [skipped[step] for step in (2, 4, 5, 6, 16, 18)] == [0, 2, 1, 1, 0, 0]
+    peaks = {line["step"]: line["gradient_norm_max"] for line in metrics(tmp_path) if "gradient_norm_max" in line}
+    assert all(math.isfinite(peak) for peak in peaks.values())
+    assert not peaks.keys() & {4, 5, 6}, "lines whose steps were all skipped"
+    assert peaks.keys() >= {2, 16, 18}
     printed = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert all(part in printed[0] for part in ("warning: ", "10 steps", "fp16"))
     assert "compute.precision=bf16" in printed[0]

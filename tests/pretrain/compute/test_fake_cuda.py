@@ -70,10 +70,10 @@ def step(config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
             freezer.drop_gradients(progress.epoch)
-            clip_gradients(parameters, config.optim)
+            norm = clip_gradients(parameters, config.optim)
             optimiser.step()
             optimiser.zero_grad()
-            log.add(0, found, batch.broken)
+            log.add(0, found, norm, batch.broken)
             health = method.health()
     assert {tensor.device.type for tensor in [*found.values(), *health.values(), *ends, *parameters]} == {"cuda"}
     assert set(found) == set(method.terms)

@@ -54,6 +54,8 @@ def assert_near(found: list[dict[str, float]], expected: list[dict[str, float]])
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+        assert a["loss_max"] == pytest.approx(a["loss"], rel=1e-6)  # a line has one step
+        assert a["gradient_norm_max"] == a["gradient_norm"]
 
 
 def test_losses_exports_and_a_resume_on_one_process(image_folder: Path, tmp_path: Path) -> None:

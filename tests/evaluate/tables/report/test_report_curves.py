@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
     (folder / "backbone.safetensors").write_bytes(b"weights")
     (folder / "checkpoints" / "step_20.pt").write_bytes(b"state")
     views = {"loss/global": 1.0, "loss/local": 2.0, "loss/<i>": 3.0}
-    text = "".join(line(step, loss=6.0, **views) for step in (5, 10, 15, 20))
+    text = "".join(line(step, loss=6.0, loss_max=7.0, gradient_norm_max=8.0, **views) for step in (5, 10, 15, 20))
     text += line(10, knn_top1=50.0) + line(20, knn_top1=60.0)
     text += line(25, loss=float("nan")) + '["no object"]\n' + line(30, loss=1.0)[:20]
     (folder / "metrics.jsonl").write_text(text)
