@@ -20,12 +20,15 @@ predictor fitted to all view types together leaves at the end. Each fit takes 10
 _COURSE_HEAD = """
 **Trainings**: images seen, pixels of all their views relative to the first arm, largest rise of the loss between two
 lines of the log as a share of its whole fall, largest gradient norm over the median one, least spread of the
-projections (0 collapsed, 1 even); means over seeds. The log has a line every 20 steps: the mean loss of these steps,
-and the gradient norm of the last one, so that a spike of a single step can be missed.
+projections (0 collapsed, 1 even); means over seeds. {log}
 
-| arm | images | pixels | loss rise | gradient peak | least spread |
-|---|---|---|---|---|---|
+| arm | images | pixels | loss rise | {spike}gradient peak | least spread |
+|---|---|---|---|{rule}---|---|
 """
+_LINES = """The log has a line every 20 steps: the mean loss of these steps,
+and the gradient norm of the last one, so that a spike of a single step can be missed."""
+_STEPS = """The log has a line every 20 steps. *Loss spike*: largest loss
+of a step above its line's mean, as a share of the fall; the gradient norm is the largest of all steps."""
 
 
 def course_tables(record: Record) -> str:
@@ -35,7 +38,11 @@ def course_tables(record: Record) -> str:
         text += _EXCESS_HEAD + "\n".join(rows) + "\n"
     if trained and all(run.images for runs in trained.values() for run in runs):
         first = next(iter(trained.values()))[0].pixels
-        text += _COURSE_HEAD + "\n".join(_course_row(arm, runs, first) for arm, runs in trained.items()) + "\n"
+        spikes = all("loss_spike" in run.stability for runs in trained.values() for run in runs)
+        text += _COURSE_HEAD.format(
+            log=_STEPS if spikes else _LINES, spike="loss spike | " * spikes, rule="---|" * spikes
+        )
+        text += "\n".join(_course_row(arm, runs, first, spikes) for arm, runs in trained.items()) + "\n"
     return text
 
 
@@ -100,11 +107,11 @@ def _views(runs: Sequence[Trained]) -> list[str]:
     return list(dict.fromkeys(key.partition("/")[0] for line in lines for key in line if "/" in key))
 
 
-def _course_row(arm: str, runs: Sequence[Trained], first: int) -> str:
-    keys = ("loss_rise", "gradient_peak", "spread_least")
+def _course_row(arm: str, runs: Sequence[Trained], first: int, spikes: bool) -> str:
+    shares = ["loss_rise", *["loss_spike"] * spikes]
     cells = [f"{runs[0].images:,}", f"{runs[0].pixels / first:.2f} ×"]
-    for key in keys:
+    for key in (*shares, "gradient_peak", "spread_least"):
         values = [run.stability[key] for run in runs if key in run.stability]
         mean = sum(values) / len(values) if values else math.nan
-        cells.append("–" if math.isnan(mean) else f"{mean:.0%}" if key == "loss_rise" else f"{mean:.2f}")
+        cells.append("–" if math.isnan(mean) else f"{mean:.0%}" if key in shares else f"{mean:.2f}")
     return f"| {arm} | {' | '.join(cells)} |"

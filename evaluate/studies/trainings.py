@@ -131,8 +131,10 @@ def seen_by(run: Path) -> tuple[int, int]:
 def stability_of(run: Path) -> dict[str, float]:
     """Course of a training in a few numbers, over the lines of its log after the first tenth of its steps.
 
-    `loss_rise`: largest rise of the loss from one line to the next, as a share of its whole fall; `gradient_peak`:
-    largest gradient norm over the median one; `spread_least`: least spread of the projections. Those that were logged.
+    `loss_rise`: largest rise of the loss from one line to the next, as a share of its whole fall; `loss_spike`: largest
+    loss of a step above its line's mean, as a share of the same; `gradient_peak`: largest gradient norm, of all steps
+    where it was logged, else of the lines' last steps, over the lines' median; `spread_least`: least spread of the
+    projections. Those that were logged.
     """
     lines = [line for line in _lines(run) if "loss" in line]
     last = max((line["step"] for line in lines), default=0)
@@ -141,8 +143,11 @@ def stability_of(run: Path) -> dict[str, float]:
     losses = [line["loss"] for line in lines]
     if len(losses) > 1 and (fall := max(losses) - min(losses)):
         found["loss_rise"] = max(0.0, *(later - before for before, later in itertools.pairwise(losses))) / fall
+        if all("loss_max" in line for line in lines):
+            found["loss_spike"] = max(line["loss_max"] - line["loss"] for line in lines) / fall
     if norms := [line["gradient_norm"] for line in lines if "gradient_norm" in line]:
-        found["gradient_peak"] = max(norms) / statistics.median(norms)
+        peak = max(line.get("gradient_norm_max", line["gradient_norm"]) for line in lines if "gradient_norm" in line)
+        found["gradient_peak"] = peak / statistics.median(norms)
     if spreads := [line["spread"] for line in lines if "spread" in line]:
         found["spread_least"] = min(spreads)
     return found

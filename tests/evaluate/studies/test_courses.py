@@ -105,6 +105,12 @@ def test_the_course_of_a_run_is_read_from_its_log(tmp_path: Path) -> None:
     assert mean_speed(tmp_path) == pytest.approx(200 / 11.5)
     assert stability_of(tmp_path) == pytest.approx({"loss_rise": 0.5 / 3, "gradient_peak": 3, "spread_least": 0.5})
     assert predictor_losses(tmp_path) == ({"epoch": 0.5, "local/trained": 0.5, "local/alone": 0.25},)
+    peaks = [line | {"loss_max": line["loss"] + (n == 9), "gradient_norm_max": 4.0} for n, line in enumerate(lines)
+             if "loss" in line]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in peaks))
+    assert stability_of(tmp_path) == pytest.approx(
+        {"loss_rise": 0.5 / 3, "loss_spike": 1 / 3, "gradient_peak": 4, "spread_least": 0.5}
+    )
 
 
 def trained(arm: str, seed: int, pixels: int, *losses: tuple[float, float, float]) -> Trained:
@@ -128,6 +134,10 @@ def test_tables_show_excess_losses_and_compute() -> None:
     assert "| shared | local | 0.400 → 0.250 ± 0.071 (2) |  |  | 0.050 |" in text
     assert "| own | local | 0.100 → 0.100 ± 0.071 (2) | **-0.150 [-0.150, -0.150]** | 0.000 | 0.050 |" in text
     assert "| own | 10 | 1.50 × | 25% | – | – |" in text
+    spiked = [dataclasses.replace(run, stability={"loss_rise": 0.25, "loss_spike": 0.5}) for run in runs]
+    text = course_tables(dataclasses.replace(record, trained=tuple(spiked)))
+    assert "| arm | images | pixels | loss rise | loss spike | gradient peak | least spread |" in text
+    assert "| own | 10 | 1.50 × | 25% | 50% | – | – |" in text
 
 
 def test_levels_that_several_arms_share_are_compared_over_all_of_them() -> None:
