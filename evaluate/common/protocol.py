@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -60,8 +61,11 @@ def _folders() -> list[Path]:
 
 
 def _file_of(name: str) -> Path | None:
+    """File of the protocol with this name, which may be any text of a result; None if no file has it."""
+    if "/" in name:  # would lead out of the folder
+        return None
     files = (folder / f"{name}.yaml" for folder in _folders())
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises for a name too long
 
 
 def current_version(name: str) -> int:
@@ -71,7 +75,7 @@ def current_version(name: str) -> int:
 
 
 def noise_of(name: str) -> dict[str, Noise]:
-    """Measured noise of the protocol with exactly this name by metric; empty if none was measured."""
+    """Measured noise of the protocol by metric; empty if none was measured, as for every ` (modified: …)` one."""
     file = _file_of(name)
     return {} if file is None else _noise_of_file(file)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +23,8 @@ NOISE_MEANING = (
     "differs from the best number of its column by less than twice the standard deviation that seeds and arithmetic "
     "of the evaluation alone give (`noise` of the protocol): not ranked below it"
 )
+_MOST_NAMES = 3
+"""Protocols that the note on unmeasured noise names."""
 UNCONFIRMED_MEANING = "published, but confirmed by no source outside the paper: nothing is compared with it"
 _CSV = (
     *("row", "published", "row_source", "protocol", "metric", "data", "scaled_down", "modified", "mean", "std"),
@@ -105,6 +108,8 @@ def notes(table: TransferTable) -> list[str]:
         sentences.append(f"{UNCONFIRMED} {UNCONFIRMED_MEANING}")
     if any(cell.within_noise for cell in table.cells.values()):
         sentences.append(f"{NOISE} {NOISE_MEANING}")
+    if note := unmeasured_noise(table):
+        sentences.append(note)
     if any(cell.paths and cell.std is None for cell in table.cells.values()):
         sentences.append(
             "a number of ours without ± is of a single network and measurement: rows that differ by less than networks "
@@ -126,6 +131,20 @@ def notes(table: TransferTable) -> list[str]:
                 f"{row.name} (published): {row.source}, {url}" + "".join(f"; {remark}" for remark in remarks)
             )
     return sentences
+
+
+def unmeasured_noise(table: TransferTable) -> str:
+    """Note naming what has several rows of ours but no measured noise; empty if there is nothing of the kind."""
+    measured = {column.name for column in table.columns if column.noise is not None}
+    rows = Counter(x for (_, x), cell in table.cells.items() if cell.paths)
+    found = [column for x, column in enumerate(table.columns) if column.noise is None and rows[x] > 1]
+    names = list(dict.fromkeys(column.title if column.name in measured else _short(column) for column in found))
+    if not names:
+        return ""
+    more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    *before, last = [*names[:_MOST_NAMES], *more]
+    listed = f"{', '.join(before)} and {last}" if before else last
+    return f"noise was not measured for {listed}: nothing there is marked {NOISE}, and one seed can't rank its rows"
 
 
 def units(table: TransferTable) -> str:
@@ -164,6 +183,11 @@ def _delta(cell: Cell, metric: Metric) -> str:
 
 def _marked(column: Column) -> str:
     return column.title + SCALED_DOWN * column.scaled_down + MODIFIED * column.modified
+
+
+def _short(column: Column) -> str:
+    name, changed, _ = column.protocol.partition(" (modified: ")
+    return name + " (modified)" * bool(changed) + column.name.removeprefix(column.protocol)
 
 
 def _named(row: Row) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from evaluate.common.metrics import Metric
-from evaluate.common.protocol import current_version, kind_of_protocol, noise_of
+from evaluate.common.protocol import Noise, current_version, kind_of_protocol, noise_of
 from evaluate.common.registry import descriptions, find_description
 from evaluate.tables.published import Published
 from evaluate.tables.results import StoredResult, baseline_of, data_of, row_of, run_of, short_row_of
@@ -51,6 +51,8 @@ class Column:
     """The protocol's version."""
     superseded: bool = False
     """The protocol has another version now, which published numbers are compared with."""
+    noise: Noise | None = None
+    """Noise of the metric under the protocol; None: not measured."""
 
     @property
     def name(self) -> str:
@@ -220,21 +222,21 @@ def build_table(
                     cells[y, x] = Cell((number.value,), (), (), number)
                     sources.append(number.table)
         rows.append(Row(name, True, ", ".join([paper, *dict.fromkeys(sources)])))
-    for x, key in enumerate(keys):
-        _mark_noise(cells, x, len(own), key, metrics[key])
-    return TransferTable(tuple(rows), _columns(keys, metrics, small), cells)
+    columns = _columns(keys, metrics, small)
+    for x, shown_column in enumerate(columns):
+        _mark_noise(cells, x, len(own), shown_column)
+    return TransferTable(tuple(rows), columns, cells)
 
 
-def _mark_noise(cells: dict[tuple[int, int], Cell], x: int, own: int, key: _Key, metric: Metric) -> None:
+def _mark_noise(cells: dict[tuple[int, int], Cell], x: int, own: int, column: Column) -> None:
     """Marks our cells of a column whose distance from its best one may be noise of the evaluation alone."""
-    noise = noise_of(key.protocol).get(key.metric) if key.version == current_version(key.protocol) else None
     found = {y: cells[y, x] for y in range(own) if (y, x) in cells}
-    if noise is None or len(found) < 2:
+    if column.noise is None or len(found) < 2:
         return
-    sign = -1 if metric.better == "lower" else 1
+    sign = -1 if column.metric.better == "lower" else 1
     best = max(found, key=lambda y: sign * found[y].mean)
     for y, cell in found.items():
-        deviation = noise.of_difference(len(cell.values), len(found[best].values))
+        deviation = column.noise.of_difference(len(cell.values), len(found[best].values))
         if y != best and abs(cell.mean - found[best].mean) < 2 * deviation:
             cells[y, x] = replace(cell, within_noise=True)
 
@@ -244,7 +246,8 @@ def _columns(keys: Sequence[_Key], metrics: Mapping[_Key, Metric], small: Collec
     columns = []
     for key, name in zip(keys, named, strict=True):
         superseded = key.version != current_version(key.protocol)
-        column = Column(key.protocol, metrics[key], "", key.data, key in small, key.version, superseded)
+        noise = None if superseded else noise_of(key.protocol).get(key.metric)
+        column = Column(key.protocol, metrics[key], "", key.data, key in small, key.version, superseded, noise)
         data = f", data {key.data}" if named.count(name) > 1 else ""
         columns.append(replace(column, title=f"{column.name}, {column.metric.head}{data}"))
     return tuple(columns)

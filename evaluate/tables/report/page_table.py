@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluate.common.metrics import Metric
-from evaluate.tables.renderers import MODIFIED, NOISE, NOISE_MEANING, SCALED_DOWN, UNCONFIRMED, UNCONFIRMED_MEANING
+from evaluate.tables.renderers import (
+    MODIFIED,
+    NOISE,
+    NOISE_MEANING,
+    SCALED_DOWN,
+    UNCONFIRMED,
+    UNCONFIRMED_MEANING,
+    unmeasured_noise,
+)
 from evaluate.tables.report.grouping import Measured
 from evaluate.tables.transfer_table import Cell, Column, TransferTable
 
@@ -15,7 +23,7 @@ _MODIFIED = "settings of the protocol were changed, so that it compares with not
 
 
 def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str, Any]:
-    """`heads`, `rows`, `described`, `marks`, `sources` and `caveats` of the template."""
+    """`heads`, `rows`, `described`, `marks`, `unmeasured`, `sources` and `caveats` of the template."""
     numbers = {(one.row, one.result.path): one.number for one in measured}
     marks, heads = _heads(table.columns)
     unconfirmed = {"sign": UNCONFIRMED, "anchor": "unconfirmed", "meaning": UNCONFIRMED_MEANING, "detail": ""}
@@ -23,6 +31,7 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
         marks.append(unconfirmed)
     if any(cell.within_noise for cell in table.cells.values()):
         marks.append({"sign": NOISE, "anchor": "noise", "meaning": NOISE_MEANING, "detail": ""})
+    unmeasured = unmeasured_noise(table)
     sources, cited = _sources(table)
     rows: list[dict[str, Any]] = [
         {
@@ -42,6 +51,7 @@ def table_parts(table: TransferTable, measured: Sequence[Measured]) -> dict[str,
         "rows": rows,
         "described": [row for row in rows if not row["published"] and row["source"] != row["name"]],
         "marks": marks,
+        "unmeasured": unmeasured[:1].upper() + unmeasured[1:],
         "sources": sources,
         "caveats": _caveats(table),
     }
