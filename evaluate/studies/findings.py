@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.files.atomic_file import write_atomically
 from core.project import ROOT
+from evaluate.common.metrics import Metric
 from evaluate.common.registry import find_description
 from evaluate.studies.courses import course_tables, excess_differences
 from evaluate.studies.record import FOLDER, Record, arms_with_references, read_record
@@ -43,11 +44,15 @@ def summary(record: Record) -> str:
             for metric in metrics:
                 mean, deviation, count = record.mean_and_spread(arm, protocol, metric.key)
                 difference = record.difference(arm, protocol, metric.key) if arm in record.baselines else None
-                cells += [_mean(mean, deviation, count), *_difference(difference, count)]
+                cells += [_mean(metric, mean, deviation, count), *_difference(metric, difference, count)]
             lines.append(f"| {arm} | {' | '.join(cells)} |")
         pooled = [record.pooled_differences(protocol, metric.key) for metric in metrics]
         for level in pooled[0]:
-            cells = [cell for each in pooled for cell in ("", *_difference(each.get(level), 0))]
+            cells = [
+                cell
+                for metric, each in zip(metrics, pooled, strict=True)
+                for cell in ("", *_difference(metric, each.get(level), 0))
+            ]
             lines.append(f"| *all arms with* {level} | {' | '.join(cells)} |")
     return "\n".join(lines[1:]) + "\n"
 
@@ -98,18 +103,19 @@ def write_page() -> Path:
     return PAGE
 
 
-def _mean(mean: float, deviation: float, count: int) -> str:
+def _mean(metric: Metric, mean: float, deviation: float, count: int) -> str:
     if not count:
         return "–"
-    return f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {deviation:.1f} ({count})"
+    return metric.text(mean) if count == 1 else f"{metric.text(mean)} ± {metric.text(deviation)} ({count})"
 
 
-def _difference(difference: Difference | None, count: int) -> tuple[str, str]:
+def _difference(metric: Metric, difference: Difference | None, count: int) -> tuple[str, str]:
     """Cells of a difference and of the smallest detectable one; with its seeds where they aren't the arm's `count`."""
     if difference is None:
         return "", ""
     if difference.seeds < 2:
-        return f"{difference.mean:+.1f} (one seed)", "–"
-    text = f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+        return f"{metric.signed(difference.mean)} (one seed)", "–"
+    low, high = metric.signed(difference.low), metric.signed(difference.high)
+    text = f"{metric.signed(difference.mean)} [{low}, {high}]"
     text = f"**{text}**" if difference.clear else text
-    return text if difference.seeds == count else f"{text} ({difference.seeds})", f"{difference.detectable:.1f}"
+    return text if difference.seeds == count else f"{text} ({difference.seeds})", metric.text(difference.detectable)

@@ -77,6 +77,16 @@ def test_a_difference_over_fewer_seeds_than_the_arm_names_them() -> None:
     assert "| b | 4.0 ± 1.0 (3) | **+2.0 [+2.0, +2.0]** (2) | 0.0 |" in summary(record)
 
 
+def test_numbers_have_the_decimals_of_their_metric() -> None:
+    rows = tuple(
+        measured(arm, seed, kind="depth", metrics={"rmse": 0.25 + 0.0312 * step + 0.001 * seed})
+        for step, arm in enumerate("ab") for seed in (0, 1)
+    )  # fmt: skip
+    text = summary(Record("s", "q", "r", "0", (), {"a": "", "b": "a"}, "", {}, "", "", (), rows))
+    assert "| b | 0.282 ± 0.001 (2) |" in text
+    assert "| **+0.031 [+0.031, +0.031]** | 0.000 |" in text
+
+
 @pytest.mark.parametrize("name", ["untrained", "pixels"])
 def test_no_arm_takes_the_name_of_a_reference(name: str) -> None:
     with pytest.raises(ValueError, match=name):
