@@ -109,9 +109,10 @@ class TimmVit(Family):
         return [int(model.embed_dim)] * len(model.blocks)
 
     def dense_maps(self, model: Any, images: Tensor, taps: Sequence[int], norm: bool) -> list[DenseMap]:
+        if model.cls_token is None:  # without any prefix token timm gives maps alone, whatever is asked for
+            return [DenseMap(map_, None) for map_ in timm_models.intermediates(model, images, taps, norm)]
         found = timm_models.intermediates(model, images, taps, norm, return_prefix_tokens=True)
-        classed = model.cls_token is not None
-        return [DenseMap(map_, prefix[:, 0] if classed else None) for map_, prefix in found]
+        return [DenseMap(map_, prefix[:, 0]) for map_, prefix in found]
 
     def layer_groups(self, model: Any) -> LayerGroups:
         """Embeddings are layer 0, block i is layer i + 1, the final norm is the heads' (BEiT, arXiv 2106.08254, H)."""

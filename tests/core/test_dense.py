@@ -49,6 +49,17 @@ def test_the_class_token_follows_the_map_of_its_block(vit: torch.nn.Module) -> N
     assert (found[:, 72:] == found[:, 72:, :1, :1]).all()
 
 
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_vit_without_class_token_has_the_same_maps(registers: int) -> None:
+    args = {**TINY, "class_token": False, "global_pool": "", "reg_tokens": registers}
+    model = build_backbone(BackboneConfig("vit_tiny_patch16_224", args=args)).eval()
+    with torch.no_grad():
+        tokens = model.forward_features(IMAGES)
+        both = concatenated_features(model, IMAGES, (0, -1), norm=True)
+    torch.testing.assert_close(both[:, 24:], tokens[:, registers:].transpose(1, 2).reshape(2, 24, 4, 6))
+    assert not has_class_token(model)
+
+
 def test_a_resnets_maps_are_its_stages(resnet: torch.nn.Module) -> None:
     with torch.no_grad():
         last = dense_features(resnet, IMAGES)
