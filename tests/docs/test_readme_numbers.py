@@ -44,3 +44,14 @@ def test_the_sentence_on_predictors() -> None:
     shown = [f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in (linear, knn)]
     assert f"by {shown[0]}, k-NN by {shown[1]}" in text
     assert f"true differences of {linear.detectable:.1f} and {knn.detectable:.1f} would show in four of five" in text
+
+
+def test_the_sentence_on_scenes() -> None:
+    record = read_record(ROOT / "records/headline_scenes_small-cpu.json")
+    found = record.pooled_differences("segment_linear_scenes", "mIoU")
+    gain, loss = found["shared predictor"], found["predictor per view"]
+    assert gain.clear
+    assert loss.clear
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    shown = [f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in (gain, loss)]
+    assert f"segmentation by {shown[0]}, and predictors of their own take {shown[1]} of it" in text
