@@ -54,4 +54,4 @@ def test_the_sentence_on_scenes() -> None:
     assert loss.clear
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     shown = [f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in (gain, loss)]
-    assert f"segmentation by {shown[0]}, and predictors of their own take {shown[1]} of it" in text
+    assert f"segmentation by {shown[0]}; a predictor for each view type then changes it by {shown[1]}" in text
