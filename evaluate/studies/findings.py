@@ -19,8 +19,8 @@ _HEAD = """# Findings
 
 Written by `python evaluate/study.py --write-findings` from the records of finished studies in [records](../records).
 `±` is the standard deviation over seeds, whose number stands in brackets. A *difference* is the arm minus its baseline,
-seed by seed, with the 95 % bootstrap interval over seeds, which is too narrow with few of them. Bold: a paired t test
-at 5 % tells it from 0; anything else ranks nothing. *Detectable* is the smallest true difference that this test finds
+seed by seed, with the 95 % bootstrap interval over seeds, which is too narrow with few of them. Bold: significant in a
+paired t test at 5 %; anything else ranks nothing. *Detectable* is the smallest true difference that this test finds
 in four of five studies with so many seeds and this spread. *All arms with* a level: the mean of the differences of the
 arms above that have it, seed by seed; the number of seeds stands in brackets. *Untrained* is the network of the first
 arm. A study of one seed shows the commands, the scale and the order of magnitude; it ranks no arm.

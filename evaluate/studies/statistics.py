@@ -26,7 +26,7 @@ class Difference:
     high: float
     """Upper end of it."""
     significant: float
-    """Smallest mean that a two-sided paired t test at 1 - `CONFIDENCE` tells from 0 with this spread."""
+    """Smallest mean that is significant with this spread in a two-sided paired t test at 1 - `CONFIDENCE`."""
     detectable: float
     """Smallest true difference for which that test finds one in `POWER` of all studies of so many seeds."""
     seeds: int
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """True if the paired t test tells the mean from 0."""
+        """True if the mean is significant in the paired t test."""
         return abs(self.mean) > self.significant
 
 

@@ -10,6 +10,7 @@ COLUMNS = {
     "linear": ("linear_scenes_64px", "top1"),
     "box AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "box_ap"),
     "mask AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "mask_ap"),
+    "mIoU": ("scenes_fcn_r18_frozen_150it", "mIoU"),
 }
 ROWS = {"raw pixels": "pixels", "random init": "untrained", "pre-trained": "pre-trained"}
 
@@ -28,6 +29,11 @@ def test_the_demos_table() -> None:
             expected = "–" if not seeds else f"{mean:.1f}" if seeds == 1 else f"{mean:.1f} ± {deviation:.1f}"
             assert cell == expected, (name, protocol, metric)
     assert all(record.mean_and_spread("pre-trained", *column)[2] == 3 for column in COLUMNS.values())
+    differences = {name: record.difference("pre-trained", *column) for name, column in COLUMNS.items()}
+    clear = [name for name, found in differences.items() if found is not None and found.clear]
+    assert clear == ["k-NN", "linear", "mask AP"]
+    sentence = "significant in k-NN, linear accuracy and mask AP, not in box AP and mIoU"
+    assert sentence in " ".join(text.split())
 
 
 def test_the_sentence_on_predictors() -> None:
