@@ -61,3 +61,8 @@ def test_the_sentence_on_scenes() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     shown = [f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]" for each in (gain, loss)]
     assert f"segmentation by {shown[0]}; a predictor for each view type then changes it by {shown[1]}" in text
+    detection = read_record(ROOT / "records/detection_scenes_small-cpu.json")
+    box = detection.difference("MoCo v3 · predictor per view", *COLUMNS["box AP"])
+    assert box is not None
+    assert box.clear
+    assert f"box AP after MoCo v3 by {box.mean:+.1f} [{box.low:+.1f}, {box.high:+.1f}]" in text
