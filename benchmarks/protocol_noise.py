@@ -1,7 +1,7 @@
 """Spread of each small protocol's numbers over seeds and over arithmetic, for one network whose weights stay.
 
 `python benchmarks/protocol_noise.py --ckpt runs/demo --out results/noise --write` writes it into the protocols' files.
-What was stopped or failed, the same command resumes.
+The same command resumes a stopped or failed measurement.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def main() -> None:
     waiting = [each for each in trainings if not each.written()]
     resources = resources_of(arguments)
     print(_plan(study, trainings, waiting, seeds, name), flush=True)
-    check_settings(waiting)
+    if waiting:
+        check_settings(waiting)
     if arguments.dry_run:
         return
     if arguments.emit:
@@ -190,7 +191,7 @@ def _arguments() -> argparse.Namespace:
     for option in ("seeds", "jobs", "per_gpu"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be 1 or more, not {getattr(arguments, option)}")
+            raise UserError(f"--{option.replace('_', '-')} must be 1 or more, not {value}")
     if arguments.tag and not re.fullmatch(r"[\w.-]{1,50}", arguments.tag):
         raise UserError(f"--tag must be 1 … 50 letters, digits, '_', '-' and '.', not {arguments.tag!r}")
     return arguments

@@ -114,7 +114,7 @@ class Record:
                 raise ValueError(f"{protocol} has two results of {doubled[0]}, seed {doubled[1]}")
         known = {*self.baselines, UNTRAINED, PIXELS}
         if unknown := next((each.arm for each in self.measured if each.arm not in known), None):
-            raise ValueError(f"{unknown!r} is no arm of the study")
+            raise ValueError(f"{unknown!r} is not an arm of the study")
 
     def protocols(self) -> list[str]:
         """Protocols in order."""

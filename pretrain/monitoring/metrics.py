@@ -153,7 +153,7 @@ class StepMetrics:
         values = {"loss": sum(averages), "loss_max": max(columns[means_end:])}
         if len(self._terms) > 1:
             values |= {f"loss/{name}": average for name, average in zip(self._terms, averages, strict=True)}
-        values |= dict(zip(scalars, columns, strict=False))
+        values |= dict(zip(scalars, columns[: len(scalars)], strict=True))
         if self._skipped == self._steps:
             del values["gradient_norm_max"]
         if self._scaled:

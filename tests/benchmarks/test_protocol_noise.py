@@ -1,4 +1,4 @@
-"""benchmarks/protocol_noise.py: no spread without all results that it is said to rest on."""
+"""benchmarks/protocol_noise.py: a spread is written only if every result behind it exists."""
 
 from __future__ import annotations
 

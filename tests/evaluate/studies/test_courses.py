@@ -59,7 +59,7 @@ def measured(arm: str, seed: int, **other: str) -> Measured:
     ("second", "key"),
     [
         (measured("b", 0, data="e"), "different data"), (measured("b", 0, device="NVIDIA H100"), "different devices"),
-        (measured("a", 0), "two results of a, seed 0"), (measured("c", 0), "'c' is no arm"),
+        (measured("a", 0), "two results of a, seed 0"), (measured("c", 0), "'c' is not an arm of the study"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_ranked_together_makes_no_record(second: Measured, key: str) -> None:
