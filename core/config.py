@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import re
 import typing
@@ -19,6 +18,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.errors import UserError
+from core.files.value_digest import value_digest
 from core.untrusted.plain_values import check_size
 
 _MOST = 2**20
@@ -154,7 +154,7 @@ def save_config(config: Any, file: Path) -> None:
 
 def config_digest(config: Any) -> str:
     """sha256 (hex) of the resolved config."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+    return value_digest(to_dict(config))
 
 
 def _parse_override(override: str) -> Setting:

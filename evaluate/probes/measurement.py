@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +30,13 @@ def identity(probe: Probe, job: Job) -> str:
     Settings that change speed, memory or a place are not part of it: the data is known by its digests.
     """
     from core.config import to_dict
+    from core.files.value_digest import value_digest
     from evaluate.common.protocol import flat, is_label
 
     ignored = probe.performance_keys | {probe.data_key}
     known = flat(to_dict(job.config))
     settings = {key: value for key, value in known.items() if key not in ignored and not is_label(key)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digest = value_digest(settings)
     return f"{job.protocol} {digest} {job.backbone_sha256} {job.digests} {job.context.seed}"
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from core.errors import UserError
+from core.files.value_digest import value_digest
 from core.project import CONFIGS
 from evaluate.suites.config import Evaluation
 
@@ -118,8 +117,7 @@ class StudyConfig:
         """sha256 (hex) of what the recipe's file sets; its comments and the order of keys don't matter."""
         from core.config import read_yaml
 
-        content = json.dumps(read_yaml(self.recipe_file), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return value_digest(read_yaml(self.recipe_file))
 
 
 def open_study(name: str) -> StudyConfig:

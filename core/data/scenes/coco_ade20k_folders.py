@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from core.data.scenes.image_set import Scenes
 from core.data.scenes.render import CLASSES, Scene, ScenesConfig
 from core.errors import UserError
 from core.files.atomic_folder import atomic_folder
+from core.files.value_digest import value_digest
 
 DIGEST_FILE = "scenes.json"
 LAYOUT_VERSION = 1
@@ -108,8 +108,7 @@ def write_ade20k(root: Path, config: ScenesConfig) -> Path:
 def _written(root: Path, layout: str, sets: dict[str, Scenes]) -> Iterator[Path | None]:
     """Yields the folder to fill, or None where `root` holds these scenes in this layout already."""
     parts = {name: scenes.digest() for name, scenes in sets.items()}
-    identity = json.dumps({"layout": f"{layout} {LAYOUT_VERSION}", **parts}, sort_keys=True)
-    content = {"layout": layout, "digest": hashlib.sha256(identity.encode()).hexdigest()}
+    content = {"layout": layout, "digest": value_digest({"layout": f"{layout} {LAYOUT_VERSION}", **parts})}
     mark = root / DIGEST_FILE
 
     def is_done() -> bool:

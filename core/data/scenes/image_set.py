@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +13,7 @@ from core.data.scenes.photographs import SPLITS, pixels_digest
 from core.data.scenes.render import CLASSES, VERSION, Annotations, Scene, ScenesConfig, annotate, arrange, render
 from core.data.scenes.rendered import RenderedPlane
 from core.errors import UserError
+from core.files.value_digest import value_digest
 
 
 class Scenes:
@@ -98,7 +97,7 @@ class Scenes:
             "seed": self.config.seed,
             "photographs": pixels_digest(self.split),
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return value_digest(identity)
 
     def account(self) -> Account:
         """Empty: every scene is used as it is drawn."""

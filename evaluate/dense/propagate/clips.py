@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from core.data.digests import digest_below
 from core.data.scenes.photographs import pixels_digest, tiles
 from core.data.scenes.render import BACKGROUNDS, CLASSES
 from core.errors import UserError
+from core.files.value_digest import value_digest
 from evaluate.dense.propagate.protocol import ClipsConfig
 
 VERSION = 1
@@ -96,7 +95,7 @@ class RenderedClips(_Frames):
 
     def digest(self) -> str:
         identity = {"renderer": VERSION, **asdict(self._config), "photographs": pixels_digest("test")}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return value_digest(identity)
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -27,6 +26,7 @@ from core.errors import UserError
 from core.features import FeatureConfig, extract_features, feature_size
 from core.files.atomic_folder import atomic_folder
 from core.files.cache_folder import cache_folder
+from core.files.value_digest import value_digest
 from core.result import library_versions
 from core.untrusted.zip_archives import find_fault
 from evaluate.common.context import RunContext
@@ -93,7 +93,7 @@ def cached_features(
     Raises `UserError` as `extract_features` does, for a full disk, and where a rank can't see the cache folder.
     """
     key = cache_key(backbone, taps, images, config)
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = value_digest(key)
     folder = cache_folder() / "features" / digest
     present = gather_objects(_complete(folder, key))[0]
     if not present:
