@@ -22,8 +22,9 @@ Written by `python evaluate/study.py --write-findings` from the records of finis
 seed by seed, with the 95 % bootstrap interval over seeds, which is too narrow with few of them. Bold: significant in a
 paired t test at 5 %; anything else ranks nothing. *Detectable* is the smallest true difference that this test finds
 in four of five studies with so many seeds and this spread. *All arms with* a level: the mean of the differences of the
-arms above that have it, seed by seed; the number of seeds stands in brackets. *Untrained* is the network of the first
-arm. A study of one seed shows the commands, the scale and the order of magnitude; it ranks no arm.
+arms above that have it, seed by seed, over the seeds that all of them have; their number stands in brackets.
+*Untrained* is the network of the first arm. A study of one seed shows the commands, the scale and the order of
+magnitude; it ranks no arm.
 
 {tested} differences on this page are tested, {clear} are bold; about {chance:.0f} would be if there were none at all.
 """

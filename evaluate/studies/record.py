@@ -151,9 +151,9 @@ class Record:
     def pooled_differences(self, protocol: str, metric: str) -> dict[str, Difference]:
         """By level of the last factor: the mean over its arms of arm minus baseline, seed by seed.
 
-        Only levels that several arms share, each compared with the same other level, and only over several seeds. Arms
-        of one seed share their images and their draws, so that they count as one; a seed that only some of the arms
-        have is the mean over these.
+        Only levels that several arms share, each compared with the same other level, and only over seeds, two or more,
+        that all of these arms have: a seed of some arms alone would weigh them more. Arms of one seed share their
+        images and their draws, so that they count as one.
         """
         arms: dict[tuple[str, str], list[str]] = {}
         for arm, against in self.baselines.items():
@@ -163,9 +163,9 @@ class Record:
         found = {}
         for (level, _), group in arms.items():
             by_arm = [pairs for arm in group if (pairs := self._pairs(arm, protocol, metric))]
-            if len(by_arm) < 2 or len(seeds := sorted(set().union(*by_arm))) < 2:
+            if len(by_arm) < 2 or len(seeds := sorted(set.intersection(*map(set, by_arm)))) < 2:
                 continue
-            of_seeds = [[pairs[seed] for pairs in by_arm if seed in pairs] for seed in seeds]
+            of_seeds = [[pairs[seed] for pairs in by_arm] for seed in seeds]
             own, base = ([sum(pair[side] for pair in pairs) / len(pairs) for pairs in of_seeds] for side in (0, 1))
             found[level] = paired_difference(own, base)
         return found
