@@ -10,7 +10,7 @@ COLUMNS = {
     "linear": ("linear_scenes_64px", "top1"),
     "box AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "box_ap"),
     "mask AP": ("scenes_maskrcnn_r18_fpn_frozen_150it", "mask_ap"),
-    "mIoU": ("scenes_fcn_r18_frozen_150it", "mIoU"),
+    "mIoU": ("scenes_linear_r18_150it", "mIoU"),
 }
 ROWS = {"raw pixels": "pixels", "random init": "untrained", "pre-trained": "pre-trained"}
 

@@ -45,7 +45,7 @@ def test_all_load_under_their_own_names() -> None:
         "ade20k_upernet_r50_160k", "ade20k_upernet_vit_s_160k", "ade20k_upernet_vit_b_160k", "ade20k_semfpn_vit_s_40k",
         "ade20k_linear_r50", "ade20k_linear_vit_s", "ade20k_linear_vit_b", "voc_fcn_r50_20k_densecl",
         "voc_fcn_r50_30k_moco", "cityscapes_fcn_r50_40k_densecl", "cityscapes_fcn_r50_90k_moco", "scenes_fcn_r18_400it",
-        "scenes_fcn_r18_frozen_150it",
+        "scenes_linear_r18_150it",
         "ade20k_upernet_swin_t_160k", "ade20k_upernet_convnext_t_160k", "ade20k_upernet_dinov2_vit_b_160k",
     }  # fmt: skip
     for file in FILES:
