@@ -23,6 +23,7 @@ def plan(setup: Setup, facts: dict[str, Any]) -> Plan:
     norms = "synchronised" if config.sync_norm and world > 1 else "per process"
     if config.sync_norm and world == 1:
         norms = "plain (SyncBN needs several processes)"
+    width = "one 1×1 convolution on all maps" if config.head.kind == "linear" else f"{config.head.channels} channels"
     windows = f", windows of {config.crop.size} px every {inference.stride} px" if inference.mode == "slide" else ""
     parts = [f"{facts[split]['name']}: {count(facts[split]['images'], 'image')}" for split in ("train", "val")]
     lines = [
@@ -30,7 +31,7 @@ def plan(setup: Setup, facts: dict[str, Any]) -> Plan:
         ("backbone", f"{setup.backbone.source}{' (frozen)' if config.network.frozen else ''}"),
         ("weights", setup.loaded),
         ("data", "; ".join([*parts, f"{len(setup.names)} classes"])),
-        ("head", f"{config.head.kind}, {config.head.channels} channels; batch norms {norms}"),
+        ("head", f"{config.head.kind}, {width}; batch norms {norms}"),
         ("training", f"{schedule.iterations:,} iterations of {config.batch} crops of {config.crop.size} px; "
                      f"{optim.name} lr {optim.lr:g}, wd {optim.weight_decay:g}{decay}; {config.precision}"),
         ("test", f"{inference.mode}{windows}"),
