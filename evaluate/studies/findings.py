@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core.files.atomic_file import write_atomically
@@ -69,8 +69,8 @@ def page(folder: Path = FOLDER) -> str:
             f"\n## {record.question}\n\n"
             f"Study `{record.study}`, recipe `{record.recipe}` ({record.recipe_sha256[:8]})"
             f"{' with ' + ', '.join(f'`{each}`' for each in record.settings) if record.settings else ''}; "
-            f"{len(record.trained)} trainings at {min(speeds, default=0):,.0f} to {max(speeds, default=0):,.0f} "
-            f"images/s, measured on {record.device}; {record.date}, revision {record.git_revision}, "
+            f"{len(record.trained)} trainings at {_range(speeds)} images/s, measured on {record.device}; "
+            f"{record.date}, revision {record.git_revision}, "
             f"torch {record.libraries.get('torch', 'unknown')}. {compared}\n\n"
             f"{summary(record)}{course_tables(record)}"
         )
@@ -102,6 +102,11 @@ def write_page() -> Path:
     text = page()
     write_atomically(PAGE, lambda partial: partial.write_text(text, encoding="utf-8"))
     return PAGE
+
+
+def _range(speeds: Sequence[float]) -> str:
+    """Smallest to largest, or one number where both read the same."""
+    return " to ".join(dict.fromkeys(f"{end(speeds, default=0):,.0f}" for end in (min, max)))
 
 
 def _mean(metric: Metric, mean: float, deviation: float, count: int) -> str:

@@ -10,8 +10,8 @@ import pytest
 
 from evaluate.studies.config import StudyConfig
 from evaluate.studies.courses import course_tables, excess
-from evaluate.studies.findings import summary
-from evaluate.studies.record import Measured, Record, Trained
+from evaluate.studies.findings import page, summary
+from evaluate.studies.record import Measured, Record, Trained, write_record
 from evaluate.studies.statistics import paired_difference
 from evaluate.studies.trainings import (
     mean_speed,
@@ -170,3 +170,14 @@ def test_levels_that_several_arms_share_are_compared_over_all_of_them() -> None:
     assert not one_seed.pooled_differences("p", "top1"), "one seed ranks nothing, however many arms it has"
     alone = dataclasses.replace(record, baselines={two[0]: "", many[0]: two[0]}, measured=measured[:6])
     assert not alone.pooled_differences("p", "top1")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "text"), [((11.9, 12.4), "at 12 images/s"), ((1234.0, 9.6), "at 10 to 1,234 images/s")]
+)
+def test_speeds_of_trainings_that_read_the_same_are_one_number(
+    speeds: tuple[float, float], text: str, tmp_path: Path
+) -> None:
+    runs = tuple(Trained("a", seed, (), {}, speed) for seed, speed in enumerate(speeds))
+    write_record(Record("s", "q", "r", "0", (), {"a": ""}, "", {}, "", "", runs, (measured("a", 0),)), tmp_path)
+    assert f"2 trainings {text}, measured" in page(tmp_path)
