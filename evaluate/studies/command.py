@@ -66,15 +66,14 @@ def main() -> None:
 
     from evaluate.studies.courses import course_tables
     from evaluate.studies.findings import summary
-    from evaluate.studies.measurements import evaluations_of, record_of
+    from evaluate.studies.measurements import evaluations_of, record_of, share_of
     from evaluate.suites.runner import end_for, make_slots, run_stoppably
 
     slots = make_slots(arguments.jobs, arguments.device, arguments.per_gpu)
     end_for(run_stoppably(waiting, slots, {}))
     runs = evaluations_of(study, out, seeds)
     if arguments.share:
-        number, of = arguments.share
-        runs = runs[number::of]
+        runs = share_of(runs, *arguments.share)
     missing = list({run.folder: run for run in runs if not run.complete}.values())
     failures = [] if arguments.table else run_stoppably(missing, slots, {})
     if arguments.share:

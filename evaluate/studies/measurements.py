@@ -47,6 +47,18 @@ def evaluations_of(study: StudyConfig, out: Path, seeds: int) -> list[Run]:
     return sorted(runs, key=lambda run: run.seed)
 
 
+def share_of(runs: Sequence[Run], number: int, of: int) -> list[Run]:
+    """The runs of share `number` of `of`, in order: each run in one share, those of each protocol spread over all.
+
+    Dealt out in their own order, two protocols would leave the slower one to one of two shares.
+    """
+    once: dict[Path, Run] = {}
+    for run in runs:
+        once.setdefault(run.folder, run)
+    chosen = {run.folder for run in sorted(once.values(), key=lambda run: run.protocol)[number::of]}
+    return [run for folder, run in once.items() if folder in chosen]
+
+
 def record_of(name: str, study: StudyConfig, trainings: Sequence[Training], runs: Sequence[Run]) -> Record:
     """Record of finished trainings and evaluations. Raises `UserError` where they can't stand in one ranking."""
     from core.checkpoints import load_exported

@@ -11,6 +11,7 @@ import pytest
 from evaluate.studies.config import StudyConfig
 from evaluate.studies.courses import course_tables, excess
 from evaluate.studies.findings import page, summary
+from evaluate.studies.measurements import share_of
 from evaluate.studies.record import Measured, Record, Trained, write_record
 from evaluate.studies.statistics import paired_difference
 from evaluate.studies.trainings import (
@@ -22,6 +23,7 @@ from evaluate.studies.trainings import (
     trainings_of,
 )
 from evaluate.suites.config import Evaluation
+from evaluate.suites.plan import Run
 
 EVALUATIONS = (Evaluation("knn", "knn_fashion_mnist_32px"),)
 FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -41,6 +43,22 @@ def test_levels_choose_their_seeds_and_baselines(tmp_path: Path) -> None:
     planned = [(each.seed, each.arm.name) for each in trainings_of(study, tmp_path, 5)]
     assert planned == [(0, arm.name) for arm in study.arms] + [(1, f"BYOL · {level}") for level in FACTORS["views"]]
     assert len(trainings_of(study, tmp_path, 1)) == 6
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 20])
+def test_shares_have_every_run_once_and_as_many_of_each_protocol(of: int) -> None:
+    def run(number: int, protocol: str) -> Run:
+        where = Path(f"{protocol}/{number % 6}")  # arms 0 and 6 have equal weights: one run
+        return Run(EVALUATIONS[0], protocol, "", f"arm {number}", False, number // 2, "online", "", "", where)
+
+    runs = [run(number, protocol) for number in range(7) for protocol in ("slow", "fast")]
+    shares = [share_of(runs, number, of) for number in range(of)]
+    assert sorted(str(each.folder) for share in shares for each in share) == sorted({str(each.folder) for each in runs})
+    for protocol in ("slow", "fast"):
+        counts = [sum(each.protocol == protocol for each in share) for share in shares]
+        assert max(counts) - min(counts) <= 1
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all([each.seed for each in share] == sorted(each.seed for each in share) for share in shares)
 
 
 @pytest.mark.parametrize(
