@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from core.files.value_digest import value_digest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,7 +32,6 @@ def identity(probe: Probe, job: Job) -> str:
     Settings that change speed, memory or a place are not part of it: the data is known by its digests.
     """
     from core.config import to_dict
-    from core.files.value_digest import value_digest
     from evaluate.common.protocol import flat, is_label
 
     ignored = probe.performance_keys | {probe.data_key}

@@ -23,7 +23,9 @@ def plan(setup: Setup, facts: dict[str, Any]) -> Plan:
     norms = "synchronised" if config.sync_norm and world > 1 else "per process"
     if config.sync_norm and world == 1:
         norms = "plain (SyncBN needs several processes)"
-    width = "one 1×1 convolution on all maps" if config.head.kind == "linear" else f"{config.head.channels} channels"
+    linear = config.head.kind == "linear"
+    size = "one 1×1 convolution on all maps" if linear else f"{config.head.channels} channels"
+    with_norms = "" if linear and config.network.frozen else f"; batch norms {norms}"
     windows = f", windows of {config.crop.size} px every {inference.stride} px" if inference.mode == "slide" else ""
     parts = [f"{facts[split]['name']}: {count(facts[split]['images'], 'image')}" for split in ("train", "val")]
     lines = [
@@ -31,7 +33,7 @@ def plan(setup: Setup, facts: dict[str, Any]) -> Plan:
         ("backbone", f"{setup.backbone.source}{' (frozen)' if config.network.frozen else ''}"),
         ("weights", setup.loaded),
         ("data", "; ".join([*parts, f"{len(setup.names)} classes"])),
-        ("head", f"{config.head.kind}, {width}; batch norms {norms}"),
+        ("head", f"{config.head.kind}, {size}{with_norms}"),
         ("training", f"{schedule.iterations:,} iterations of {config.batch} crops of {config.crop.size} px; "
                      f"{optim.name} lr {optim.lr:g}, wd {optim.weight_decay:g}{decay}; {config.precision}"),
         ("test", f"{inference.mode}{windows}"),

@@ -50,7 +50,7 @@ def evaluations_of(study: StudyConfig, out: Path, seeds: int) -> list[Run]:
 def share_of(runs: Sequence[Run], number: int, of: int) -> list[Run]:
     """The runs of share `number` of `of`, in order: each run in one share, those of each protocol spread over all.
 
-    Dealt out in their own order, two protocols would leave the slower one to one of two shares.
+    In the order of the runs, one of two shares would get all runs of the slower protocol.
     """
     once: dict[Path, Run] = {}
     for run in runs:

@@ -151,9 +151,9 @@ class Record:
     def pooled_differences(self, protocol: str, metric: str) -> dict[str, Difference]:
         """By level of the last factor: the mean over its arms of arm minus baseline, seed by seed.
 
-        Only levels that several arms share, each compared with the same other level, and only over seeds, two or more,
-        that all of these arms have: a seed of some arms alone would weigh them more. Arms of one seed share their
-        images and their draws, so that they count as one.
+        Only levels that several arms share, each compared with the same other level, and only over the seeds that all
+        of these arms have, at least two: a seed that only some have would give these more weight. Arms of one seed
+        share their images and their draws, so that they count as one.
         """
         arms: dict[tuple[str, str], list[str]] = {}
         for arm, against in self.baselines.items():
@@ -162,7 +162,7 @@ class Record:
                 arms.setdefault((level, before), []).append(arm)
         found = {}
         for (level, _), group in arms.items():
-            by_arm = [pairs for arm in group if (pairs := self._pairs(arm, protocol, metric))]
+            by_arm = [self._pairs(arm, protocol, metric) for arm in group]
             if len(by_arm) < 2 or len(seeds := sorted(set.intersection(*map(set, by_arm)))) < 2:
                 continue
             of_seeds = [[pairs[seed] for pairs in by_arm] for seed in seeds]

@@ -98,8 +98,9 @@ def test_a_dry_run_reports_what_is_loaded_before_it_looks_at_the_data(
     printed = run(*arguments(place, tmp_path / "out", "--dry-run"))
     assert printed.index("126 of 126 tensors") < printed.index("majority")
     assert "fcn, 8 channels; batch norms plain" in printed
-    linear = run(*arguments(place, tmp_path / "out", "--dry-run", "head={kind: linear, auxiliary: 0.0}"))
-    assert "linear, one 1×1 convolution on all maps; batch norms plain" in linear
+    linear = arguments(place, tmp_path / "out", "--dry-run", "head={kind: linear, auxiliary: 0.0}")
+    assert "linear, one 1×1 convolution on all maps; batch norms plain" in run(*linear)
+    assert "linear, one 1×1 convolution on all maps\n" in run(*linear, "--frozen")
     backbone = open_backbone(BACKBONE)
     del backbone.model.layer4[1].bn2  # type: ignore[union-attr, operator, index]
     monkeypatch.setattr("evaluate.segmentation.setup.open_named", lambda *_: backbone)

@@ -186,6 +186,12 @@ def test_levels_that_several_arms_share_are_compared_over_all_of_them() -> None:
     assert "| SimSiam · many | 42.0 ± 0.0 (2) | +1.5 [+1.0, +2.0] |" in summary(record)
     one_seed = dataclasses.replace(record, measured=tuple(each for each in measured if each.seed == 0))
     assert not one_seed.pooled_differences("p", "top1"), "one seed ranks nothing, however many arms it has"
+    one_common = tuple(each for each in measured if (each.arm, each.seed) != (many[1], 1))
+    fewer = dataclasses.replace(record, measured=one_common)
+    assert "| SimSiam · many | 42.0 | +2.0 (one seed) | – |" in summary(fewer)
+    assert not fewer.pooled_differences("p", "top1"), "one common seed"
+    without = dataclasses.replace(record, measured=tuple(each for each in measured if each.arm != many[1]))
+    assert not without.pooled_differences("p", "top1"), "an arm that isn't measured yet"
     alone = dataclasses.replace(record, baselines={two[0]: "", many[0]: two[0]}, measured=measured[:6])
     assert not alone.pooled_differences("p", "top1")
 
